@@ -1,0 +1,135 @@
+"""One ONNX graph per engine, written so that every TensorRT from 8.5 on and ONNX Runtime read it (opset 17, IR 8)."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from clcr.config import LEVELS
+from clcr.model import CLCR
+from clcr.streaming import Grid, StreamingInterCAD, StreamingLanguage, StreamingLevel
+from clcr_stream.bundle import STREAMS, EngineSpec, TensorSpec
+
+OPSET = 17
+IR_VERSION = 8
+HALF_STORAGE_ELEMENTS = 4096  # smaller constants gain nothing from being stored in half precision
+
+_DTYPES = {torch.float32: "float32", torch.int32: "int32"}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An exported engine: its ONNX bytes, its manifest entry and the PyTorch module it was traced from."""
+
+    data: bytes
+    spec: EngineSpec
+    module: nn.Module
+
+
+def streaming_modules(model: CLCR, grid: Grid) -> dict[str, nn.Module]:
+    """The five engines of a model in evaluation mode, in the order in which a tick runs them."""
+    modules: dict[str, nn.Module] = {"language": StreamingLanguage(model, grid)}
+    modules |= {f"level{level}": StreamingLevel(model, level, grid) for level in LEVELS}
+    modules["intercad"] = StreamingInterCAD(model)
+    return {name: module.eval() for name, module in modules.items()}
+
+
+def export_graph(name: str, module: Any, half_storage: bool = False) -> Graph:
+    """Trace one engine. `half_storage` keeps large weights as float16 in the file; the arithmetic stays float32."""
+    example: dict[str, Tensor] = module.example()
+    names = {"input_names": list(module.input_names), "output_names": list(module.output_names)}
+    streams = {key: {0: STREAMS} for key in (*module.input_names, *module.output_names)}
+    buffer = io.BytesIO()
+    with quiet_tracing(), torch.no_grad():
+        outputs = module(*example.values())
+        torch.onnx.export(
+            module, tuple(example.values()), buffer, **names, dynamic_axes=streams, opset_version=OPSET, dynamo=False
+        )
+    proto = onnx.load_from_string(buffer.getvalue())
+    if half_storage:
+        store_in_half(proto)
+    tidy(proto, dict(zip(module.output_names, outputs, strict=True)))
+    onnx.checker.check_model(proto, full_check=True)
+    spec = EngineSpec(
+        file=f"{name}.onnx",
+        inputs=[tensor_spec(key, value) for key, value in example.items()],
+        outputs=[tensor_spec(key, value) for key, value in zip(module.output_names, outputs, strict=True)],
+        state=list(getattr(module, "state_names", ())),
+    )
+    return Graph(proto.SerializeToString(deterministic=True), spec, module)
+
+
+def tensor_spec(name: str, tensor: Tensor) -> TensorSpec:
+    return TensorSpec(name=name, dtype=_DTYPES[tensor.dtype], shape=[STREAMS, *tensor.shape[1:]])  # type: ignore[arg-type]
+
+
+def round_to_half(module: nn.Module) -> None:
+    """Round the weights that `store_in_half` will shorten, so that PyTorch computes what the file holds."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.numel() >= HALF_STORAGE_ELEMENTS:
+                parameter.copy_(parameter.half().float())
+
+
+def store_in_half(proto: onnx.ModelProto) -> None:
+    """Store large float32 weights as float16 followed by a Cast; a weight that would change is an error.
+
+    A table that is only gathered from is cast after the Gather, so that the runtime keeps it in half precision.
+    """
+    graph = proto.graph
+    casts = []
+    for index, weight in enumerate(graph.initializer):
+        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) < HALF_STORAGE_ELEMENTS:
+            continue
+        full = numpy_helper.to_array(weight)
+        half = full.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), full):
+            raise ValueError(f"{weight.name}: not representable in float16; call round_to_half before tracing")
+        users = [node for node in graph.node if weight.name in node.input]
+        graph.initializer[index].CopyFrom(numpy_helper.from_array(half, weight.name))
+        if len(users) == 1 and users[0].op_type == "Gather":
+            output, raw = users[0].output[0], f"{users[0].output[0]}_half"
+            users[0].output[0] = raw
+            casts.append((users[0], helper.make_node("Cast", [raw], [output], to=TensorProto.FLOAT)))
+        else:
+            cast = f"{weight.name}_float"
+            for node in users:
+                node.input[:] = [cast if name == weight.name else name for name in node.input]
+            casts.append((None, helper.make_node("Cast", [weight.name], [cast], to=TensorProto.FLOAT)))
+    for after, cast_node in casts:
+        graph.node.insert(0 if after is None else list(graph.node).index(after) + 1, cast_node)
+
+
+def tidy(proto: onnx.ModelProto, outputs: dict[str, Tensor]) -> None:
+    """Drop what differs between two exports of the same weights, and state every output's shape."""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del proto.graph.value_info[:]
+    del proto.metadata_props[:]
+    proto.graph.name = "clcr"
+    proto.producer_version = ""
+    proto.ir_version = IR_VERSION
+    for value in proto.graph.output:
+        dims = [STREAMS, *outputs[value.name].shape[1:]]
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, dims))
+
+
+@contextmanager
+def quiet_tracing() -> Iterator[None]:
+    """The tracer warns of every Python number that becomes a constant: here all of them are meant to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield

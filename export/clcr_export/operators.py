@@ -1,0 +1,76 @@
+"""The operators an engine may use: what TensorRT 8.5 to 11 and ONNX Runtime run alike (shared/design/engines.md)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx
+from onnx import TensorProto
+
+from clcr_export.graphs import IR_VERSION, OPSET
+from clcr_stream.bundle import STREAMS
+from clcr_stream.errors import ClcrError
+
+FORBIDDEN = {
+    "Loop": "control flow does not run inside a CUDA graph",
+    "If": "control flow does not run inside a CUDA graph",
+    "Scan": "control flow does not run inside a CUDA graph",
+    "GRU": "recurrent layers are not streamable here",
+    "LSTM": "recurrent layers are not streamable here",
+    "RNN": "recurrent layers are not streamable here",
+    "NonZero": "its output shape depends on data",
+    "Unique": "its output shape depends on data",
+    "Compress": "its output shape depends on data",
+    "CumSum": "TensorRT before 10.8 expands it into a loop",
+    "Gelu": "opset 20; TensorRT 8 does not know it",
+    "Attention": "opset 23; TensorRT 8 does not know it",
+    "RMSNormalization": "opset 23; TensorRT 8 does not know it",
+    "InstanceNormalization": "a plugin in TensorRT",
+    "NonMaxSuppression": "its output shape depends on data",
+    "RandomNormal": "an engine is a pure function",
+    "RandomUniform": "an engine is a pure function",
+    "Bernoulli": "an engine is a pure function",
+    "Multinomial": "an engine is a pure function",
+}
+BORDER_DTYPES = {TensorProto.FLOAT: "float32", TensorProto.INT32: "int32", TensorProto.FLOAT16: "float16"}
+MAX_TOPK = 3840
+
+
+class GraphError(ClcrError):
+    """A graph uses something that one of the target engines cannot run."""
+
+    exit_code = 8
+
+
+def check_operators(name: str, proto: onnx.ModelProto) -> dict[str, int]:
+    """Count of every operator used; GraphError for the first thing that a target engine would refuse or misread."""
+    opsets = {item.domain: item.version for item in proto.opset_import}
+    if opsets != {"": OPSET} or proto.ir_version != IR_VERSION:
+        raise GraphError(f"{name}: opset {opsets}, IR {proto.ir_version}; engines are opset {OPSET}, IR {IR_VERSION}")
+    constants = {item.name for item in proto.graph.initializer}
+    for node in proto.graph.node:
+        where = f"{name}: {node.op_type} node {node.name or node.output[0]!r}"
+        if node.domain not in ("", "ai.onnx"):
+            raise GraphError(f"{where}: domain {node.domain!r}; only standard operators are allowed")
+        if node.op_type in FORBIDDEN:
+            raise GraphError(f"{where}: forbidden, {FORBIDDEN[node.op_type]}")
+        if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
+            raise GraphError(f"{where}: axes as an input; TensorRT 8.5 and 8.6 ignore it and reduce over everything")
+        if node.op_type == "TopK" and node.input[1] not in constants:
+            raise GraphError(f"{where}: K must be a constant below {MAX_TOPK}")
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            raise GraphError(f"{name}: weight {tensor.name!r} lies outside the file")
+    for value in (*proto.graph.input, *proto.graph.output):
+        _check_border(name, value)
+    return dict(sorted(Counter(node.op_type for node in proto.graph.node).items()))
+
+
+def _check_border(name: str, value: onnx.ValueInfoProto) -> None:
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in BORDER_DTYPES:
+        allowed = ", ".join(BORDER_DTYPES.values())
+        raise GraphError(f"{name}: {value.name} is {TensorProto.DataType.Name(tensor.elem_type)}; allowed: {allowed}")
+    first, *rest = tensor.shape.dim
+    if first.dim_param != STREAMS or any(not dim.HasField("dim_value") for dim in rest):
+        raise GraphError(f"{name}: {value.name} must be [{STREAMS}, fixed...]")

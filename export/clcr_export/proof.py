@@ -1,0 +1,241 @@
+"""Proof that the exported engines compute what the trained model computes, tick by tick.
+
+The reference is the offline model on the whole prefix, cut to the window: the engines are chained with their carried
+state over a scenario in which every modality comes, goes and has holes. A negative control breaks the chain on purpose;
+a comparison that would not notice is worth nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clcr.batch import Batch
+from clcr.config import LEVELS, MODALITIES
+from clcr.model import CLCR, Outputs
+from clcr.streaming import Grid
+from clcr_export.graphs import Graph
+from clcr_stream.errors import ClcrError
+
+TOLERANCE = 1e-4
+Arrays = dict[str, NDArray[Any]]
+Run = Callable[[str, Arrays], Arrays]
+
+
+class ParityError(ClcrError):
+    """The engines do not compute what the model computes; no bundle is written."""
+
+    exit_code = 9
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What arrives in each hop; hop n is index n - 1 of every array."""
+
+    frames: NDArray[np.uint8]  # (hops, slots, 3, size, size)
+    vision_valid: NDArray[np.float32]  # (hops, slots)
+    mel: NDArray[np.float32]  # (hops, 4 * tokens, bands)
+    acoustic_valid: NDArray[np.float32]  # (hops, tokens)
+    token_ids: NDArray[np.int32]  # (hops, language tokens)
+    token_valid: NDArray[np.float32]  # (hops, language tokens)
+    language_step: NDArray[np.int64]  # (hops,)
+    gamma: float = 1.0
+
+    @property
+    def hops(self) -> int:
+        return len(self.frames)
+
+
+@dataclass
+class Proof:
+    """Largest absolute differences found, by engine and output, and what the negative control gave."""
+
+    ticks: int
+    tolerance: float = TOLERANCE
+    step: dict[str, float] = field(default_factory=dict)  # one call of one engine against its PyTorch module
+    chained: dict[str, float] = field(default_factory=dict)  # the chain against the offline model on the prefix
+    batched: dict[str, float] = field(default_factory=dict)  # a stream among three against the stream alone
+    control: dict[str, float] = field(default_factory=dict)  # chains broken on purpose: must exceed the tolerance
+
+    def check(self) -> None:
+        """Raise ParityError for the first figure on the wrong side of the tolerance."""
+        for kind in ("step", "chained", "batched"):
+            for name, worst in getattr(self, kind).items():
+                if not worst <= self.tolerance:
+                    raise ParityError(f"{kind} {name}: differs by {worst:.2e}, {self.tolerance:.0e} is allowed; no bundle written")
+        for name, difference in self.control.items():
+            if not difference > self.tolerance:
+                raise ParityError(f"negative control {name!r} went unnoticed ({difference:.2e}); the comparison proves nothing")
+
+
+def make_scenario(model: CLCR, grid: Grid, hops: int, seed: int = 0) -> Scenario:
+    """Random input with holes: vision leaves for a third of the time, sound has gaps, text arrives late and changes."""
+    rng = np.random.default_rng(seed)
+    size, bands = grid.size_px, model.config.mel_bands
+    coarse = rng.integers(0, 256, (hops, grid.vision_slots, 3, 8, 8), dtype=np.uint8)
+    frames = coarse.repeat(-(-size // 8), -2).repeat(-(-size // 8), -1)[..., :size, :size]
+    vision = (rng.random((hops, grid.vision_slots)) > 0.15).astype(np.float32)
+    vision[hops // 3 : 2 * hops // 3] = 0.0
+    acoustic = (rng.random((hops, grid.acoustic_slots)) > 0.05).astype(np.float32)
+    acoustic[hops // 2 : hops // 2 + 3] = 0.0
+    mel = rng.normal(-6.0, 3.0, (hops, 4 * grid.acoustic_slots, bands)).astype(np.float32)
+    vocabulary = model.language.embeddings.word_embeddings.num_embeddings  # type: ignore[union-attr]
+    ids = rng.integers(1, vocabulary, (hops, grid.language_tokens)).astype(np.int32)
+    valid = np.zeros((hops, grid.language_tokens), np.float32)
+    changes = sorted({hops // 5, hops // 2, hops - 2})
+    for start, stop in zip(changes, [*changes[1:], hops], strict=True):
+        ids[start:stop] = ids[start]
+        valid[start:stop, : int(rng.integers(3, grid.language_tokens + 1))] = 1.0
+    step = np.zeros(hops, np.int64)
+    return Scenario(np.ascontiguousarray(frames), vision, mel, acoustic, ids, valid, step)
+
+
+def sessions(graphs: Mapping[str, Graph]) -> Run:
+    """ONNX Runtime on the exported bytes, one thread each, as the runtime runs them."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    loaded = {name: onnxruntime.InferenceSession(graph.data, options) for name, graph in graphs.items()}
+
+    def run(name: str, inputs: Arrays) -> Arrays:
+        session = loaded[name]
+        wanted = {item.name for item in session.get_inputs()}
+        outputs = [item.name for item in session.get_outputs()]
+        return dict(zip(outputs, session.run(outputs, {k: v for k, v in inputs.items() if k in wanted}), strict=True))
+
+    return run
+
+
+class Chain:
+    """The engines in the order of a tick with their carried state; `break_state` zeroes one state tensor each tick."""
+
+    def __init__(self, graphs: Mapping[str, Graph], model: CLCR, run: Run, break_state: tuple[str, str] | None = None) -> None:
+        self._graphs, self._model, self._run, self._broken = graphs, model, run, break_state
+        self._state: dict[str, Arrays] = {}
+        for level in LEVELS:
+            module: Any = graphs[f"level{level}"].module
+            self._state[f"level{level}"] = {name: value.numpy() for name, value in module.initial_state().items()}
+
+    def tick(self, scenario: Scenario, index: int) -> dict[str, Arrays]:
+        """Hop `index` (from 0): every engine's outputs."""
+        text = self._run("language", language_inputs(self._model, scenario, index))
+        inputs = hop_inputs(self._model, scenario, index)
+        outputs: dict[str, Arrays] = {"language": text}
+        summaries: Arrays = {}
+        for level in LEVELS:
+            name = f"level{level}"
+            state = self._state[name]
+            if self._broken and self._broken[0] == name:
+                state[self._broken[1]] = np.zeros_like(state[self._broken[1]])
+            out = self._run(name, inputs | state | {"language_h": text[f"language_{level}"]})
+            self._state[name] = {key: out[f"{key}_next"] for key in state}
+            inputs |= {"vision_in": out["vision_out"], "acoustic_in": out["acoustic_out"]}
+            summaries |= {f"shared_{level}": out["shared"], f"private_{level}": out["private"], "present": out["present"]}
+            outputs[name] = out
+        outputs["intercad"] = self._run("intercad", summaries)
+        return outputs
+
+
+def hop_inputs(model: CLCR, scenario: Scenario, index: int) -> Arrays:
+    """What one hop brings, in the graphs' shapes for one stream."""
+    vision, acoustic = scenario.vision_valid.shape[1], scenario.acoustic_valid.shape[1]
+    return {
+        "vision_in": scenario.frames[index : index + 1].astype(np.float32),
+        "acoustic_in": scenario.mel[index : index + 1],
+        "vision_valid": scenario.vision_valid[index : index + 1],
+        "acoustic_valid": scenario.acoustic_valid[index : index + 1],
+        "vision_position": model.positions(torch.tensor([index * vision]), vision).numpy(),
+        "acoustic_position": model.positions(torch.tensor([index * acoustic]), acoustic).numpy(),
+        "language_valid": scenario.token_valid[index : index + 1],
+        "gamma": np.full((1, 1), scenario.gamma, np.float32),
+    }
+
+
+def language_inputs(model: CLCR, scenario: Scenario, index: int) -> Arrays:
+    step = torch.tensor([scenario.language_step[index]])
+    return {
+        "token_ids": scenario.token_ids[index : index + 1],
+        "token_valid": scenario.token_valid[index : index + 1],
+        "position": model.positions(step, scenario.token_ids.shape[1]).numpy(),
+    }
+
+
+@torch.no_grad()
+def offline(model: CLCR, grid: Grid, scenario: Scenario, hops: int) -> Outputs:
+    """The offline model on the first `hops` hops, cut to the window that ends there."""
+    vision = torch.from_numpy(scenario.vision_valid[:hops]).reshape(1, -1)
+    acoustic = torch.from_numpy(scenario.acoustic_valid[:hops]).reshape(1, -1)
+    frames = torch.from_numpy(scenario.frames[:hops]).flatten(0, 1)[vision[0].bool()]
+    mel = torch.from_numpy(scenario.mel[:hops]).reshape(1, -1, scenario.mel.shape[-1])
+    ids = torch.from_numpy(scenario.token_ids[hops - 1 : hops]).long()
+    valid = torch.from_numpy(scenario.token_valid[hops - 1 : hops])
+    zero = torch.zeros(1, dtype=torch.long)
+    step = torch.tensor([scenario.language_step[hops - 1]])
+    batch = Batch(frames, vision, mel, acoustic, ids, valid, zero, zero, step)
+    keep = dict(zip(MODALITIES, (grid.vision_tokens, grid.acoustic_tokens, grid.language_tokens), strict=True))
+    window = [{m: tokens[:, -keep[m] :] for m, tokens in level.items()} for level in model.encode(batch)]
+    return model.aggregate(model.fuse(window, scenario.gamma))
+
+
+def differences(model: CLCR, outputs: dict[str, Arrays], reference: Outputs) -> dict[str, float]:
+    """Largest absolute difference of each compared output of one tick."""
+    head = outputs["intercad"]
+    scores = "probs" if "probs" in head else "value"
+    wanted = {
+        f"intercad.{scores}": (head[scores], model.probabilities(reference.logits)),
+        "intercad.omega": (head["omega"], reference.omega),
+        "intercad.beta": (head["beta"], reference.beta),
+        "intercad.eta": (head["eta"], reference.eta),
+    }
+    for level, expected in zip(LEVELS, reference.levels, strict=True):
+        out = outputs[f"level{level}"]
+        for key in ("shared", "private", "present", "budget"):
+            wanted[f"level{level}.{key}"] = (out[key], getattr(expected, key))
+        for m in MODALITIES:
+            alpha = expected.alpha[m]
+            wanted[f"level{level}.alpha_{m}"] = (out[f"alpha_{m}"][:, -alpha.shape[1] :], alpha)
+    return {key: float(np.abs(got - want.numpy()).max()) for key, (got, want) in wanted.items()}
+
+
+def prove(model: CLCR, grid: Grid, graphs: Mapping[str, Graph], hops: int = 40, progress: Callable[[str], None] | None = None) -> Proof:
+    """Compare every engine alone, all of them chained over `hops` ticks, batched, and broken on purpose."""
+    say = progress or (lambda _: None)
+    run, proof = sessions(graphs), Proof(ticks=hops)
+    for name, graph in graphs.items():
+        say(f"{name}: one call against PyTorch")
+        proof.step[name] = _step_difference(run, name, graph.module, streams=1)
+        proof.batched[name] = _batch_difference(run, name, graph.module)
+    scenario = make_scenario(model, grid, hops)
+    chain = Chain(graphs, model, run)
+    broken = {f"level{level}.vision_conv zeroed": Chain(graphs, model, run, (f"level{level}", "vision_conv")) for level in LEVELS}
+    for index in range(hops):
+        say(f"chain: tick {index + 1} of {hops} against the offline model")
+        reference = offline(model, grid, scenario, index + 1)
+        for key, value in differences(model, chain.tick(scenario, index), reference).items():
+            proof.chained[key] = max(proof.chained.get(key, 0.0), value)
+        for name, other in broken.items():
+            found = max(differences(model, other.tick(scenario, index), reference).values())
+            proof.control[name] = max(proof.control.get(name, 0.0), found)
+    return proof
+
+
+@torch.no_grad()
+def _step_difference(run: Run, name: str, module: Any, streams: int) -> float:
+    example = module.example(streams)
+    expected = module(*example.values())
+    got = run(name, {key: value.numpy() for key, value in example.items()})
+    return max(float(np.abs(got[key] - want.numpy()).max()) for key, want in zip(module.output_names, expected, strict=True))
+
+
+def _batch_difference(run: Run, name: str, module: Any) -> float:
+    """Stream 1 of a batch of three against the same stream alone."""
+    batch = {key: value.numpy() for key, value in module.example(3).items()}
+    together = run(name, batch)
+    alone = run(name, {key: value[1:2].copy() for key, value in batch.items()})
+    return max(float(np.abs(together[key][1:2] - alone[key]).max()) for key in alone)

@@ -1,0 +1,166 @@
+"""Writes a bundle: graphs, tokenizer, golden vectors, licences and manifest, put in place by one rename."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from clcr.checkpoint import load_checkpoint, load_info, replacing_folder
+from clcr.model import CLCR
+from clcr.streaming import Grid
+from clcr_export import __version__
+from clcr_export.graphs import Graph, export_graph, round_to_half, streaming_modules
+from clcr_export.operators import check_operators
+from clcr_export.proof import Chain, Proof, make_scenario, prove, sessions
+from clcr_stream.bundle import (
+    AcousticSpec,
+    IntendedUse,
+    LanguageSpec,
+    Manifest,
+    ModelSpec,
+    VisionSpec,
+    load_bundle,
+    write_manifest,
+)
+from clcr_stream.features import MelSpec
+from clcr_stream.text import Tokenizer
+
+HOP_NS = 200_000_000
+GOLDEN_TICKS = 12
+CONTEXTS = ["research", "assistive", "consumer"]
+NOTICE = (
+    "This system estimates an expressed emotion from face, voice and words. Inform every person it observes. In the EU, "
+    "inferring emotions at work or in education from biometric data is prohibited except for medical or safety reasons."
+)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `clcr-export` may choose: the bundle's name, how long the proof runs, the licence text that goes with it."""
+
+    name: str
+    proof_hops: int = 40
+    licences: Path | None = None
+
+
+def export_bundle(checkpoint: Path, target: Path, options: ExportOptions, say: Say) -> Proof:
+    """Checkpoint folder -> proved bundle at `target`. Raises GraphError, ParityError, CheckpointError or BundleError."""
+    torch.manual_seed(0)
+    grid = Grid()
+    model = load_checkpoint(checkpoint)
+    # Weights of the language encoder are stored as float16: PyTorch must compute with what the file will hold.
+    round_to_half(model.language)
+    round_to_half(model.project["language"])
+    graphs: dict[str, Graph] = {}
+    operators: dict[str, dict[str, int]] = {}
+    for name, module in streaming_modules(model, grid).items():
+        say(f"{name}: exporting")
+        graphs[name] = export_graph(name, module, half_storage=name == "language")
+        operators[name] = check_operators(name, onnx.load_from_string(graphs[name].data))
+    proof = prove(model, grid, graphs, options.proof_hops, say)
+    proof.check()
+    with replacing_folder(target) as folder:
+        say("writing")
+        for name, graph in graphs.items():
+            (folder / graphs[name].spec.file).write_bytes(graph.data)
+        (folder / "tokenizer.json").write_bytes((checkpoint / "tokenizer.json").read_bytes())
+        licences = options.licences.read_bytes() if options.licences else b"See docs/model_card.md of clcr-stream.\n"
+        (folder / "LICENSES.txt").write_bytes(licences)
+        write_golden(folder / "golden.npz", model, grid, graphs)
+        origin = provenance(checkpoint, float(model.temperature), proof, operators)
+        write_manifest(folder, build_manifest(model, grid, graphs, options, origin))
+        load_bundle(folder)  # what we wrote is what the runtime accepts
+    return proof
+
+
+def build_manifest(model: CLCR, grid: Grid, graphs: Mapping[str, Graph], options: ExportOptions, origin: dict[str, Any]) -> Manifest:
+    """The manifest without its `files`, which `write_manifest` fills in."""
+    mel = MelSpec()
+    hops = grid.vision_tokens // grid.vision_slots
+    tokenizer = Tokenizer(Path(origin["checkpoint"]["path"]) / "tokenizer.json")
+    config = model.config
+    return Manifest(
+        format=1,
+        name=options.name,
+        created_by=f"clcr-export {__version__}",
+        task=config.task,
+        labels=list(config.labels) if config.task == "classification" else [],
+        hop_ns=HOP_NS,
+        window_hops=hops,
+        gamma=1.0,
+        vision=VisionSpec(
+            rate_hz=grid.vision_slots * 1_000_000_000 // HOP_NS,
+            slots_per_hop=grid.vision_slots,
+            tokens=grid.vision_tokens,
+            size_px=grid.size_px,
+        ),
+        acoustic=AcousticSpec(
+            samples_per_hop=4 * grid.acoustic_slots * mel.hop_samples,
+            mel_frames_per_hop=4 * grid.acoustic_slots,
+            tokens_per_hop=grid.acoustic_slots,
+            tokens=grid.acoustic_tokens,
+            **asdict(mel),
+        ),
+        language=LanguageSpec(
+            tokens=grid.language_tokens, pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id
+        ),
+        model=ModelSpec(
+            width=config.width,
+            shared_rank=config.shared_rank,
+            private_rank=config.private_rank,
+            heads=config.heads,
+            position_base=config.position_base,
+        ),
+        engines={name: graph.spec for name, graph in graphs.items()},
+        files={},
+        provenance=origin | {"checkpoint": {k: v for k, v in origin["checkpoint"].items() if k != "path"}},
+        intended_use=IntendedUse(infers_emotion=config.task == "classification", context=CONTEXTS, notice=NOTICE),
+    )
+
+
+def provenance(checkpoint: Path, temperature: float, proof: Proof, operators: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """Where the weights come from and what was proved of the graphs."""
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    info = load_info(checkpoint)
+    return {
+        "checkpoint": {
+            "path": str(checkpoint),
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "temperature": temperature,
+            **info.provenance,
+        },
+        "export": {"torch": str(torch.__version__), "onnx": onnx.__version__, "operators": operators},
+        "proof": asdict(proof),
+    }
+
+
+def write_golden(path: Path, model: CLCR, grid: Grid, graphs: Mapping[str, Graph]) -> None:
+    """Inputs of a few hops and the outputs of every tick, for a check on the machine that will run the bundle."""
+    scenario = make_scenario(model, grid, GOLDEN_TICKS, seed=1)
+    chain = Chain(graphs, model, sessions(graphs))
+    ticks = [chain.tick(scenario, index) for index in range(scenario.hops)]
+    arrays: dict[str, Any] = {
+        "frames": scenario.frames,
+        "vision_valid": scenario.vision_valid,
+        "mel": scenario.mel,
+        "acoustic_valid": scenario.acoustic_valid,
+        "token_ids": scenario.token_ids,
+        "token_valid": scenario.token_valid,
+        "language_step": scenario.language_step,
+        "gamma": np.float32(scenario.gamma),
+    }
+    for key in graphs["intercad"].module.output_names:  # type: ignore[union-attr]
+        arrays[key] = np.concatenate([tick["intercad"][key] for tick in ticks])
+    for level in (1, 2, 3):
+        for key in ("shared", "private", "budget"):
+            arrays[f"level{level}_{key}"] = np.concatenate([tick[f"level{level}"][key] for tick in ticks])
+    np.savez_compressed(path, **arrays)

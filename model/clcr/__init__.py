@@ -1,0 +1,1 @@
+"""CLCR in PyTorch: the model, its losses, data, training and evaluation."""

@@ -1,0 +1,66 @@
+"""Every size and switch of a CLCR model, stored beside its weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+MODALITIES = ("vision", "acoustic", "language")
+LEVELS = (1, 2, 3)
+EMOTIONS = ("neutral", "sad", "happy", "surprise", "fear", "anger")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes (docs/model.md lists which are the paper's and which are our choice) and the paper's ablations as switches."""
+
+    labels: tuple[str, ...] = EMOTIONS
+    task: Literal["classification", "regression"] = "classification"
+    width: int = 128
+    shared_rank: int = 64
+    private_rank: int = 32
+    heads: int = 4
+    vision_channels: tuple[int, ...] = (16, 24, 48, 96, 128)
+    acoustic_channels: tuple[int, int] = (16, 32)
+    mel_bands: int = 64
+    dilations: tuple[int, int, int] = (1, 2, 4)
+    dropout: float = 0.1
+    position: Literal["absolute", "window"] = "absolute"
+    position_base: float = 10000.0
+    evidence_slope: float = 40.0
+    budget_init: float = 0.23
+    pool_gate: Literal["none", "log_alpha"] = "none"
+    lambda_intra: float = 0.1
+    lambda_inter: float = 0.1
+    label_smoothing: float = 0.0
+    # Ablations of the paper's table: each False (or "shuffled") removes one part.
+    hierarchy: bool = True  # False: every level reads the deepest features
+    intraced: bool = True  # False: no exchange between modalities
+    intercad: bool = True  # False: plain means over levels and modalities
+    regularisers: bool = True  # False: task loss only
+    level_order: Literal["aligned", "shuffled"] = "aligned"  # shuffled: Full Mix, the pool comes from another level
+
+    def __post_init__(self) -> None:
+        if not 0 < self.private_rank < self.width - self.shared_rank:
+            raise ValueError(
+                f"private_rank {self.private_rank} must be in 1..{self.width - self.shared_rank - 1}: "
+                "with shared_rank + private_rank = width all private projectors are the same"
+            )
+        if self.shared_rank % self.heads:
+            raise ValueError(f"shared_rank {self.shared_rank} is not a multiple of heads {self.heads}")
+
+    @property
+    def outputs(self) -> int:
+        """Number of scores: one per label, or one value for regression."""
+        return len(self.labels) if self.task == "classification" else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown model setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

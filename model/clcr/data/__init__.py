@@ -1,0 +1,1 @@
+"""Training data: manifests, prepared packs, augmentation and mixtures. See docs/data.md."""

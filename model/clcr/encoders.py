@@ -1,0 +1,133 @@
+"""Causal, streamable encoders: per-frame front-ends and the three-stage temporal network.
+
+Every temporal operation reads only the past and carries its left context as an explicit tensor, so that running on
+chunks equals running on the whole prefix. A masked step contributes exactly what zero padding does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clcr.config import ModelConfig
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm and a strided shortcut (frozen statistics when evaluated)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
+        self.shortcut_norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.first_norm(self.first(x)))
+        y = self.second_norm(self.second(y))
+        return functional.relu(y + self.shortcut_norm(self.shortcut(x)))
+
+
+class VisionFrontEnd(nn.Module):
+    """A small ResNet on face crops: (N, 3, 112, 112) RGB in 0..255 -> (N, width). About 24 million multiply-adds a frame."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        channels = config.vision_channels
+        self.stem = nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(channels[0])
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True)))
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(channels[-1], config.width)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = (frames - 127.5) / 64.0
+        x = functional.relu(self.stem_norm(self.stem(x)))
+        pooled: Tensor = self.blocks(x).mean((2, 3))
+        return self.project(self.dropout(pooled))  # type: ignore[no-any-return]
+
+
+class AcousticStem(nn.Module):
+    """Two causal strided convolutions over (time, band): 4 log-mel frames -> one token of `width`.
+
+    State: the last mel frame (B, 1, bands) and the last column of the first convolution (B, C1, 1, bands / 2).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        first, second = config.acoustic_channels
+        self.bands = config.mel_bands
+        self.first_channels = first
+        self.register_buffer("mel_mean", torch.full((config.mel_bands,), -7.0))
+        self.register_buffer("mel_std", torch.full((config.mel_bands,), 4.5))
+        self.first = nn.Conv2d(1, first, 3, stride=2, padding=(0, 1))
+        self.second = nn.Conv2d(first, second, 3, stride=2, padding=(0, 1))
+        self.project = nn.Linear(second * config.mel_bands // 4, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, mel: Tensor, valid: Tensor, mel_state: Tensor, stem_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """mel (B, 4T, bands), valid (B, T) -> tokens (B, T, width) and the two next states."""
+        x = (mel - self.mel_mean) / self.mel_std * _repeated(valid, 4).unsqueeze(-1)
+        x = torch.cat([mel_state, x], 1)
+        y = functional.gelu(self.first(x.unsqueeze(1)))  # (B, C1, 2T, bands / 2)
+        y = y * _repeated(valid, 2)[:, None, :, None]
+        y = torch.cat([stem_state.to(y.dtype), y], 2)
+        z = functional.gelu(self.second(y)).transpose(1, 2)  # (B, T, C2, bands / 4)
+        z = self.project(self.dropout(z.reshape(-1, int(valid.shape[1]), self.project.in_features)))
+        return z, x[:, -1:], y[:, :, -1:]
+
+    def initial_state(self, streams: int) -> tuple[Tensor, Tensor]:
+        return (
+            torch.zeros(streams, 1, self.bands),
+            torch.zeros(streams, self.first_channels, 1, self.bands // 2),
+        )
+
+
+def _repeated(valid: Tensor, times: int) -> Tensor:
+    """(B, T) -> (B, times * T), each step `times` times in place (written so that it exports with fixed shapes)."""
+    return torch.stack([valid] * times, -1).reshape(-1, times * int(valid.shape[1]))
+
+
+class CausalConv(nn.Module):
+    """Kernel-3 dilated causal convolution over (B, T, width), written as one matrix product over three taps.
+
+    State: the last 2 * dilation input steps (B, 2 * dilation, width).
+    """
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.taps = nn.Linear(3 * width, width)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        steps, dilation = x.shape[1], self.dilation
+        extended = torch.cat([state.to(x.dtype), x], 1)
+        taps = [extended[:, k * dilation : k * dilation + steps] for k in range(3)]
+        return self.taps(torch.cat(taps, -1)), extended[:, -2 * dilation :]
+
+
+class TemporalStage(nn.Module):
+    """One stage of the temporal network: two residual causal convolutions of one dilation, pre-norm, GELU."""
+
+    def __init__(self, config: ModelConfig, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(2))
+        self.convs = nn.ModuleList(CausalConv(config.width, dilation) for _ in range(2))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, valid: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, T, width), valid (B, T), state (B, 4 * dilation, width) -> Z of this level and the next state."""
+        context, states = 2 * self.dilation, []
+        for index, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
+            u = functional.gelu(norm(x)) * valid.unsqueeze(-1)
+            y, next_state = conv(u, state[:, index * context : (index + 1) * context])
+            x = x + self.dropout(y)
+            states.append(next_state)
+        return x, torch.cat(states, 1)
+
+    def initial_state(self, streams: int, width: int) -> Tensor:
+        return torch.zeros(streams, 4 * self.dilation, width)

@@ -1,0 +1,177 @@
+"""Scores of predictions and their bootstrap intervals: plain NumPy, no model.
+
+Every score is written for resampling weights, so that 2,000 bootstrap resamples are a few matrix products and the point
+estimate is the same formula with every weight 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ECE_BINS = 15
+RESAMPLES = 2000
+LEVEL = 0.95
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score and the two ends of its percentile bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made: `resamples` draws with replacement, of clips, or of whole `groups` (one id per clip)."""
+
+    resamples: int = RESAMPLES
+    seed: int = 0
+    groups: tuple[str, ...] | None = None
+
+
+def confusion(labels: Ints, predictions: Ints, classes: int) -> Ints:
+    """Counts [classes, classes]: row = true label, column = prediction."""
+    flat = np.bincount(labels * classes + predictions, minlength=classes * classes)
+    return flat.reshape(classes, classes).astype(np.int64)
+
+
+def accuracy(counts: NDArray[Any]) -> Floats:
+    """Share on the diagonal of confusions [..., C, C]; nan where a confusion is empty."""
+    return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
+
+
+def per_class_f1(counts: NDArray[Any]) -> Floats:
+    """F1 of each class from confusions [..., C, C]; 0 for a class never hit, nan for a class without a true example."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    support = counts.sum(-1)
+    scores = _ratio(2 * hits, support + counts.sum(-2))
+    return np.where(support > 0, scores, np.nan)
+
+
+def macro_f1(counts: NDArray[Any]) -> Floats:
+    """Mean F1 over the classes that have true examples (a set may hold four of the six labels)."""
+    scores = per_class_f1(counts)
+    known = ~np.isnan(scores)
+    return _ratio(np.where(known, scores, 0.0).sum(-1), known.sum(-1))
+
+
+def expected_calibration_error(probs: Floats, labels: Ints, weights: Floats | None = None) -> Floats:
+    """ECE of probs [n, C], 15 equal-width bins of the top probability; `weights` [..., n] gives one score per row."""
+    weights = np.ones(len(labels)) if weights is None else weights
+    confidence = probs.max(1)
+    gap = (probs.argmax(1) == labels).astype(np.float64) - confidence
+    # Bins are (low, high]; a confidence of exactly 0 belongs to the first.
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    by_bin = np.zeros((len(labels), ECE_BINS))
+    by_bin[np.arange(len(labels)), bins] = gap
+    return _ratio(np.abs(weights @ by_bin).sum(-1), weights.sum(-1))
+
+
+def resampling_weights(n: int, bootstrap: Bootstrap) -> Floats:
+    """How often each of n clips occurs in each resample, [resamples, n]; clips of one group always occur together."""
+    rng = np.random.default_rng(bootstrap.seed)
+    if bootstrap.groups is None:
+        members = np.arange(n)
+    else:
+        if len(bootstrap.groups) != n:
+            raise ValueError(f"{len(bootstrap.groups)} groups for {n} clips: one group id per clip is needed")
+        members = np.unique(np.asarray(bootstrap.groups), return_inverse=True)[1]
+    units = int(members.max()) + 1
+    drawn = rng.multinomial(units, np.full(units, 1.0 / units), size=bootstrap.resamples).astype(np.float64)
+    return drawn[:, members]
+
+
+def classification_scores(probs: Floats, labels: Ints, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+    """Accuracy, macro-F1 and ECE with 95 % intervals, per-class F1 and the confusion of probs [n, C], labels [n].
+
+    Plain JSON values; an undefined number is None.
+    """
+    bootstrap = bootstrap or Bootstrap()
+    classes = probs.shape[1]
+    predictions = probs.argmax(1).astype(np.int64)
+    counts = confusion(labels, predictions, classes)
+    weights = resampling_weights(len(labels), bootstrap)
+    cell = np.zeros((len(labels), classes * classes))
+    cell[np.arange(len(labels)), labels * classes + predictions] = 1.0
+    resampled = (weights @ cell).reshape(-1, classes, classes)
+    return {
+        "n": len(labels),
+        "accuracy": asdict(_interval(accuracy(counts), accuracy(resampled))),
+        "macro_f1": asdict(_interval(macro_f1(counts), macro_f1(resampled))),
+        "ece": asdict(
+            _interval(expected_calibration_error(probs, labels), expected_calibration_error(probs, labels, weights))
+        ),
+        "per_class_f1": [None if np.isnan(f1) else float(f1) for f1 in per_class_f1(counts)],
+        "confusion": counts.tolist(),
+        "interval": _describe(bootstrap),
+    }
+
+
+def regression_scores(values: Floats, targets: Floats, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+    """MAE and Acc-2 (sign agreement over targets that are not 0) with 95 % intervals, of values and targets [n]."""
+    bootstrap = bootstrap or Bootstrap()
+    weights = np.concatenate([np.ones((1, len(targets))), resampling_weights(len(targets), bootstrap)])
+    mae = _ratio(weights @ np.abs(values - targets), weights.sum(1))
+    signed = (targets != 0).astype(np.float64)
+    acc2 = _ratio(weights @ (signed * ((values > 0) == (targets > 0))), weights @ signed)
+    return {
+        "n": len(targets),
+        "mae": asdict(_interval(mae[0], mae[1:])),
+        "acc2": asdict(_interval(acc2[0], acc2[1:])),
+        "interval": _describe(bootstrap),
+    }
+
+
+def fit_temperature(logits: Floats, labels: Ints) -> float:
+    """The temperature in [0.05, 20] that minimises the cross-entropy of logits [n, C] / temperature.
+
+    The loss is convex in 1/temperature, so a golden-section search on that finds the only minimum.
+    """
+    low, high = 1 / 20.0, 1 / 0.05
+    golden = (np.sqrt(5) - 1) / 2
+    while high - low > 1e-6 * high:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if _cross_entropy(logits * left, labels) < _cross_entropy(logits * right, labels):
+            high = right
+        else:
+            low = left
+    return float(2 / (low + high))
+
+
+def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
+    """Probabilities of logits [n, C] / temperature."""
+    scaled = logits / temperature
+    grown = np.exp(scaled - scaled.max(1, keepdims=True))
+    result: Floats = grown / grown.sum(1, keepdims=True)
+    return result
+
+
+def _cross_entropy(logits: Floats, labels: Ints) -> float:
+    peak = logits.max(1)
+    log_sum = peak + np.log(np.exp(logits - peak[:, None]).sum(1))
+    return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
+
+
+def _ratio(part: Any, whole: Any) -> Floats:
+    whole = np.asarray(whole, dtype=np.float64)
+    result: Floats = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return result
+
+
+def _interval(value: Any, resampled: Floats) -> Interval:
+    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
+def _describe(bootstrap: Bootstrap) -> dict[str, Any]:
+    unit = "clip" if bootstrap.groups is None else "group"
+    return {"level": LEVEL, "resamples": bootstrap.resamples, "seed": bootstrap.seed, "unit": unit}

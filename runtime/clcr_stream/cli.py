@@ -1,0 +1,243 @@
+"""The command line: `clcr-stream` runs a session; `devices`, `doctor` and `sub` help around it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from clcr_stream import __version__
+from clcr_stream.errors import ClcrError, ConfigError
+
+EXIT_CODES = """exit codes:
+  0 ok (also after SIGINT or SIGTERM)   1 anything not below
+  2 configuration   3 source   4 bundle   5 backend   6 publish"""
+
+RUN_EXAMPLES = """examples:
+  clcr-stream                                        the first camera and the default microphone
+  clcr-stream --input talk.mp4 --transcript talk.srt --pace max --output talk.jsonl
+  clcr-stream --camera rtsp://host/stream --mic none --bind tcp://127.0.0.1:5556
+  clcr-stream --camera test:// --mic test:// --duration 10
+  clcr-stream devices | doctor | sub                 see `clcr-stream COMMAND --help`
+"""
+
+# flag destination -> key of the configuration
+_KEYS = {
+    "camera": "sources.camera",
+    "mic": "sources.mic",
+    "input": "sources.input",
+    "transcript": "sources.transcript",
+    "pace": "sources.pace",
+    "bundle": "model.bundle",
+    "backend": "model.backend",
+    "gamma": "model.gamma",
+    "bind": "publish.bind",
+    "stream": "publish.stream",
+    "format": "publish.format",
+    "output": "publish.output",
+    "duration": "run.duration_s",
+    "settle_ms": "run.settle_ms",
+    "quiet": "run.quiet",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a bad flag like every other error: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code. Every ClcrError becomes one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = {"devices": _devices, "doctor": _doctor, "sub": _subscribe}
+    command = commands.get(arguments[0]) if arguments else None
+    try:
+        return command(arguments[1:]) if command is not None else _run(arguments)
+    except ClcrError as error:
+        sys.stderr.write(f"clcr-stream: error: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our stdout has gone, as in `clcr-stream sub | head`; the last flush must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """The flags of a plain run; those not given stay None, so that the configuration file decides."""
+    parser = _Parser(
+        prog="clcr-stream",
+        description="Watch a person by camera, microphone and transcript; publish a prediction every hop over ZeroMQ.",
+        epilog=f"{RUN_EXAMPLES}\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"clcr-stream {__version__}")
+    sources = parser.add_argument_group("sources")
+    sources.add_argument(
+        "--camera",
+        metavar="WHICH",
+        help="0 (default), by-id:NAME, v4l2:/dev/video0, a file, rtsp:// or http:// URL, test://, none",
+    )
+    sources.add_argument("--mic", metavar="WHICH", help="default, name:TEXT, an index, a file, test://, none")
+    sources.add_argument(
+        "--input", metavar="FILE|URL", help="video and sound from one file or URL, instead of --camera and --mic"
+    )
+    sources.add_argument(
+        "--transcript",
+        metavar="WHICH",
+        help="FILE.srt, FILE.vtt, FILE.jsonl, - (stdin), zmq://host:port[/topic], none (default)",
+    )
+    sources.add_argument(
+        "--pace", choices=("real", "max"), help="play files at their own pace (default) or as fast as possible"
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
+    model.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, null")
+    model.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
+    publish = parser.add_argument_group("publishing")
+    publish.add_argument(
+        "--bind", metavar="ENDPOINT", help="ipc:///PATH or tcp://127.0.0.1:PORT (default: an ipc socket of the user)"
+    )
+    publish.add_argument("--stream", metavar="NAME", help="name in the topics clcr/NAME/... (default: default)")
+    publish.add_argument("--format", choices=("json", "msgpack"), help="payload on the wire (default: json)")
+    publish.add_argument("--output", metavar="FILE.jsonl|-", help="write the same payloads as JSON lines")
+    session = parser.add_argument_group("session")
+    session.add_argument("--config", metavar="FILE", help="YAML like configs/default.yaml; a flag beats it")
+    session.add_argument("--duration", type=float, metavar="SECONDS", help="stop after so much input")
+    session.add_argument("--settle-ms", type=float, metavar="MS", help="wait after a window's end (default: 60)")
+    session.add_argument("--quiet", action="store_true", default=None, help="no status line and no summary on stderr")
+    session.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
+    return parser
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parser = run_parser()
+    if arguments and not arguments[0].startswith("-"):
+        parser.error(f"unknown command {arguments[0]!r}; commands are devices, doctor, sub")
+    given = parser.parse_args(arguments)
+    from clcr_stream.config import load_config
+
+    config = load_config(given.config, {key: getattr(given, name) for name, key in _KEYS.items()})
+    if given.json and config.publish.output == "-":
+        raise ConfigError("--json and --output - both write to stdout; give --output FILE")
+    from clcr_stream import run, status
+
+    stop = threading.Event()
+    quiet = config.run.quiet
+
+    @contextlib.contextmanager
+    def observe(running: run.Running) -> Iterator[None]:
+        if quiet:
+            yield
+            return
+        _say(f"publishing clcr/{config.publish.stream}/... on {running.endpoint}")
+        _say(f"notice: {' '.join(running.manifest.intended_use.notice.split())}")
+        with status.StatusLine(lambda: status.status_line(running.account, running.sources()), sys.stderr):
+            yield
+
+    with _stopping_on_signals(stop):
+        result = run.run(config, stop, observe)
+    if result["output_failure"] is not None:
+        _say(f"--output stopped: {result['output_failure']}")
+    if given.json:
+        _print(result)
+    elif not quiet:
+        _say(status.summary_text(result))
+    return 0
+
+
+def _devices(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="clcr-stream devices",
+        description="List the cameras and microphones of this machine.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args(arguments)
+    from clcr_stream.doctor import list_cameras, list_microphones
+
+    problem = None
+    microphones: list[dict[str, str | int]] = []
+    try:
+        microphones = list_microphones()
+    except ClcrError as error:
+        problem = str(error)
+    cameras = list_cameras()
+    if given.json:
+        _print({"cameras": cameras, "microphones": microphones, "microphone_problem": problem})
+        return 0
+    for camera in cameras:
+        print(f"camera      {camera['device']}  {camera['name']}")
+    for microphone in microphones:
+        print(f"microphone  {microphone['index']}  {microphone['name']}  {microphone['rate_hz']} Hz")
+    if not cameras:
+        print("camera      none found; use --camera test:// or --input FILE")
+    if not microphones:
+        print(f"microphone  none found{'; ' + problem if problem else ''}")
+    return 0
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="clcr-stream doctor",
+        description="Check the installation, the bundle, the backend, devices and the endpoint.",
+        epilog=f"exit code 0 when nothing that is required fails, 1 otherwise\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    for name in ("bundle", "backend", "bind", "stream"):
+        parser.add_argument(f"--{name}", help="as in a plain run")
+    parser.add_argument("--config", metavar="FILE", help="as in a plain run")
+    given = parser.parse_args(arguments)
+    from clcr_stream.config import load_config
+    from clcr_stream.doctor import as_plain, examine, healthy
+
+    config = load_config(
+        given.config, {_KEYS[name]: getattr(given, name) for name in ("bundle", "backend", "bind", "stream")}
+    )
+    checks = examine(config)
+    if given.json:
+        _print(as_plain(checks))
+    else:
+        for check in checks:
+            print(check.line())
+    return 0 if healthy(checks) else 1
+
+
+def _print(value: dict[str, Any]) -> None:
+    print(json.dumps(value, allow_nan=False), flush=True)
+
+
+def _say(text: str) -> None:
+    """A line for the person at the terminal; a closed one must not end the session."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM ask the session to end; the second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def ask(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,166 @@
+"""The configuration: a frozen typed tree read from YAML, overridden by flags; the bundle decides the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from clcr_stream.errors import ConfigError
+
+MAX_CONFIG_BYTES = 64 * 1024
+EXAMPLE = "configs/default.yaml"
+_STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the data comes from; `input` gives video and sound from one file or URL and replaces camera and mic.
+
+    A null camera or mic is the first camera and the default microphone, unless `input` is given.
+    """
+
+    camera: str | None = None
+    mic: str | None = None
+    input: str | None = None
+    transcript: str = "none"
+    pace: Literal["real", "max"] = "real"
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What runs; null means the default bundle and the bundle's own gamma."""
+
+    bundle: str | None = None
+    backend: str = "auto"
+    gamma: float | None = None
+
+
+class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where predictions go; a null `bind` is the user's own ipc socket, `output` a file of JSON lines or "-"."""
+
+    bind: str | None = None
+    stream: str = "default"
+    format: Literal["json", "msgpack"] = "json"
+    output: str | None = None
+
+
+class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When ticks happen and when the session ends; a null `duration_s` runs until the input ends or a signal comes."""
+
+    settle_ms: float = 60.0
+    duration_s: float | None = None
+    quiet: bool = False
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole configuration."""
+
+    sources: SourcesConfig = SourcesConfig()
+    model: ModelConfig = ModelConfig()
+    publish: PublishConfig = PublishConfig()
+    run: RunConfig = RunConfig()
+
+
+def load_config(path: Path | str | None, flags: Mapping[str, Any]) -> Config:
+    """The tree of `path` (None: defaults) with `flags` ("section.key" -> value, None = not given) laid over it.
+
+    Raises ConfigError naming the file, the path of the key, and what is allowed there.
+    """
+    where = "flags" if path is None else str(path)
+    tree = {} if path is None else _read_yaml(Path(path))
+    config = _convert(tree, where)
+    given: dict[str, dict[str, Any]] = {}
+    for key, value in flags.items():
+        if value is not None:
+            section, _, name = key.partition(".")
+            given.setdefault(section, {})[name] = value
+    merged = msgspec.to_builtins(config)
+    for section, values in given.items():
+        merged.setdefault(section, {}).update(values)
+    config = _convert(merged, where if not given else f"{where} and flags" if path is not None else where)
+    _check(config, where)
+    return config
+
+
+def _convert(tree: Any, where: str) -> Config:
+    _refuse_unknown_keys(tree, Config, "", where)
+    try:
+        return msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_plain(str(error))}; see {EXAMPLE}") from error
+
+
+def _refuse_unknown_keys(tree: Any, kind: type[msgspec.Struct], prefix: str, where: str) -> None:
+    """msgspec names one unknown field but not the allowed ones, so the walk is ours."""
+    if not isinstance(tree, dict):
+        return
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for key, value in tree.items():
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key {prefix}{key}; allowed here: {', '.join(fields)}; see {EXAMPLE}")
+        inner = fields[key]
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            _refuse_unknown_keys(value, inner, f"{prefix}{key}.", where)
+
+
+def _plain(message: str) -> str:
+    """msgspec's "Expected `float`, got `str` - at `$.run.settle_ms`" with the path first."""
+    text, separator, path = message.partition(" - at `$")
+    return f"{path.strip('.`')}: {text}" if separator else text
+
+
+def _check(config: Config, where: str) -> None:
+    run, model = config.run, config.model
+    rules = {
+        f"run.settle_ms is {run.settle_ms}, allowed 0..5000": 0 <= run.settle_ms <= 5000,
+        f"run.duration_s is {run.duration_s}, must be above 0": run.duration_s is None or run.duration_s > 0,
+        f"model.gamma is {model.gamma}, allowed 0..4": model.gamma is None or 0 <= model.gamma <= 4,
+        f"publish.stream is {config.publish.stream!r}, allowed: 1 to 64 of A-Z a-z 0-9 . _ -": bool(
+            _STREAM_NAME.fullmatch(config.publish.stream)
+        ),
+    }
+    for message, holds in rules.items():
+        if not holds:
+            raise ConfigError(f"{where}: {message}")
+    if config.sources.input is not None and (config.sources.camera or config.sources.mic):
+        raise ConfigError(f"{where}: sources.input replaces sources.camera and sources.mic; give one or the other")
+
+
+def _read_yaml(path: Path) -> Any:
+    """A YAML mapping of plain values: no aliases, no repeated keys, bounded size."""
+    import yaml
+
+    class PlainLoader(yaml.SafeLoader):
+        """SafeLoader without the features that let a small file become a large tree."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()  # type: ignore[no-untyped-call]
+                raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise yaml.MarkedYAMLError(problem=f"key {key!r} appears twice", problem_mark=node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config FILE like {EXAMPLE}") from error
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; a configuration looks like {EXAMPLE}")
+    try:
+        tree = yaml.load(text, PlainLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{path}: must hold sections such as sources: and run:; see {EXAMPLE}")
+    # A section written with nothing under it is an empty one.
+    return {key: {} if value is None else value for key, value in tree.items()}

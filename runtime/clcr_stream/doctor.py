@@ -1,0 +1,169 @@
+"""What a user runs first when something does not work: checks of the installation, each with what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clcr_stream.config import Config
+from clcr_stream.errors import ClcrError
+
+PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "PyYAML", "tokenizers")
+VIDEO_CLASS = Path("/sys/class/video4linux")
+PYAUDIO_HINT = 'run `apt-get install portaudio19-dev gcc python3-dev` and `pip install "clcr-stream[live]"`'
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding; a check that is not `required` may fail without making the installation unusable."""
+
+    name: str
+    ok: bool
+    detail: str
+    required: bool = True
+
+    def line(self) -> str:
+        """For a person."""
+        mark = "ok  " if self.ok else "FAIL" if self.required else "warn"
+        return f"{mark} {self.name}: {self.detail}"
+
+
+def examine(config: Config) -> list[Check]:
+    """All checks, in the order in which a run would meet them."""
+    checks = [_python(), *(_package(name) for name in PACKAGES)]
+    checks.append(_guarded("bundle", lambda: _bundle(config)))
+    checks.append(_guarded("backend", lambda: _backend(config)))
+    checks.append(_cameras())
+    checks.append(_microphones())
+    checks.append(_guarded("endpoint", lambda: _endpoint(config)))
+    return checks
+
+
+def as_plain(checks: list[Check]) -> dict[str, object]:
+    """For a script."""
+    return {"ok": healthy(checks), "checks": [asdict(check) for check in checks]}
+
+
+def healthy(checks: list[Check]) -> bool:
+    """True when nothing that is required failed."""
+    return all(check.ok or not check.required for check in checks)
+
+
+def list_cameras(root: Path = VIDEO_CLASS) -> list[dict[str, str]]:
+    """Cameras that the kernel knows: device and name."""
+    if not root.is_dir():
+        return []
+    found = []
+    for entry in sorted(root.iterdir()):
+        name = entry / "name"
+        label = name.read_text(encoding="utf-8", errors="replace").strip() if name.is_file() else entry.name
+        found.append({"device": f"/dev/{entry.name}", "name": label})
+    return found
+
+
+def list_microphones() -> list[dict[str, str | int]]:
+    """Inputs that PortAudio knows: index, name, rate. ClcrError with what to install when PyAudio is missing."""
+    try:
+        import pyaudio
+    except ImportError as error:
+        raise ClcrError(f"PyAudio cannot be imported ({error}); {PYAUDIO_HINT}") from error
+    with _quiet_stderr():
+        audio = pyaudio.PyAudio()
+        try:
+            devices = [audio.get_device_info_by_index(index) for index in range(audio.get_device_count())]
+        finally:
+            audio.terminate()
+    return [
+        {"index": int(device["index"]), "name": str(device["name"]), "rate_hz": int(device["defaultSampleRate"])}
+        for device in devices
+        if int(device["maxInputChannels"]) > 0
+    ]
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """ALSA and JACK write to file descriptor 2 while PortAudio looks for devices."""
+    try:
+        saved = os.dup(2)
+    except OSError:
+        yield
+        return
+    sink = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, io.UnsupportedOperation):
+        sys.stderr.flush()
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
+def _guarded(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, check())
+    except ClcrError as error:
+        return Check(name, False, str(error))
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", sys.version_info >= (3, 10), f"{version} (3.10 or newer is needed)")
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, f"not installed; run `pip install {name}`")
+
+
+def _bundle(config: Config) -> str:
+    from clcr_stream.bundle import default_bundle_folder, load_bundle
+
+    folder = Path(config.model.bundle) if config.model.bundle is not None else default_bundle_folder()
+    bundle = load_bundle(folder)
+    return f"{folder}: {bundle.manifest.name}, {len(bundle.files)} files verified, id {bundle.id[:16]}"
+
+
+def _backend(config: Config) -> str:
+    from clcr_stream.run import load
+
+    loaded = load(config)
+    return f"{loaded.levels.backend}: all engines load and run"
+
+
+def _cameras() -> Check:
+    cameras = list_cameras()
+    text = ", ".join(f"{camera['device']} ({camera['name']})" for camera in cameras)
+    return Check(
+        "cameras", bool(cameras), text or "none; plug one in, or use --input FILE or --camera test://", required=False
+    )
+
+
+def _microphones() -> Check:
+    try:
+        microphones = list_microphones()
+    except ClcrError as error:
+        return Check("microphones", False, str(error), required=False)
+    text = ", ".join(f"{microphone['index']}: {microphone['name']}" for microphone in microphones)
+    return Check("microphones", bool(microphones), text or "none; use --input FILE or --mic none", required=False)
+
+
+def _endpoint(config: Config) -> str:
+    from clcr_stream import messages
+    from clcr_stream.publisher import Publisher, PublishOptions
+    from clcr_stream.status import Account, Header, make_status
+
+    header = Header(config.publish.stream, messages.new_session_id(), messages.read_boot_id(), 0)
+    options = PublishOptions(stream=config.publish.stream, endpoint=config.publish.bind)
+    with Publisher(options, lambda: make_status(Account(), (), header, 0.0)) as publisher:
+        return f"{publisher.endpoint} can be bound"

@@ -1,0 +1,81 @@
+"""Log-mel features, the one front-end of sound in training and live use; pure NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MelSpec:
+    """The constants of the mel front-end; a bundle's manifest carries the same names."""
+
+    sample_rate_hz: int = 16000
+    fft_samples: int = 512
+    window_samples: int = 400
+    hop_samples: int = 160
+    mel_bands: int = 64
+    low_hz: float = 50.0
+    high_hz: float = 7600.0
+    log_floor: float = 1e-6
+
+    @property
+    def context_samples(self) -> int:
+        """Samples before a chunk's first hop that its first frame needs (240)."""
+        return self.window_samples - self.hop_samples
+
+
+DEFAULT_MEL = MelSpec()
+
+
+def log_mel(samples: NDArray[np.float32], spec: MelSpec = DEFAULT_MEL) -> NDArray[np.float32]:
+    """Causal log-mel frames, float32 (n, mel_bands), of n * hop_samples new samples.
+
+    samples: float32 in [-1, 1], `context_samples` of left context first (zeros at the start of a stream), then the new
+    ones. Frame j is the Hann window over the new samples [hop*j - context, hop*j + hop), so no frame looks ahead and
+    the result does not depend on how a stream is cut into chunks. Natural logarithm of the band energy, floored.
+    """
+    new_samples = samples.shape[0] - spec.context_samples
+    if samples.ndim != 1 or new_samples < 0 or new_samples % spec.hop_samples:
+        raise ConfigError(
+            f"log_mel was given samples of shape {samples.shape}; allowed is (n * {spec.hop_samples} + "
+            f"{spec.context_samples},): put {spec.context_samples} samples of left context in front"
+        )
+    if new_samples == 0:
+        return np.zeros((0, spec.mel_bands), np.float32)
+    window, filters = _tables(spec)
+    frames = np.lib.stride_tricks.sliding_window_view(samples, spec.window_samples)[:: spec.hop_samples]
+    # float64 throughout: the order of a matrix product's sums depends on the chunk's size, and in float64 that
+    # difference vanishes in the rounding to float32.
+    spectrum = np.fft.rfft(frames * window, spec.fft_samples, axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
+    energy = power @ filters
+    features: NDArray[np.float32] = np.log(np.maximum(energy, spec.log_floor)).astype(np.float32)
+    return features
+
+
+def mel_filterbank(spec: MelSpec = DEFAULT_MEL) -> NDArray[np.float64]:
+    """Triangular HTK-mel filters with a peak of 1, float64 (fft_samples // 2 + 1, mel_bands)."""
+    edges_mel = np.linspace(_hz_to_mel(spec.low_hz), _hz_to_mel(spec.high_hz), spec.mel_bands + 2)
+    edges_hz = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    bins_hz = np.arange(spec.fft_samples // 2 + 1) * (spec.sample_rate_hz / spec.fft_samples)
+    rising = (bins_hz[:, None] - edges_hz[:-2]) / (edges_hz[1:-1] - edges_hz[:-2])
+    falling = (edges_hz[2:] - bins_hz[:, None]) / (edges_hz[2:] - edges_hz[1:-1])
+    filters: NDArray[np.float64] = np.clip(np.minimum(rising, falling), 0.0, None)
+    return filters
+
+
+def _hz_to_mel(hz: float) -> float:
+    return float(2595.0 * np.log10(1.0 + hz / 700.0))
+
+
+@lru_cache(maxsize=8)
+def _tables(spec: MelSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # The periodic Hann window, the one meant for spectral analysis.
+    phase = 2.0 * np.pi * np.arange(spec.window_samples) / spec.window_samples
+    return 0.5 - 0.5 * np.cos(phase), mel_filterbank(spec)

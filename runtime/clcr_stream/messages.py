@@ -1,0 +1,364 @@
+"""What goes over the wire: four messages, their bytes, their topics and where a reader finds them.
+
+A frame is `topic + b" " + payload`, one ZeroMQ frame per message, because a conflating reader drops all but one frame
+of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status`; payloads are JSON or msgpack.
+
+Every `*_ns` is the monotonic clock of the host whose `boot_id` the message carries; wall clock appears once, in
+Session. A number that is not finite is sent as null, in both formats. Fields are only ever added, with defaults, and
+unknown fields are ignored, so that either end may be the older one. Modalities are in the order vision, acoustic,
+language; levels 1, 2, 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from clcr_stream.errors import PublishError
+
+SCHEMA = 1
+MAX_PAYLOAD_BYTES = 1 << 20
+_STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SHA256 = r"^[0-9a-f]{64}$"
+
+Format = Literal["json", "msgpack"]
+Kind = Literal["session", "prediction", "transcript", "status"]
+KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status")
+
+Number: TypeAlias = float | None  # null: not finite, not measured or not applicable
+Triple: TypeAlias = tuple[Number, Number, Number]
+Table: TypeAlias = tuple[Triple, Triple, Triple]  # [level][modality]
+Sha256: TypeAlias = Annotated[str, Meta(pattern=_SHA256)]
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+
+
+class Header(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What every message begins with.
+
+    `session` is 64 random bits in hex, new at each start; `seq` strictly increases per topic within a session. A
+    message made with seq 0 is numbered by the publisher; on the wire seq is at least 1. `recording` says that inputs
+    are stored.
+    """
+
+    schema: Annotated[int, Meta(ge=1)] = SCHEMA
+    stream: Annotated[str, Meta(min_length=1, max_length=64)]
+    session: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    seq: Annotated[int, Meta(ge=1)]
+    boot_id: str
+    published_ns: int
+    recording: bool = False
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """One input: `kind` is camera, microphone, file, transcript...; `counts` hold frames and drops by reason."""
+
+    name: str
+    kind: str
+    state: str = "unknown"
+    reason: str | None = None
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class IntendedUse(Struct, frozen=True, kw_only=True):
+    """The bundle's declared use, repeated to every reader."""
+
+    infers_emotion: bool
+    context: tuple[str, ...]
+    notice: str
+
+
+class Session(Header, frozen=True, kw_only=True, tag="session"):
+    """Sent once at start and re-sent to late joiners: what the stream's predictions mean.
+
+    `started_at` is the wall clock, ISO 8601 in UTC, at monotonic `origin_ns`, the zero of the tick grid.
+    """
+
+    started_at: str
+    origin_ns: int
+    hop_ns: Annotated[int, Meta(gt=0)]
+    window_ns: Annotated[int, Meta(gt=0)]
+    task: Literal["classification", "regression"]
+    labels: tuple[str, ...]
+    bundle: Sha256
+    bundle_name: str
+    backend: str
+    versions: dict[str, str]
+    sources: tuple[Source, ...]
+    intended_use: IntendedUse
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """The half-open interval of capture time that a prediction is about; `filled` is its share after the origin."""
+
+    start_ns: int
+    end_ns: int
+    filled: Number = None
+
+
+class Levels(Struct, frozen=True, kw_only=True):
+    """Levels 1, 2, 3: InterCAD's weights omega, whether each ran at this tick, and the age of its result in ms."""
+
+    weights: Triple
+    ran: tuple[bool, bool, bool]
+    age_ms: Triple
+
+
+class Modality(Struct, frozen=True, kw_only=True):
+    """One modality: in the window at all, quality and coverage 0..1, age of its newest data, beta and eta.
+
+    `weight` is InterCAD's attention beta, `gate` its gate eta.
+    """
+
+    present: bool
+    quality: Number
+    age_ms: Number
+    coverage: Number
+    weight: Number
+    gate: Number
+
+
+class Modalities(Struct, frozen=True, kw_only=True):
+    """The three modalities by name."""
+
+    vision: Modality
+    acoustic: Modality
+    language: Modality
+
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """What the exchange spent, [level][modality]: share of valid tokens with alpha > 0, and the sum of alpha."""
+
+    gamma: Number
+    active: Table
+    mass: Table
+
+
+class Prediction(Header, frozen=True, kw_only=True, tag="prediction"):
+    """One tick's answer; `seq` is the tick's number, so a gap is a skipped tick or a message this reader did not get.
+
+    Classification: `probs` by label, `label` the most probable and `confidence` its probability, both null when a
+    probability is not finite. Regression: `value`. `captured_ns` is the capture time of the newest datum used and
+    `latency_ms` runs from there to `published_ns`. `degraded` names what is not as it should be; empty when all is
+    well.
+    """
+
+    window: Window
+    captured_ns: int
+    latency_ms: Number
+    probs: dict[str, Number] | None = None
+    label: str | None = None
+    confidence: Number = None
+    value: Number = None
+    levels: Levels
+    modalities: Modalities
+    budget: Budget
+    timing_ms: dict[str, Number]
+    degraded: tuple[str, ...]
+    bundle: Sha256
+    backend: str
+
+
+class Transcript(Header, frozen=True, kw_only=True, tag="transcript"):
+    """One segment of text as the model got it; a message with the same `id` and a higher `revision` replaces it."""
+
+    id: str
+    start_ns: int
+    end_ns: int
+    text: str
+    final: bool
+    revision: Count = 0
+
+
+class Ticks(Struct, frozen=True, kw_only=True):
+    """The account of ticks since the start: due = published + the sum of skipped, by reason."""
+
+    due: Count
+    published: Count
+    skipped: dict[str, int]
+
+
+class Latency(Struct, frozen=True, kw_only=True):
+    """Percentiles of `latency_ms` over the recent predictions; null before the first."""
+
+    p50: Number = None
+    p95: Number = None
+    p99: Number = None
+
+
+class Status(Header, frozen=True, kw_only=True, tag="status"):
+    """The heartbeat, one per second, and the goodbye; the publisher fills in `subscribers` and `refused_peers`."""
+
+    state: Literal["starting", "running", "degraded", "goodbye"]
+    uptime_s: float
+    sources: tuple[Source, ...]
+    ticks: Ticks
+    latency_ms: Latency
+    rss_mb: Number = None
+    degraded: tuple[str, ...] = ()
+    subscribers: int | None = None
+    refused_peers: Count = 0
+
+
+Message: TypeAlias = Session | Prediction | Transcript | Status
+_TYPES: dict[Kind, type[Message]] = {
+    "session": Session,
+    "prediction": Prediction,
+    "transcript": Transcript,
+    "status": Status,
+}
+_from_json = msgspec.json.Decoder(Message)
+_from_msgpack = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message, format: Format = "json") -> bytes:
+    """The payload of a message, proved to be readable: what is returned decodes to what a reader will see.
+
+    NumPy scalars and arrays become plain numbers and lists. JSON comes first in both formats because it is where
+    msgspec turns NaN and infinity into null; its shortest-digits floats come back exactly. Raises PublishError when a
+    field does not fit the schema, a text is not valid Unicode or the payload is over MAX_PAYLOAD_BYTES.
+    """
+    try:
+        payload = msgspec.json.encode(message, enc_hook=_plain)
+        checked = _from_json.decode(payload)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise PublishError(
+            f"{type(message).__name__}: cannot be sent: {error}; see docs/wire.md for its fields"
+        ) from None
+    if format == "msgpack":
+        payload = msgspec.msgpack.encode(checked)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise PublishError(
+            f"{type(message).__name__}: {len(payload)} bytes, {MAX_PAYLOAD_BYTES} are allowed; shorten its text"
+        )
+    return payload
+
+
+def decode(payload: bytes, format: Format | None = None) -> Message:
+    """The message in a payload; without `format` its first byte tells. Raises PublishError on anything else."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise PublishError(f"payload of {len(payload)} bytes refused: at most {MAX_PAYLOAD_BYTES} are allowed")
+    decoder = _from_json if (format or format_of(payload)) == "json" else _from_msgpack
+    try:
+        message: Message = decoder.decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise PublishError(f"payload refused: {error}; is it a clcr-stream message? see docs/wire.md") from None
+    if message.schema != SCHEMA:
+        raise PublishError(
+            f"payload of schema {message.schema} refused: this version reads schema {SCHEMA}; upgrade clcr-stream"
+        )
+    return message
+
+
+def format_of(payload: bytes) -> Format:
+    """JSON objects begin with a brace, msgpack maps never do."""
+    return "json" if payload[:1] == b"{" else "msgpack"
+
+
+def topic(stream: str, kind: Kind) -> bytes:
+    """`clcr/<stream>/<kind>`; raises PublishError for a stream name that could not be told from another in a topic."""
+    if not _STREAM_NAME.fullmatch(stream):
+        raise PublishError(
+            f"stream {stream!r}: a name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+        )
+    return f"clcr/{stream}/{kind}".encode()
+
+
+def default_folders() -> list[Path]:
+    """The user's own folders for sockets, the one to publish in first; a login shell and a service may differ in it."""
+    folders = [Path("/tmp") / f"clcr-stream-{os.geteuid()}"]
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and Path(runtime).is_dir():
+        folders.insert(0, Path(runtime) / "clcr-stream")
+    return folders
+
+
+def endpoint_in(folder: Path, stream: str) -> str:
+    """The stream's ipc endpoint in one of the user's folders, which is made 0700 if absent, refused if not private."""
+    topic(stream, "status")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise PublishError(
+            f"{folder}: must be a folder of user {os.geteuid()} with mode 0700, is mode {stat.filemode(found.st_mode)} "
+            f"of user {found.st_uid}; run `chmod 700 {folder}` if it is yours, else set XDG_RUNTIME_DIR or pass --bind"
+        )
+    return f"ipc://{folder / stream}.sock"
+
+
+def default_endpoint(stream: str) -> str:
+    """Where a stream is published unless told otherwise. Raises PublishError for a bad name or a folder of others."""
+    try:
+        return endpoint_in(default_folders()[0], stream)
+    except OSError as error:
+        raise PublishError(f"no folder for the socket: {error}; set XDG_RUNTIME_DIR or pass --bind") from None
+
+
+def kind_of(message: Message) -> Kind:
+    """The last part of the message's topic, which is also its `type`."""
+    kind = type(message).__struct_config__.tag
+    return next(known for known in KINDS if known == kind)
+
+
+def frame(message: Message, format: Format = "json") -> bytes:
+    """The one ZeroMQ frame of a message: topic, one space, payload. Raises PublishError like `encode` and `topic`."""
+    return topic(message.stream, kind_of(message)) + b" " + encode(message, format)
+
+
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """Topic and payload of a frame; raises PublishError when there is no space in it."""
+    name, space, payload = data.partition(b" ")
+    if not space:
+        raise PublishError(f"frame of {len(data)} bytes refused: no space between topic and payload")
+    return name, payload
+
+
+def top_label(probs: Mapping[str, float]) -> tuple[str | None, float | None]:
+    """The most probable label and its probability; (None, None) when there is none or one of them is not finite."""
+    if not probs or not all(math.isfinite(value) for value in probs.values()):
+        return None, None
+    label = max(probs, key=lambda name: float(probs[name]))
+    return label, float(probs[label])
+
+
+def new_session_id() -> str:
+    """64 random bits in hex."""
+    return secrets.token_hex(8)
+
+
+def read_boot_id() -> str:
+    """The kernel's id of this boot, which says whether two monotonic times can be compared; "" where there is none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def json_schema(kind: Kind) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of one kind of message; docs/schema/ holds these as files."""
+    schema = msgspec.json.schema(_TYPES[kind])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"clcr-stream:{kind}:{SCHEMA}",
+        "title": f"clcr-stream {kind} message, schema {SCHEMA}",
+        **schema,
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not a number, text, list or table")

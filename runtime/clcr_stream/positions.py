@@ -1,0 +1,20 @@
+"""Sinusoidal positions of absolute stream steps, exact after weeks of streaming."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def sinusoid(steps: NDArray[np.int64], width: int = 128, base: float = 10000.0) -> NDArray[np.float32]:
+    """Positions float32 (n, width) of int64 steps (n,).
+
+    Column 2i is sin(step * base^(-2i / width)), column 2i + 1 the cosine.
+    The phase is float64: at step 1e9 (two years at 15 Hz) its error is below 2e-7.
+    """
+    frequencies = base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
+    phase = np.asarray(steps, np.int64).astype(np.float64)[:, None] * frequencies
+    positions = np.empty((phase.shape[0], width), np.float32)
+    positions[:, 0::2] = np.sin(phase)
+    positions[:, 1::2] = np.cos(phase)[:, : width // 2]
+    return positions

@@ -1,0 +1,281 @@
+"""Where sources put what they captured and the loop reads it: grid-indexed, allocated once, drop-oldest, counted.
+
+One writer and one reader per ring, in different threads; every call takes the ring's lock for a copy at most.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.clock import NS_PER_S
+
+NEVER_NS = -1  # captured_ns of an empty slot
+
+
+@dataclass(frozen=True)
+class VisionItems:
+    """A run of video slots, oldest first; slots that hold no face are zero and `valid` 0."""
+
+    frames: NDArray[np.uint8]  # (n, size_px, size_px, 3), RGB
+    valid: NDArray[np.float32]  # (n,), 0 or 1
+    captured_ns: NDArray[np.int64]  # (n,), NEVER_NS where no frame was seen
+    quality: NDArray[np.float32]  # (n,), 0..1
+    faces: NDArray[np.int32]  # (n,), faces seen in the frame
+
+
+@dataclass(frozen=True)
+class AudioItems:
+    """A run of audio samples; samples that never arrived are zero and not `present`."""
+
+    samples: NDArray[np.float32]  # (n,), -1..1
+    present: NDArray[np.bool_]  # (n,)
+
+
+@dataclass(frozen=True)
+class RingCounts:
+    """Accounting of one ring: `received = used + sum(dropped) + held` at every moment."""
+
+    received: int
+    used: int
+    dropped: Mapping[str, int]
+    held: int
+
+
+class VisionRing:
+    """Face crops on the video grid: slot k holds the first frame whose time rounds to k / rate_hz after `origin_ns`.
+
+    A frame is offered once: either `wants` refuses it (and counts it), or `put` takes it. Reasons for dropping:
+    `same_slot` (another frame came first), `no_face`, `late` (its slot was read or left the ring), `overflow`
+    (a newer frame needed the room before the slot was read).
+    """
+
+    def __init__(self, origin_ns: int, rate_hz: int = 15, size_px: int = 112, slots: int = 120) -> None:
+        if rate_hz < 1 or size_px < 1 or slots < 1:
+            raise ValueError(f"VisionRing({rate_hz=}, {size_px=}, {slots=}): each must be at least 1")
+        self.origin_ns, self.rate_hz, self.size_px, self.slots = origin_ns, rate_hz, size_px, slots
+        self.frames_in = 0
+        self.used = 0
+        self.dropped = {"same_slot": 0, "no_face": 0, "late": 0, "overflow": 0}
+        self._lock = threading.Lock()
+        self._frames = np.zeros((slots, size_px, size_px, 3), np.uint8)
+        self._index = np.full(slots, -1, np.int64)  # which slot lies in each place, -1 none
+        self._face = np.zeros(slots, np.bool_)
+        self._unread = np.zeros(slots, np.bool_)
+        self._captured_ns = np.full(slots, NEVER_NS, np.int64)
+        self._quality = np.zeros(slots, np.float32)
+        self._faces = np.zeros(slots, np.int32)
+        self._newest_slot = -1
+        self._newest_ns = NEVER_NS
+        self._read_until = 0
+
+    @property
+    def capacity_ns(self) -> int:
+        """Span of time that fits without anything being dropped."""
+        return self.slots * NS_PER_S // self.rate_hz
+
+    @property
+    def newest_ns(self) -> int:
+        """Capture time of the newest frame seen (with or without a face), NEVER_NS before the first."""
+        with self._lock:
+            return self._newest_ns
+
+    def slot_of(self, captured_ns: int) -> int:
+        """The slot whose centre is nearest to `captured_ns`; negative before the origin."""
+        return ((captured_ns - self.origin_ns) * self.rate_hz * 2 + NS_PER_S) // (2 * NS_PER_S)
+
+    def wants(self, captured_ns: int) -> bool:
+        """True when a frame of this time would be kept: ask before a face search. A refused frame is counted here."""
+        slot = self.slot_of(captured_ns)
+        with self._lock:
+            reason = self._refusal(slot)
+            if reason is None:
+                return True
+            self._seen(captured_ns)
+            self.dropped[reason] += 1
+            return False
+
+    def put(self, captured_ns: int, crop: NDArray[np.uint8] | None, quality: float, faces: int) -> None:
+        """Take one frame: `crop` (size_px, size_px, 3) RGB, or None when the frame was seen but shows no face.
+
+        Raises ValueError for another shape or dtype.
+        """
+        wanted = (self.size_px, self.size_px, 3)
+        if crop is not None and (crop.shape != wanted or crop.dtype != np.uint8):
+            raise ValueError(f"crop is {crop.dtype}{crop.shape}, this ring holds uint8{wanted}")
+        slot = self.slot_of(captured_ns)
+        with self._lock:
+            self._seen(captured_ns)
+            reason = self._refusal(slot)
+            if reason is not None:
+                self.dropped[reason] += 1
+                return
+            place = slot % self.slots
+            if self._unread[place]:
+                self.dropped["overflow"] += 1
+            self._index[place] = slot
+            self._captured_ns[place] = captured_ns
+            self._quality[place] = quality
+            self._faces[place] = faces
+            self._face[place] = self._unread[place] = crop is not None
+            if crop is None:
+                self.dropped["no_face"] += 1
+            else:
+                self._frames[place] = crop
+            self._newest_slot = max(self._newest_slot, slot)
+
+    def read(self, first_slot: int, count: int) -> VisionItems:
+        """Copy of slots [first_slot, first_slot + count); frames for slots before its end are late from now on."""
+        items = VisionItems(
+            np.zeros((count, self.size_px, self.size_px, 3), np.uint8),
+            np.zeros(count, np.float32),
+            np.full(count, NEVER_NS, np.int64),
+            np.zeros(count, np.float32),
+            np.zeros(count, np.int32),
+        )
+        with self._lock:
+            for row in range(count):
+                slot = first_slot + row
+                place = slot % self.slots
+                if slot < 0 or self._index[place] != slot:
+                    continue
+                items.captured_ns[row] = self._captured_ns[place]
+                items.quality[row] = self._quality[place]
+                items.faces[row] = self._faces[place]
+                if self._face[place]:
+                    items.frames[row] = self._frames[place]
+                    items.valid[row] = 1.0
+                    self.used += int(self._unread[place])
+                    self._unread[place] = False
+            self._read_until = max(self._read_until, first_slot + count)
+        return items
+
+    def counts(self) -> RingCounts:
+        """A consistent copy of the counters."""
+        with self._lock:
+            return RingCounts(self.frames_in, self.used, dict(self.dropped), int(self._unread.sum()))
+
+    def _seen(self, captured_ns: int) -> None:
+        self.frames_in += 1
+        self._newest_ns = max(self._newest_ns, captured_ns)
+
+    def _refusal(self, slot: int) -> str | None:
+        if slot < self._read_until or slot <= self._newest_slot - self.slots:
+            return "late"
+        return "same_slot" if self._index[slot % self.slots] == slot else None
+
+
+class AudioRing:
+    """Mono samples by absolute index: sample i is at origin_ns + i / sample_rate_hz. A gap stays a gap.
+
+    Reasons for dropping: `late` (read already, before the origin or older than the ring), `overlap` (that sample is
+    there already; the first one stays), `overflow` (newer samples needed the room), `not_finite` (NaN or infinite).
+    """
+
+    def __init__(self, origin_ns: int, sample_rate_hz: int = 16000, seconds: float = 8.0) -> None:
+        self.capacity_samples = int(seconds * sample_rate_hz)
+        if sample_rate_hz < 1 or self.capacity_samples < 1:
+            raise ValueError(f"AudioRing({sample_rate_hz=}, {seconds=}): must hold at least one sample")
+        self.origin_ns, self.sample_rate_hz = origin_ns, sample_rate_hz
+        self.samples_in = 0
+        self.used = 0
+        self.dropped = {"late": 0, "overlap": 0, "overflow": 0, "not_finite": 0}
+        self._lock = threading.Lock()
+        self._samples = np.zeros(self.capacity_samples, np.float32)
+        self._present = np.zeros(self.capacity_samples, np.bool_)
+        self._unread = np.zeros(self.capacity_samples, np.bool_)
+        self._end = 0  # index after the newest sample; the ring covers [_end - capacity, _end)
+        self._read_until = 0
+
+    @property
+    def capacity_ns(self) -> int:
+        """Span of time that fits without anything being dropped."""
+        return self.capacity_samples * NS_PER_S // self.sample_rate_hz
+
+    @property
+    def newest_ns(self) -> int:
+        """Time just after the newest sample, NEVER_NS before the first."""
+        with self._lock:
+            return self.time_of(self._end) if self.samples_in else NEVER_NS
+
+    def sample_of(self, time_ns: int) -> int:
+        """Index of the sample nearest to `time_ns`; negative before the origin."""
+        return ((time_ns - self.origin_ns) * self.sample_rate_hz * 2 + NS_PER_S) // (2 * NS_PER_S)
+
+    def time_of(self, sample: int) -> int:
+        """Time of a sample's start, rounded down to a whole ns."""
+        return self.origin_ns + sample * NS_PER_S // self.sample_rate_hz
+
+    def put(self, first_sample: int, samples: NDArray[np.float32]) -> None:
+        """Take samples [first_sample, first_sample + n), float32; values outside -1..1 are clipped."""
+        if samples.ndim != 1 or samples.dtype != np.float32:
+            raise ValueError(f"samples are {samples.dtype}{samples.shape}, this ring holds float32 (n,)")
+        with self._lock:
+            count = len(samples)
+            self.samples_in += count
+            stop = first_sample + count
+            late = min(count, max(0, max(self._read_until, self._end - self.capacity_samples) - first_sample))
+            self.dropped["late"] += late
+            excess = max(0, count - late - self.capacity_samples)
+            self.dropped["overflow"] += excess
+            skipped = late + excess
+            if skipped == count:
+                return
+            self._advance(stop)
+            for place, offset in self._places(first_sample + skipped, stop):
+                self._write(place, samples[skipped:][offset])
+
+    def read(self, start: int, stop: int) -> AudioItems:
+        """Copy of samples [start, stop); samples before `stop` are late from now on."""
+        items = AudioItems(np.zeros(stop - start, np.float32), np.zeros(stop - start, np.bool_))
+        with self._lock:
+            first = min(max(start, self._end - self.capacity_samples, 0), stop)
+            last = max(min(stop, self._end), first)
+            for place, offset in self._places(first, last):
+                row = slice(offset.start + first - start, offset.stop + first - start)
+                items.present[row] = self._present[place]
+                np.multiply(self._samples[place], self._present[place], out=items.samples[row])
+                self.used += int(np.count_nonzero(self._unread[place]))
+                self._unread[place] = False
+            self._read_until = max(self._read_until, stop)
+        return items
+
+    def counts(self) -> RingCounts:
+        """A consistent copy of the counters."""
+        with self._lock:
+            held = int(np.count_nonzero(self._unread))
+            return RingCounts(self.samples_in, self.used, dict(self.dropped), held)
+
+    def _advance(self, stop: int) -> None:
+        """Make room up to index `stop` by dropping the oldest samples."""
+        if stop <= self._end:
+            return
+        first = max(self._end, stop - self.capacity_samples)
+        for place, _ in self._places(first, stop):
+            self.dropped["overflow"] += int(np.count_nonzero(self._unread[place]))
+            self._present[place] = False
+            self._unread[place] = False
+        self._end = stop
+
+    def _write(self, place: slice, samples: NDArray[np.float32]) -> None:
+        taken = self._present[place]
+        finite = np.isfinite(samples)
+        fresh = finite & ~taken
+        self.dropped["overlap"] += int(np.count_nonzero(taken))
+        self.dropped["not_finite"] += int(np.count_nonzero(~finite & ~taken))
+        np.copyto(self._samples[place], np.clip(samples, -1.0, 1.0), where=fresh)
+        self._unread[place] |= fresh
+        self._present[place] |= fresh
+
+    def _places(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+        """At most two (place in the ring, offset from `start`) pairs that cover samples [start, stop)."""
+        done = start
+        while done < stop:
+            place = done % self.capacity_samples
+            count = min(stop - done, self.capacity_samples - place)
+            yield slice(place, place + count), slice(done - start, done - start + count)
+            done += count

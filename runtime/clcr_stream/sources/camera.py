@@ -1,0 +1,158 @@
+"""A local camera through OpenCV's V4L2: drained continuously, stamped at grab, reopened for as long as it takes."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.errors import SourceError
+from clcr_stream.sources.base import FrameFeeder, Identity, Sinks, SourceReport, ThreadedSource, backoff_s
+
+STALE_NS = 1000 * NS_PER_MS
+FROZEN_NS = 2 * NS_PER_S  # a sensor's noise never gives the same bytes twice
+ABSENT_PAUSE_NS = 2 * NS_PER_S
+BY_ID = Path("/dev/v4l/by-id")
+ALLOWED = "an index (0), /dev/videoN, v4l2:/dev/videoN, by-id:NAME, a URL, a file, test:// or none"
+
+
+class Capture(Protocol):
+    """The part of cv2.VideoCapture that is used."""
+
+    def isOpened(self) -> bool: ...
+    def grab(self) -> bool: ...
+    def retrieve(self) -> tuple[bool, Any]: ...
+    def release(self) -> None: ...
+
+
+def open_capture(device: str) -> Capture:
+    """cv2.VideoCapture on exactly this device path, through V4L2 and nothing else."""
+    import cv2
+
+    capture: Capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
+    return capture
+
+
+def is_camera(text: str) -> bool:
+    """True when `text` names a local camera."""
+    return text.isdecimal() or text.startswith(("/dev/", "v4l2:", "by-id:"))
+
+
+def resolve_device(text: str, by_id: Path = BY_ID) -> str | None:
+    """The device path that `text` names now, None when it is not there; SourceError when it can never be one."""
+    if text.isdecimal():
+        path = Path(f"/dev/video{int(text)}")
+    elif text.startswith("by-id:"):
+        return _resolve_by_id(text.removeprefix("by-id:"), by_id)
+    else:
+        path = Path(text.removeprefix("v4l2:"))
+        if re.fullmatch(r"/dev/[A-Za-z0-9._:/-]+", str(path)) is None or ".." in path.parts:
+            raise SourceError(f"camera {text}: not a device; give {ALLOWED}")
+    return str(path) if path.exists() else None
+
+
+def _resolve_by_id(name: str, by_id: Path) -> str | None:
+    """An exact name, else the one camera whose name holds `name` (index0 is the picture, others are metadata)."""
+    if not name:
+        raise SourceError(f"camera by-id: without a name; `ls {by_id}` lists them")
+    names = sorted(entry.name for entry in by_id.iterdir()) if by_id.is_dir() else []
+    if name in names:
+        return str((by_id / name).resolve())
+    found = [entry for entry in names if name in entry and ("-index" not in entry or "index0" in entry)]
+    return str((by_id / found[0]).resolve()) if len(found) == 1 else None
+
+
+class CameraSource(ThreadedSource):
+    """One camera. Absent: it waits and looks every 2 s; another camera is never taken instead."""
+
+    def __init__(
+        self,
+        device: str,
+        sinks: Sinks,
+        opener: Callable[[str], Capture] = open_capture,
+        resolve: Callable[[str], str | None] = resolve_device,
+    ) -> None:
+        resolve(device)  # a name that can never be a camera is an error now, not a wait
+        super().__init__(Identity(device, "camera", ("vision",)), sinks)
+        self.counts = {"frames": 0, "bad_frames": 0, "frozen_frames": 0, "reopened": 0}
+        self._device, self._opener, self._resolve = device, opener, resolve
+        self._feeder = FrameFeeder(sinks)
+        self._last_ns: int | None = None  # of the last frame that could be used
+        self._print = b""  # of the last picture, to tell a frozen one
+        self._changed_ns = 0
+        self._random = random.Random()
+
+    def run(self) -> None:
+        attempt = 0
+        while not self.stop.is_set():
+            path = self._resolve(self._device)
+            capture = self._opener(path) if path is not None else None
+            if capture is None or not capture.isOpened():
+                if capture is not None:
+                    capture.release()
+                what = "no such camera" if path is None else f"{path} does not open (in use, or not permitted)"
+                self._pause(f"{what}; looking every 2 s, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
+                continue
+            try:
+                grabbed = self._drain(capture)
+            finally:
+                capture.release()
+            attempt = 0 if grabbed else attempt + 1
+            self._pause(
+                "the camera stopped; opening it again", int(backoff_s(attempt, self._random.random()) * NS_PER_S)
+            )
+
+    def report(self) -> SourceReport:
+        report = super().report()
+        if report.state == "live" and self._last_ns is not None:
+            quiet_ns = self.sinks.clock.now_ns() - self._last_ns
+            if quiet_ns > STALE_NS:
+                reason = f"no new picture for {quiet_ns / NS_PER_S:.1f} s"
+                return SourceReport(report.name, report.kind, "stale", reason, report.counts)
+        return report
+
+    def _pause(self, reason: str, pause_ns: int) -> None:
+        if self.stop.is_set():
+            return
+        self._set_state("waiting" if self._last_ns is None else "stale", reason)
+        self.sinks.clock.wait_until(self.sinks.clock.now_ns() + pause_ns, self.stop)
+
+    def _drain(self, capture: Capture) -> bool:
+        """Grab until the camera fails; True when it gave at least one frame."""
+        self._feeder.reset()
+        if self._last_ns is not None:
+            self.count("reopened")
+        grabbed = False
+        self._changed_ns = self.sinks.clock.now_ns()
+        while not self.stop.is_set() and capture.grab():
+            captured_ns = self.sinks.clock.now_ns()
+            grabbed = True
+            self.count("frames")
+            # Only frames that the ring wants are decoded (a MJPEG camera at 60 Hz costs a core otherwise).
+            if self._feeder.offer(captured_ns, lambda at_ns=captured_ns: self._picture(capture, at_ns)):  # type: ignore[misc]
+                self._last_ns = captured_ns
+                self._set_state("live")
+        return grabbed
+
+    def _picture(self, capture: Capture, captured_ns: int) -> NDArray[np.uint8] | None:
+        """The grabbed frame as (height, width, 3) RGB; None when it is unusable or frozen."""
+        import cv2
+
+        done, bgr = capture.retrieve()
+        if not done or not isinstance(bgr, np.ndarray) or bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8:
+            self.count("bad_frames")
+            return None
+        fingerprint = bgr[::8, ::8].tobytes()
+        if fingerprint != self._print:
+            self._print, self._changed_ns = fingerprint, captured_ns
+        elif captured_ns - self._changed_ns >= FROZEN_NS:
+            self.count("frozen_frames")
+            self._set_state("stale", "frozen: the camera repeats one picture")
+            return None
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

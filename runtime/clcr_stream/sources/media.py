@@ -1,0 +1,319 @@
+"""Video and sound out of one container through PyAV: decoding on the container's own timeline, and files as sources."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.errors import SourceError
+from clcr_stream.sources.audio import MODEL_RATE_HZ, Resampler
+from clcr_stream.sources.base import (
+    FrameFeeder,
+    Identity,
+    Modality,
+    Pace,
+    Sinks,
+    ThreadedSource,
+    one_line,
+    redact,
+)
+
+BOTH: tuple[Modality, ...] = ("vision", "acoustic")
+STREAM_KIND: dict[Modality, str] = {"vision": "video", "acoustic": "audio"}
+JUMP_S = 0.04  # audio time stamps of containers with ms time bases wobble by less
+BLOCK_SAMPLES = MODEL_RATE_HZ // 5
+INTERLEAVE_NS = 2 * NS_PER_S  # a stream that is further behind the other in the file is not waited for
+MAX_READ_FAILURES = 100
+# A file may name others (playlists, concat scripts) and some demuxers turn any text into a picture.
+REFUSED_FORMATS = frozenset({"concat", "hls", "dash", "tty", "applehttp", "webvtt", "srt", "ass", "image2", "lavfi"})
+_MATROSKA_END = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)$")  # its streams say so in a tag only
+
+
+@dataclass(frozen=True)
+class VideoItem:
+    """One decoded picture; `rgb` converts it, upright, to (height, width, 3) uint8."""
+
+    time_ns: int  # from the container's start
+    rgb: Callable[[], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class AudioItem:
+    """A block of 16 kHz mono samples, at most 0.2 s; `first_sample` counts from the container's start."""
+
+    first_sample: int
+    samples: NDArray[np.float32]
+
+
+Item = VideoItem | AudioItem
+
+
+class MediaReader:
+    """The pictures and samples of one container in the order in which they decode; a context manager.
+
+    Errors in the middle are counted (`on_error`) and decoding goes on with the next packet.
+    """
+
+    def __init__(self, container: Any, wanted: tuple[Modality, ...], on_error: Callable[[str], None]) -> None:
+        self._container = container
+        self._on_error = on_error
+        self._streams = {found: stream for found in wanted if (stream := _best(container, found)) is not None}
+        for stream in self._streams.values():
+            stream.codec_context.thread_count = 1  # frame threads add latency and reorder errors
+        start = container.start_time
+        self._start = Fraction(start, 1_000_000) if start is not None else None
+        self._end_s = float(container.duration) / 1e6 if container.duration else None
+        self._resampler = Resampler()
+        self._next_sample = 0
+        self._expected_s: float | None = None
+
+    def __enter__(self) -> MediaReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The wanted modalities that the container holds."""
+        return tuple(self._streams)
+
+    def end_ns(self, modality: Modality) -> int | None:
+        """Where that stream ends by the container's index, from its start; None when it does not say."""
+        stream = self._streams[modality]
+        tag = _MATROSKA_END.match(stream.metadata.get("DURATION", ""))
+        if tag is not None:
+            hours, minutes, seconds = tag.groups()
+            return int((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * NS_PER_S)
+        if not stream.duration or stream.time_base is None or self._start is None:
+            return None
+        start = (stream.start_time or 0) * stream.time_base - self._start
+        return int((start + stream.duration * stream.time_base) * NS_PER_S)
+
+    def items(self) -> Iterator[Item]:
+        """Everything that decodes, to the end of the input."""
+        for packet in self._packets():
+            for frame in self._decoded(packet):
+                if packet.stream.type == "video":
+                    yield from self._picture(frame)
+                else:
+                    yield from self._sound(frame)
+        yield from self._blocks(self._resampler.flush())
+
+    def _packets(self) -> Iterator[Any]:
+        import av
+
+        failures = 0
+        while failures < MAX_READ_FAILURES:
+            try:
+                for packet in self._container.demux(list(self._streams.values())):
+                    failures = 0
+                    yield packet
+                return
+            except av.error.EOFError:
+                return
+            except (av.error.ExitError, av.error.TimeoutError, av.error.ConnectionResetError, OSError):
+                raise
+            except av.error.FFmpegError as error:  # unreadable place: the demuxer looks for the next packet
+                failures += 1
+                self._on_error(one_line(str(error)))
+
+    def _decoded(self, packet: Any) -> list[Any]:
+        import av
+
+        try:
+            return list(packet.decode())
+        except av.error.EOFError:
+            return []
+        except av.error.FFmpegError as error:
+            self._on_error(one_line(str(error)))
+            return []
+
+    def _time_s(self, frame: Any) -> Fraction | None:
+        """From the container's start; None for a frame without a usable time stamp."""
+        if frame.pts is None or frame.time_base is None:
+            return None
+        time_s: Fraction = Fraction(frame.pts) * frame.time_base
+        if self._start is None:
+            self._start = time_s
+        time_s -= self._start
+        if self._end_s is not None and time_s > self._end_s + 1.0:
+            self._on_error("time stamp after the end")
+            return None
+        return time_s
+
+    def _picture(self, frame: Any) -> Iterator[VideoItem]:
+        time_s = self._time_s(frame)
+        if frame.is_corrupt:
+            self._on_error("corrupt picture")
+        elif time_s is not None:
+            yield VideoItem(int(time_s * NS_PER_S), lambda: _upright_rgb(frame))
+
+    def _sound(self, frame: Any) -> Iterator[AudioItem]:
+        time_s = self._time_s(frame)
+        frame_s = frame.samples / frame.sample_rate
+        if time_s is not None and (self._expected_s is None or abs(float(time_s) - self._expected_s) > JUMP_S):
+            yield from self._blocks(self._resampler.flush())
+            self._next_sample = round(time_s * MODEL_RATE_HZ)
+            self._expected_s = float(time_s)
+        if self._expected_s is None:
+            return  # nothing says when this was
+        self._expected_s += frame_s
+        yield from self._blocks(self._resampler.push(frame))
+
+    def _blocks(self, samples: NDArray[np.float32]) -> Iterator[AudioItem]:
+        for start in range(0, len(samples), BLOCK_SAMPLES):
+            block = samples[start : start + BLOCK_SAMPLES]
+            yield AudioItem(self._next_sample, block)
+            self._next_sample += len(block)
+
+
+def _best(container: Any, modality: Modality) -> Any:
+    """The stream FFmpeg would play, cover pictures aside; None when there is none."""
+    from av.stream import Disposition
+
+    found = [
+        stream
+        for stream in container.streams
+        if stream.type == STREAM_KIND[modality]
+        and stream.codec_context is not None
+        and not stream.disposition & Disposition.attached_pic
+    ]
+    best = container.streams.best(STREAM_KIND[modality])
+    return best if best in found else next(iter(found), None)
+
+
+def _upright_rgb(frame: Any) -> NDArray[np.uint8]:
+    picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    quarter_turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(picture, quarter_turns)) if quarter_turns else picture
+
+
+def open_file(location: str, wanted: tuple[Modality, ...], on_error: Callable[[str], None]) -> MediaReader:
+    """Open a local media file; SourceError says why it cannot be used."""
+    import av
+
+    path = Path(location.removeprefix("file://")).expanduser()
+    _check_file(path)
+    try:
+        container = av.open(f"file:{path}", mode="r", options={"protocol_whitelist": "file"})
+    except (av.error.FFmpegError, ValueError) as error:
+        raise SourceError(
+            f"input {path}: not a media file ({_reason(error)}); give a video or audio file that `ffprobe` can read"
+        ) from None
+    if REFUSED_FORMATS & set(container.format.name.split(",")):
+        container.close()
+        raise SourceError(f"input {path}: a {container.format.name} file is not read; give a video or audio file")
+    reader = MediaReader(container, wanted, on_error)
+    if not reader.modalities:
+        container.close()
+        kinds = " or ".join(STREAM_KIND[modality] for modality in wanted)
+        raise SourceError(f"input {path}: holds no {kinds} stream; see `ffprobe {path.name}`")
+    return reader
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise SourceError(f"input {path}: no such file; give an existing video or audio file, a URL or test://")
+    if not path.is_file():
+        raise SourceError(f"input {path}: not a regular file; give a video or audio file, a URL or test://")
+    if path.stat().st_size == 0:
+        raise SourceError(f"input {path}: the file is empty (0 bytes); give a video or audio file")
+
+
+def _reason(error: Exception) -> str:
+    return redact(one_line(getattr(error, "strerror", None) or str(error)))
+
+
+class FileSource(ThreadedSource):
+    """A media file: lossless at both paces, so that a replay gives the same data every time.
+
+    File time t is origin_ns + t. At pace `real` nothing is pushed before its time, at `max` only the loop's
+    consumption holds it back. Raises SourceError at construction when nothing in the file can be used.
+    """
+
+    def __init__(self, location: str, wanted: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real") -> None:
+        self._errors = 0
+        self._reader = open_file(location, wanted, self._count_error)
+        items = self._reader.items()
+        first = next(items, None)
+        if first is None:
+            self._reader.__exit__()
+            raise SourceError(f"input {location}: nothing in it decodes ({self._errors} errors); give another file")
+        super().__init__(Identity(location, "file", self._reader.modalities, lossless=True), sinks)
+        self.counts = {"decode_errors": self._errors, "frames": 0, "samples": 0}
+        self._items = chain([first], items)
+        self._pace = pace
+        self._feeder = FrameFeeder(sinks) if "vision" in self.modalities else None
+        self._reached_ns: dict[Modality, int] = dict.fromkeys(self.modalities, 0)
+        self._ends_ns = {modality: self._reader.end_ns(modality) for modality in self.modalities}
+        absent = [STREAM_KIND[modality] for modality in wanted if modality not in self.modalities]
+        self._note = f"the file holds no {absent[0]}" if absent else ""
+
+    def run(self) -> None:
+        with self._reader:
+            for item in self._items:
+                if not self._release(item):
+                    return
+
+    def close(self) -> None:
+        super().close()
+        if self._thread is None:
+            self._reader.__exit__()
+
+    def _release(self, item: Item) -> bool:
+        """Wait until the item is due and fits, then push it; False when stopping."""
+        modality: Modality = "vision" if isinstance(item, VideoItem) else "acoustic"
+        start_ns, end_ns = _span_ns(item)
+        self._reach(modality, start_ns)
+        origin_ns = self.sinks.origin_ns
+        if not self._await_room(origin_ns + end_ns):
+            return False
+        if self._pace == "real" and not self.sinks.clock.wait_until(origin_ns + start_ns, self.stop):
+            return False
+        self._set_state("live", self._note)
+        if isinstance(item, AudioItem):
+            self.sinks.audio.put(item.first_sample, item.samples)
+            self.count("samples", len(item.samples))
+        elif self._feeder is not None:
+            self._feeder.offer(origin_ns + item.time_ns, item.rgb)
+            self.count("frames")
+        self._reach(modality, end_ns)
+        return True
+
+    def _reach(self, modality: Modality, time_ns: int) -> None:
+        """Everything of this modality before `time_ns` is pushed; the watermark waits for the one that lags.
+
+        Not for one that is over by the container's index, nor for one further behind than files are interleaved:
+        the ring would fill up with the leading one and both would wait for ever.
+        """
+        self._reached_ns[modality] = max(self._reached_ns[modality], time_ns)
+        leading_ns = max(self._reached_ns.values())
+        awaited_ns = leading_ns
+        for other, reached_ns in self._reached_ns.items():
+            end_ns = self._ends_ns[other]
+            if end_ns is None or leading_ns < end_ns + 200 * NS_PER_MS:
+                awaited_ns = min(awaited_ns, reached_ns)
+        self._advance(self.sinks.origin_ns + max(awaited_ns, leading_ns - INTERLEAVE_NS))
+
+    def _count_error(self, _reason: str) -> None:
+        self._errors += 1
+        if hasattr(self, "counts"):
+            self.count("decode_errors")
+
+
+def _span_ns(item: Item) -> tuple[int, int]:
+    """Start and end from the container's start; a picture has no length."""
+    if isinstance(item, VideoItem):
+        return item.time_ns, item.time_ns
+    stop = item.first_sample + len(item.samples)
+    return item.first_sample * NS_PER_S // MODEL_RATE_HZ, stop * NS_PER_S // MODEL_RATE_HZ

@@ -1,0 +1,221 @@
+"""A sound card through PyAudio: callbacks that only copy, a sample-count clock, a watchdog that reopens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.errors import SourceError
+from clcr_stream.sources.audio import MODEL_RATE_HZ, Resampler, SampleClock
+from clcr_stream.sources.base import POLL_S, Identity, Sinks, ThreadedSource
+
+BLOCK_S = 0.02
+QUIET_NS = 500 * NS_PER_MS
+RETRY_NS = 2 * NS_PER_S
+QUEUE_BLOCKS = 256  # 5 s: more than the reader thread can ever be late without being dead
+ALLOWED = "default, an index, name:TEXT, a file, test:// or none"
+INSTALL = 'PyAudio is not installed; run `apt-get install portaudio19-dev` and `pip install "clcr-stream[live]"`'
+_STDERR_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a device was opened with."""
+
+    device: int
+    rate_hz: int
+    channels: int
+
+
+def is_microphone(text: str) -> bool:
+    """True when `text` names a sound card."""
+    return text == "default" or text.isdecimal() or text.startswith("name:")
+
+
+def load_pyaudio() -> Any:
+    """The PyAudio module; SourceError with the command to run when it is missing."""
+    try:
+        import pyaudio
+    except (ImportError, OSError):
+        raise SourceError(INSTALL) from None
+    return pyaudio
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to /dev/null: PortAudio, ALSA and JACK print pages while they look for devices."""
+    with _STDERR_LOCK:
+        saved = os.dup(2)
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(null)
+
+
+def choose_device(audio: Any, wanted: str) -> dict[str, Any]:
+    """PortAudio's description of the input that `wanted` names; SourceError when it is not there."""
+    if wanted == "default":
+        try:
+            info: dict[str, Any] = audio.get_default_input_device_info()
+        except OSError:
+            raise SourceError("no microphone found; `clcr-stream devices` lists inputs") from None
+        return info
+    inputs = [
+        info
+        for number in range(audio.get_device_count())
+        if (info := audio.get_device_info_by_index(number))["maxInputChannels"] > 0
+    ]
+    if wanted.startswith("name:"):
+        text = wanted.removeprefix("name:").casefold()
+        found = [info for info in inputs if text in str(info["name"]).casefold()]
+    else:
+        found = [info for info in inputs if info["index"] == int(wanted)]
+    if not found:
+        raise SourceError(f"no input device {wanted}; `clcr-stream devices` lists inputs")
+    return found[0]
+
+
+class MicrophoneSource(ThreadedSource):
+    """One microphone. Absent: it waits and looks every 2 s. Nothing for 0.5 s: PortAudio is started anew."""
+
+    def __init__(self, device: str, sinks: Sinks, load: Callable[[], Any] = load_pyaudio) -> None:
+        super().__init__(Identity(device, "microphone", ("acoustic",)), sinks)
+        self.counts = {"blocks": 0, "overflows": 0, "queue_drops": 0, "gaps": 0, "reopened": 0, "skew_ppm": 0}
+        self._device, self._load = device, load
+        self._blocks: deque[tuple[bytes, int, bool]] = deque(maxlen=QUEUE_BLOCKS)
+        self._arrived = threading.Event()
+        self._queue_drops = 0  # written by PortAudio's thread only
+        self._sample_clock = SampleClock(sinks.audio.sample_of, sinks.audio.sample_rate_hz)
+        self._was_live = False
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            try:
+                module = self._load()
+                with quiet_stderr():
+                    audio = module.PyAudio()
+            except (SourceError, OSError) as error:
+                self._pause(str(error))
+                continue
+            try:
+                self._capture(module, audio)
+            except (SourceError, OSError, ValueError) as error:
+                self._pause(str(error))
+            finally:
+                with quiet_stderr():
+                    audio.terminate()
+
+    def _pause(self, reason: str) -> None:
+        if not self.stop.is_set():
+            self._set_state("stale" if self._was_live else "waiting", reason)
+            self.sinks.clock.wait_until(self.sinks.clock.now_ns() + RETRY_NS, self.stop)
+
+    def _capture(self, module: Any, audio: Any) -> None:
+        """Open the device and move its blocks to the ring until it falls silent or the source stops."""
+        info = choose_device(audio, self._device)
+        self._blocks.clear()
+        self._sample_clock.restart()
+        stream, opened = self._open(module, audio, info)
+        try:
+            self._pump(opened)
+        finally:
+            with quiet_stderr():
+                stream.close()
+
+    def _open(self, module: Any, audio: Any, info: dict[str, Any]) -> tuple[Any, Format]:
+        """A running int16 stream at 16 kHz if the device can, else at its own rate; OSError when it cannot at all."""
+
+        def on_block(data: bytes, _frames: int, _time: Any, status: int) -> tuple[None, int]:
+            if len(self._blocks) == QUEUE_BLOCKS:
+                self._queue_drops += 1
+            self._blocks.append((data, self.sinks.clock.now_ns(), bool(status & module.paInputOverflow)))
+            self._arrived.set()
+            return None, module.paContinue
+
+        own_hz = int(info["defaultSampleRate"])
+        formats = [
+            Format(info["index"], rate_hz, channels) for rate_hz in (MODEL_RATE_HZ, own_hz) for channels in (1, 2)
+        ]
+        failure: Exception | None = None
+        for wanted in formats:
+            try:
+                with quiet_stderr():
+                    stream = audio.open(
+                        format=module.paInt16,
+                        channels=wanted.channels,
+                        rate=wanted.rate_hz,
+                        input=True,
+                        input_device_index=wanted.device,
+                        frames_per_buffer=int(wanted.rate_hz * BLOCK_S),
+                        stream_callback=on_block,
+                    )
+            except (OSError, ValueError) as error:
+                failure = error
+                continue
+            return stream, wanted
+        raise OSError(f"{info['name']} does not open: {failure}")
+
+    def _pump(self, opened: Format) -> None:
+        clock = self.sinks.clock
+        resampler = Resampler(self.sinks.audio.sample_rate_hz)
+        heard_ns = clock.now_ns()
+        first = True
+        while not self.stop.is_set():
+            self._arrived.wait(POLL_S)
+            self._arrived.clear()
+            while self._blocks:
+                data, arrived_ns, overflowed = self._blocks.popleft()
+                heard_ns = max(heard_ns, arrived_ns)
+                if first:
+                    first = False
+                    self._on_first()
+                self._place(_to_model_rate(data, opened, resampler), arrived_ns, overflowed)
+            if clock.now_ns() - heard_ns > QUIET_NS:
+                self._set_state(
+                    "stale" if self._was_live else "waiting", "no sound for 0.5 s; opening the device again"
+                )
+                return
+
+    def _on_first(self) -> None:
+        if self._was_live:
+            self.count("reopened")
+        self._was_live = True
+        self._set_state("live")
+
+    def _place(self, samples: NDArray[np.float32], arrived_ns: int, overflowed: bool) -> None:
+        if len(samples):
+            first, samples = self._sample_clock.place(samples, arrived_ns, overflowed)
+            self.sinks.audio.put(first, samples)
+        with self._changed:
+            self.counts["blocks"] += 1
+            self.counts["overflows"] += overflowed
+            self.counts["queue_drops"] = self._queue_drops
+            self.counts["gaps"] = self._sample_clock.gaps
+            self.counts["skew_ppm"] = round(self._sample_clock.skew_ppm)
+
+
+def _to_model_rate(data: bytes, opened: Format, resampler: Resampler) -> NDArray[np.float32]:
+    """Interleaved int16 bytes to mono float32 -1..1 at the model's rate."""
+    pcm = np.frombuffer(data, np.int16)
+    if opened.rate_hz == MODEL_RATE_HZ:
+        mono = pcm.reshape(-1, opened.channels).astype(np.float32).mean(axis=1)
+        return np.asarray(mono / 32768.0, np.float32)
+    import av
+
+    layout = "mono" if opened.channels == 1 else "stereo"
+    frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout=layout)
+    frame.sample_rate = opened.rate_hz
+    return resampler.push(frame)

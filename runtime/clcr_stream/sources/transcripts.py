@@ -1,0 +1,166 @@
+"""Where the words come from: a transcript file, standard input, or a recogniser over ZeroMQ."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.errors import SourceError
+from clcr_stream.sources.base import FOREVER_NS, Identity, Sinks, ThreadedSource, redact
+from clcr_stream.transcript import Arrival, Segment, parse_json_line, read_transcript
+
+MAX_LINE_BYTES = 64 * 1024
+POLL_MS = 100
+PLAIN_LINE_NS = 2 * NS_PER_S  # a plain line says nothing of its time: taken as spoken just before it came
+
+
+class TranscriptFileSource(ThreadedSource):
+    """A .srt, .vtt or .jsonl file, pushed ahead of the loop; each window sees what had been said by its end."""
+
+    def __init__(self, path: str, sinks: Sinks) -> None:
+        parsed = read_transcript(Path(path).expanduser(), sinks.origin_ns)
+        super().__init__(Identity(path, "transcript", ("language",), lossless=True), sinks)
+        self._arrivals = parsed.arrivals
+        self.counts = {"segments": 0, "malformed": len(parsed.bad_lines)}
+        lines = ", ".join(map(str, parsed.bad_lines[:5])) + (", ..." if len(parsed.bad_lines) > 5 else "")
+        self._note = f"skipped malformed entries at lines {lines}" if parsed.bad_lines else ""
+
+    def run(self) -> None:
+        self._set_state("live", self._note)
+        for arrival in self._arrivals:
+            self._advance(arrival.arrived_ns)
+            if not self._await_room(arrival.arrived_ns):
+                return
+            self.sinks.transcript.put(arrival.segment, arrival.arrived_ns)
+            self.count("segments")
+        self._advance(FOREVER_NS)
+
+    def _end(self, state: Any, reason: str) -> None:
+        super()._end(state, self._note if state == "ended" and self._note else reason)
+
+
+class LiveTranscriptSource(ThreadedSource):
+    """Lines from a recogniser, visible from their arrival on; malformed ones are skipped and counted."""
+
+    def __init__(self, identity: Identity, sinks: Sinks) -> None:
+        super().__init__(identity, sinks)
+        self.counts = {"segments": 0, "malformed": 0}
+        self._lines = 0
+
+    def take(self, line: bytes, plain: bool) -> None:
+        """One line: JSON with the fields of a segment, or (if `plain`) just words."""
+        text = line.strip()
+        if not text:
+            return
+        self._lines += 1
+        now_ns = self.sinks.clock.now_ns()
+        try:
+            arrival = self._read(text, plain, now_ns)
+        except ValueError as error:
+            self.count("malformed")
+            self._set_state("live", f"line {self._lines} skipped: {_without_words(error)}")
+            return
+        # What a live line says of its arrival is the past of another clock: it is known from now on.
+        self.sinks.transcript.put(arrival.segment, now_ns)
+        self.count("segments")
+        self._set_state("live")
+
+    def _read(self, text: bytes, plain: bool, now_ns: int) -> Arrival:
+        if len(text) > MAX_LINE_BYTES:
+            raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
+        key = f"live-{self._lines}"
+        if plain and not text.startswith(b"{"):
+            words = " ".join(text.decode("utf-8", errors="replace").split())
+            start_ns = max(self.sinks.origin_ns, now_ns - PLAIN_LINE_NS)
+            return Arrival(Segment(key, start_ns, now_ns, words), now_ns)
+        return parse_json_line(text, self.sinks.origin_ns, key)
+
+
+def _without_words(error: ValueError) -> str:
+    """The error without anything that was said (a decoder may quote its input)."""
+    return str(error).split("`$", 1)[0][:120]
+
+
+class StdinTranscriptSource(LiveTranscriptSource):
+    """JSON lines or plain lines on a file descriptor, standard input by default."""
+
+    def __init__(self, sinks: Sinks, descriptor: int = 0) -> None:
+        super().__init__(Identity("stdin", "transcript", ("language",)), sinks)
+        self._descriptor = descriptor
+
+    def run(self) -> None:
+        self._set_state("live", "reading standard input")
+        for line in _lines(self._descriptor, self.stop.is_set):
+            self.take(line, plain=True)
+
+
+def _lines(descriptor: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
+    """Lines as they come; a line that never ends is cut so that it cannot fill the memory."""
+    pending = b""
+    while not stopped():
+        ready, _, _ = select.select([descriptor], [], [], POLL_MS / 1000)
+        if not ready:
+            continue
+        data = os.read(descriptor, 65536)
+        if not data:
+            break
+        *whole, pending = (pending + data).split(b"\n")
+        yield from whole
+        if len(pending) > 2 * MAX_LINE_BYTES:
+            yield pending
+            pending = b""
+    if pending:
+        yield pending
+
+
+class ZmqTranscriptSource(LiveTranscriptSource):
+    """A ZeroMQ publisher of single frames: `topic json` or bare JSON. `zmq://host:port[/topic]` or `ipc://path`."""
+
+    def __init__(self, url: str, sinks: Sinks) -> None:
+        self._endpoint, self._topic = parse_zmq_url(url)
+        super().__init__(Identity(redact(url), "transcript", ("language",)), sinks)
+
+    def run(self) -> None:
+        import zmq
+
+        context = zmq.Context()
+        socket = context.socket(zmq.SUB)
+        try:
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.RCVHWM, 1000)
+            socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
+            socket.setsockopt(zmq.SUBSCRIBE, self._topic.encode())
+            socket.connect(self._endpoint)
+            self._set_state("waiting", f"no line from {self._endpoint} yet")
+            while not self.stop.is_set():
+                if socket.poll(POLL_MS):
+                    self._receive(socket.recv_multipart())
+        except zmq.ZMQError as error:
+            raise SourceError(f"{self.name}: {error}; give zmq://host:port[/topic] or ipc://path") from None
+        finally:
+            socket.close(0)
+            context.term()
+
+    def _receive(self, frames: list[bytes]) -> None:
+        if len(frames) != 1:
+            self.count("malformed")
+            self._set_state("live", f"message of {len(frames)} frames skipped; allowed is one frame `topic json`")
+            return
+        start = frames[0].find(b"{")
+        self.take(frames[0][max(start, 0) :], plain=False)
+
+
+def parse_zmq_url(url: str) -> tuple[str, str]:
+    """ZeroMQ endpoint and topic ("" = all) of a transcript URL; SourceError when it is none."""
+    if url.startswith("ipc://") and len(url) > len("ipc://"):
+        return url, ""
+    address, _, topic = url.removeprefix("zmq://").partition("/")
+    host, _, port = address.rpartition(":")
+    if not url.startswith("zmq://") or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise SourceError(f"transcript {redact(url)}: not an endpoint; give zmq://host:port[/topic] or ipc://path")
+    return f"tcp://{address}", topic

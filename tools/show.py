@@ -1,0 +1,149 @@
+"""Show a session's predictions in the terminal as they come; `scripts/demo` ends in it.
+
+    clcr-stream --input test:// --quiet --output - | python tools/show.py
+
+Reads the JSON lines of `clcr-stream --output -`. On a terminal a block of bars is redrawn in place, elsewhere there is
+one plain line per second; words and the account at the end come in both.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+
+from clcr_stream.messages import Modality, Prediction, Session, Status, Transcript, decode
+
+BAR_CELLS = 30
+PLAIN_PERIOD_NS = 1_000_000_000
+CLEAR_LINE = "\r\x1b[K"
+
+
+def bar(share: float | None, cells: int = BAR_CELLS) -> str:
+    """A bar of eighths of a cell; empty for a share that is not known."""
+    eighths = round(max(0.0, min(1.0, share or 0.0)) * cells * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+def answer(prediction: Prediction) -> str:
+    """The prediction in a few words."""
+    if prediction.value is not None:
+        return f"value {prediction.value:+.2f}"
+    if prediction.label is None or prediction.confidence is None:
+        return "no valid answer"
+    return f"{prediction.label:<9}{prediction.confidence:5.2f}"
+
+
+def inputs(prediction: Prediction) -> str:
+    """What of the window there was, by modality."""
+    found = prediction.modalities
+    return "  ".join(
+        f"{name} {_share(modality)}"
+        for name, modality in (("face", found.vision), ("sound", found.acoustic), ("words", found.language))
+    )
+
+
+def _share(modality: Modality) -> str:
+    if not modality.present or modality.coverage is None:
+        return "  - %"
+    return f"{100 * modality.coverage:3.0f} %"
+
+
+def block(prediction: Prediction, time_s: float) -> list[str]:
+    """The lines of the redrawn view."""
+    probs = prediction.probs or {}
+    width = max((len(name) for name in probs), default=0)
+    return [
+        f"{time_s:6.1f} s   {answer(prediction)}",
+        *(f"   {name:<{width}} {share or 0.0:5.2f} {bar(share)}" for name, share in probs.items()),
+        f"   {inputs(prediction)}   {prediction.latency_ms or 0.0:.0f} ms",
+    ]
+
+
+class View:
+    """Turns messages into what to print; `in_place` redraws, otherwise plain lines at most once per second."""
+
+    def __init__(self, in_place: bool) -> None:
+        self._in_place = in_place
+        self._drawn = 0
+        self._origin_ns = 0
+        self._next_ns = 0
+        self._said: set[tuple[str, str]] = set()
+        self._status: Status | None = None
+
+    def show(self, message: Session | Prediction | Transcript | Status) -> str:
+        """What to print for `message`; often nothing."""
+        if isinstance(message, Session):
+            self._origin_ns = message.origin_ns
+            about = f"model {message.bundle_name} ({message.bundle[:12]}) on {message.backend}"
+            return f"{about}\n{' '.join(message.intended_use.notice.split())}\n"
+        if isinstance(message, Status):
+            self._status = message
+            return ""
+        if isinstance(message, Transcript):
+            return self._words(message)
+        return self._prediction(message)
+
+    def end(self) -> str:
+        """The account of the session, from its last status."""
+        if self._status is None:
+            return ""
+        ticks, latency = self._status.ticks, self._status.latency_ms
+        reasons = ", ".join(f"{name} {count}" for name, count in ticks.skipped.items() if count)
+        skipped = sum(ticks.skipped.values())
+        lines = [f"{ticks.published} predictions, {skipped} skipped{f' ({reasons})' if reasons else ''}"]
+        if latency.p50 is not None and latency.p95 is not None and latency.p99 is not None:
+            lines.append(
+                f"capture to publish: p50 {latency.p50:.0f} ms, p95 {latency.p95:.0f} ms, p99 {latency.p99:.0f} ms"
+            )
+        return "\n".join(lines) + "\n"
+
+    def _words(self, segment: Transcript) -> str:
+        if not segment.final or (segment.id, segment.text) in self._said:
+            return ""
+        self._said.add((segment.id, segment.text))
+        up, self._drawn = self._up(), 0
+        return f'{up}           "{segment.text}"\n'
+
+    def _prediction(self, prediction: Prediction) -> str:
+        now_ns = prediction.window.end_ns
+        time_s = (now_ns - self._origin_ns) / 1e9
+        if self._in_place:
+            lines = block(prediction, time_s)
+            up, self._drawn = self._up(), len(lines)
+            return up + "".join(f"{CLEAR_LINE}{line}\n" for line in lines)
+        if now_ns < self._next_ns:
+            return ""
+        self._next_ns = now_ns + PLAIN_PERIOD_NS
+        share = bar(prediction.confidence, 20)
+        latency = f"{prediction.latency_ms or 0.0:.0f} ms"
+        return f"{time_s:6.1f} s   {answer(prediction)} {share:<20}  {inputs(prediction)}   {latency}\n"
+
+    def _up(self) -> str:
+        return f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
+
+
+def shown(lines: Iterable[bytes], in_place: bool) -> Iterator[str]:
+    """What to print for each JSON line, and at the end."""
+    view = View(in_place)
+    for line in lines:
+        yield view.show(decode(line, "json"))
+    yield view.end()
+
+
+def main() -> int:
+    """Show standard input until it ends."""
+    # Ctrl-C goes to the whole pipeline: the session says goodbye, and its last lines are still shown.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without block characters
+    for text in shown(sys.stdin.buffer, sys.stdout.isatty()):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
