@@ -140,9 +140,8 @@ if found:
 PYTHON
 }
 
-# The development environment: system packages, .venv, CPU torch, every extra the tests use. Arguments: more system packages.
+# The development environment: system packages, .venv, CPU torch, every extra the tests use.
 need_development() {
-    need_packages "$@"
     if is_current dev; then return; fi
     need_system gcc libc6-dev portaudio19-dev
     need_venv

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import hashlib
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -153,6 +155,57 @@ def test_the_guide_states_for_every_core_dependency_where_its_aarch64_wheel_come
     assert rows == set(core_dependencies())
 
 
+def test_the_output_in_the_readme_is_of_the_shipped_bundle() -> None:
+    manifest = (ROOT / "engines/default/manifest.json").read_bytes()
+    shown = re.search(r"^model default \(([0-9a-f]{12})\)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert shown is not None and shown[1] == hashlib.sha256(manifest).hexdigest()[:12], "run tools/update_readme.py"
+
+
+def literal_texts(folder: Path) -> list[str]:
+    """Every string of the code under a folder, its parts joined, with … for what is filled in at run time."""
+    texts = []
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_every_message_in_the_troubleshooting_table_is_one_that_the_code_has() -> None:
+    guide = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    table = guide.split("## Troubleshooting")[1].split("| what you see |")[0]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(messages) > 15
+    texts = literal_texts(ROOT / "runtime/clcr_stream")
+    for message in messages:
+        pattern = ".*?".join(re.escape(part) for part in message.split("…"))
+        assert any(re.search(pattern, text, re.DOTALL) for text in texts), message
+
+
+def test_the_python_that_the_documents_show_reads_a_running_session(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime"), "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "clcr_stream", "--input", "test://", "--quiet", "--output", "-"]
+    session = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+    try:
+        assert session.stdout is not None
+        session.stdout.readline()  # the session message: the endpoint is bound
+        for path in (ROOT / "README.md", ROOT / "docs/guide.md"):
+            (code,) = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+            reader = [sys.executable, "-u", "-c", code, f"ipc://{tmp_path}/clcr-stream/default.sock"]
+            with subprocess.Popen(reader, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                process.kill()
+            assert re.match(r"(\d+ [a-z]+ 0\.\d|(Prediction|Transcript) \d+ )", line), f"{path.name}: {line!r}"
+    finally:
+        session.terminate()
+        assert session.stdout is not None
+        session.stdout.close()
+        assert session.wait(timeout=10) == 0
+
+
 def shell_lines(path: Path) -> Iterator[list[str]]:
     """The commands in a document's `sh` blocks, without prompts' output, comments and continuation lines' breaks."""
     for block in re.findall(r"^```sh\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
@@ -252,36 +305,21 @@ exit 0"""
     assert last.endswith(expected)
 
 
-def load_tool(name: str) -> Any:
-    spec = util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_size_check_finds_a_long_file_and_a_long_function_and_a_stale_exception(tmp_path: Path) -> None:
-    tool = load_tool("check_sizes")
-    (tmp_path / "code").mkdir()
-    body = "\n".join(f"    x{i} = {i}" for i in range(61))
-    (tmp_path / "code/long.py").write_text(f"def f():\n{body}\n" + "\n" * 400, encoding="utf-8")
-    (tmp_path / "code/short.py").write_text("x = 1\n", encoding="utf-8")
-    assert [line.split(" ")[0] for line in tool.findings(tmp_path, ["code"], {})] == [
-        "code/long.py:",
-        "code/long.py:f:",
-    ]
-    allowed = {"code/long.py": "reason", "code/long.py:f": "reason"}
-    assert tool.findings(tmp_path, ["code"], allowed) == []
-    stale = tool.findings(tmp_path, ["code"], {**allowed, "code/short.py": "reason"})
-    assert len(stale) == 1 and stale[0].startswith("code/short.py: is within the limits")
-
-
-def test_the_import_check_finds_torch_inside_a_function_and_in_import_module(tmp_path: Path) -> None:
-    tool = load_tool("check_imports")
-    (tmp_path / "runtime").mkdir()
-    (tmp_path / "runtime/a.py").write_text("def f():\n    from torch import nn\n", encoding="utf-8")
-    (tmp_path / "runtime/b.py").write_text("import importlib\nimportlib.import_module('torch.nn')\n", encoding="utf-8")
-    (tmp_path / "runtime/c.py").write_text("import torchless, os\n", encoding="utf-8")
-    found = tool.findings(tmp_path, {"runtime": frozenset({"torch"})})
-    assert [line.split(": ")[0] for line in found] == ["runtime/a.py:2", "runtime/b.py:2"]
+def test_demo_passes_the_run_s_failure_on_and_names_no_source_the_user_chose(tmp_path: Path) -> None:
+    """The script with a stand-in for clcr-stream that prints its arguments."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "pyproject.toml").write_text("", encoding="utf-8")
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/show.py").write_text("import sys; sys.stdin.read()", encoding="utf-8")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    fake_commands(tmp_path / ".venv/bin", {"clcr-stream": 'echo "$@" >&2; exit 4'})
+    run("bash", "-c", f"source {tmp_path}/scripts/lib.sh; mark_current live")
+    for given, expected in (
+        (["--input", "x.mp4"], "--duration 15 --input x.mp4 --quiet --output -"),
+        (["--input=x.mp4", "--duration=2", "--json"], "--input=x.mp4 --duration=2 --json"),
+        (["doctor", "--json"], "doctor --json"),
+    ):
+        done = run(str(tmp_path / "scripts/demo"), *given)
+        assert done.returncode == 4, done.stderr
+        assert done.stderr.splitlines()[-1] == expected

@@ -37,18 +37,14 @@ def answer(prediction: Prediction) -> str:
 
 
 def inputs(prediction: Prediction) -> str:
-    """What of the window there was, by modality."""
+    """What of the window there was: shares of its time for face and sound, yes or no for words."""
     found = prediction.modalities
-    return "  ".join(
-        f"{name} {_share(modality)}"
-        for name, modality in (("face", found.vision), ("sound", found.acoustic), ("words", found.language))
-    )
+    words = "yes" if found.language.present else "no"
+    return f"face {_share(found.vision)}  sound {_share(found.acoustic)}  words {words:<3}"
 
 
 def _share(modality: Modality) -> str:
-    if not modality.present or modality.coverage is None:
-        return "  - %"
-    return f"{100 * modality.coverage:3.0f} %"
+    return f"{100 * modality.coverage:3.0f} %" if modality.present and modality.coverage is not None else "   no"
 
 
 def block(prediction: Prediction, time_s: float) -> list[str]:

@@ -28,7 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="folder with model.safetensors, config.json, tokenizer.json")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the bundle's folder, replaced atomically")
     parser.add_argument("--name", help="the bundle's name (default: the folder's name)")
-    parser.add_argument("--proof-hops", type=int, default=40, help="ticks of the chained proof (default 40, at least 35)")
+    parser.add_argument(
+        "--proof-hops", type=int, default=40, help="ticks of the chained proof (default 40, at least 35)"
+    )
     parser.add_argument("--licences", type=Path, help="text file that goes into the bundle as LICENSES.txt")
     parser.add_argument("--force", action="store_true", help="replace a folder that is not a bundle")
     parser.add_argument("--json", action="store_true", help="print the proof as JSON on standard output")
@@ -38,16 +40,22 @@ def main(argv: list[str] | None = None) -> int:
     except ClcrError as error:
         print(f"clcr-export: error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"clcr-export: error: {args.output}: {error}; give a folder that can be written", file=sys.stderr)
+        return ConfigError.exit_code
 
 
 def _export(args: argparse.Namespace) -> int:
     target: Path = args.output
     if args.proof_hops < 35:
         raise ConfigError(f"--proof-hops {args.proof_hops}: at least 35, so that the 30-hop window wraps")
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target}: is a file; a bundle is a folder, give the name of one")
     if target.exists() and not (target / "manifest.json").is_file() and not args.force:
         raise ConfigError(f"{target}: exists and is not a bundle; give another folder or --force")
     if args.licences and not args.licences.is_file():
         raise ConfigError(f"--licences {args.licences}: not a file")
+    from clcr_export.proof import COMPARISONS  # here, because torch takes seconds that --help need not
     from clcr_export.writer import ExportOptions, export_bundle
 
     quiet = not sys.stderr.isatty()
@@ -63,8 +71,11 @@ def _export(args: argparse.Namespace) -> int:
         return 0
     say("")
     size = sum(path.stat().st_size for path in target.iterdir())
-    print(f"{target}: {size / 1e6:.1f} MB, {proof.ticks} ticks proved against PyTorch on the whole prefix (allowed {proof.tolerance:.0e})")
-    for kind in ("step", "chained", "batched"):
+    print(
+        f"{target}: {size / 1e6:.1f} MB, {proof.ticks} ticks proved against PyTorch on the whole prefix "
+        f"(allowed {proof.tolerance:.0e})"
+    )
+    for kind in COMPARISONS:
         worst = max(getattr(proof, kind).items(), key=lambda item: item[1])
         print(f"  {kind:8} worst {worst[1]:.1e} at {worst[0]}")
     for name, found in proof.control.items():

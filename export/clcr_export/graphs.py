@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -24,7 +24,7 @@ OPSET = 17
 IR_VERSION = 8
 HALF_STORAGE_ELEMENTS = 4096  # smaller constants gain nothing from being stored in half precision
 
-_DTYPES = {torch.float32: "float32", torch.int32: "int32"}
+_DTYPES: dict[torch.dtype, Literal["float32", "int32"]] = {torch.float32: "float32", torch.int32: "int32"}
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,19 @@ def streaming_modules(model: CLCR, grid: Grid) -> dict[str, nn.Module]:
 def export_graph(name: str, module: Any, half_storage: bool = False) -> Graph:
     """Trace one engine. `half_storage` keeps large weights as float16 in the file; the arithmetic stays float32."""
     example: dict[str, Tensor] = module.example()
-    names = {"input_names": list(module.input_names), "output_names": list(module.output_names)}
     streams = {key: {0: STREAMS} for key in (*module.input_names, *module.output_names)}
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # written at once by the tracing exporter, whose signature names paths only
     with quiet_tracing(), torch.no_grad():
         outputs = module(*example.values())
         torch.onnx.export(
-            module, tuple(example.values()), buffer, **names, dynamic_axes=streams, opset_version=OPSET, dynamo=False
+            module,
+            tuple(example.values()),
+            buffer,
+            input_names=list(module.input_names),
+            output_names=list(module.output_names),
+            dynamic_axes=streams,
+            opset_version=OPSET,
+            dynamo=False,
         )
     proto = onnx.load_from_string(buffer.getvalue())
     if half_storage:
@@ -70,7 +76,8 @@ def export_graph(name: str, module: Any, half_storage: bool = False) -> Graph:
 
 
 def tensor_spec(name: str, tensor: Tensor) -> TensorSpec:
-    return TensorSpec(name=name, dtype=_DTYPES[tensor.dtype], shape=[STREAMS, *tensor.shape[1:]])  # type: ignore[arg-type]
+    """The manifest's entry of one tensor at the border; KeyError for a dtype other than float32 and int32."""
+    return TensorSpec(name=name, dtype=_DTYPES[tensor.dtype], shape=[STREAMS, *tensor.shape[1:]])
 
 
 def round_to_half(module: nn.Module) -> None:
@@ -127,9 +134,7 @@ def tidy(proto: onnx.ModelProto, outputs: dict[str, Tensor]) -> None:
 
 @contextmanager
 def quiet_tracing() -> Iterator[None]:
-    """The tracer warns of every Python number that becomes a constant: here all of them are meant to."""
+    """The tracer warns of its own age and of every Python number that becomes a constant: here all are meant to."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore")
         yield

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import AttributeProto, TensorProto, numpy_helper
 
 from clcr_export.graphs import IR_VERSION, OPSET
 from clcr_stream.bundle import STREAMS
@@ -28,11 +29,13 @@ FORBIDDEN = {
     "InstanceNormalization": "a plugin in TensorRT",
     "NonMaxSuppression": "its output shape depends on data",
     "RandomNormal": "an engine is a pure function",
+    "RandomNormalLike": "an engine is a pure function",
     "RandomUniform": "an engine is a pure function",
+    "RandomUniformLike": "an engine is a pure function",
     "Bernoulli": "an engine is a pure function",
     "Multinomial": "an engine is a pure function",
 }
-BORDER_DTYPES = {TensorProto.FLOAT: "float32", TensorProto.INT32: "int32", TensorProto.FLOAT16: "float16"}
+BORDER_DTYPES = {TensorProto.FLOAT: "float32", TensorProto.INT32: "int32"}
 MAX_TOPK = 3840
 
 
@@ -47,23 +50,51 @@ def check_operators(name: str, proto: onnx.ModelProto) -> dict[str, int]:
     opsets = {item.domain: item.version for item in proto.opset_import}
     if opsets != {"": OPSET} or proto.ir_version != IR_VERSION:
         raise GraphError(f"{name}: opset {opsets}, IR {proto.ir_version}; engines are opset {OPSET}, IR {IR_VERSION}")
-    constants = {item.name for item in proto.graph.initializer}
+    if proto.functions:
+        raise GraphError(f"{name}: defines function {proto.functions[0].name!r}; only standard operators are allowed")
+    constants = {item.name: item for item in proto.graph.initializer}
+    for item in proto.graph.initializer:
+        _check_constant(f"{name}: weight {item.name!r}", item)
     for node in proto.graph.node:
         where = f"{name}: {node.op_type} node {node.name or node.output[0]!r}"
-        if node.domain not in ("", "ai.onnx"):
-            raise GraphError(f"{where}: domain {node.domain!r}; only standard operators are allowed")
-        if node.op_type in FORBIDDEN:
-            raise GraphError(f"{where}: forbidden, {FORBIDDEN[node.op_type]}")
-        if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
-            raise GraphError(f"{where}: axes as an input; TensorRT 8.5 and 8.6 ignore it and reduce over everything")
-        if node.op_type == "TopK" and node.input[1] not in constants:
-            raise GraphError(f"{where}: K must be a constant below {MAX_TOPK}")
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise GraphError(f"{name}: weight {tensor.name!r} lies outside the file")
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                _check_constant(where, attribute.t)
+                constants[node.output[0]] = attribute.t
+        _check_node(where, node, constants)
     for value in (*proto.graph.input, *proto.graph.output):
         _check_border(name, value)
     return dict(sorted(Counter(node.op_type for node in proto.graph.node).items()))
+
+
+def _check_node(where: str, node: onnx.NodeProto, constants: dict[str, TensorProto]) -> None:
+    if node.domain not in ("", "ai.onnx"):
+        raise GraphError(f"{where}: domain {node.domain!r}; only standard operators are allowed")
+    if node.op_type in FORBIDDEN:
+        raise GraphError(f"{where}: forbidden, {FORBIDDEN[node.op_type]}")
+    for attribute in node.attribute:
+        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            raise GraphError(f"{where}: has a graph inside; control flow does not run inside a CUDA graph")
+        if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.DOUBLE:
+            raise GraphError(f"{where}: casts to float64, which TensorRT does not compute")
+    if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
+        raise GraphError(f"{where}: axes as an input; TensorRT 8.5 and 8.6 ignore it and reduce over everything")
+    if node.op_type == "TopK":
+        count = constants.get(node.input[1])
+        if count is None or not 0 < int(numpy_helper.to_array(count).reshape(-1)[0]) < MAX_TOPK:
+            raise GraphError(f"{where}: K must be a constant below {MAX_TOPK}")
+
+
+def _check_constant(where: str, tensor: TensorProto) -> None:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise GraphError(f"{where}: lies outside the file; an engine is one file")
+    if tensor.data_type == TensorProto.DOUBLE:
+        raise GraphError(f"{where}: is float64, which TensorRT does not compute")
+    if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        if not np.isfinite(numpy_helper.to_array(tensor)).all():
+            raise GraphError(
+                f"{where}: holds a value that is not finite; masks are -1e4, half precision turns -inf to NaN"
+            )
 
 
 def _check_border(name: str, value: onnx.ValueInfoProto) -> None:

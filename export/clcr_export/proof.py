@@ -7,8 +7,10 @@ a comparison that would not notice is worth nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from clcr_export.graphs import Graph
 from clcr_stream.errors import ClcrError
 
 TOLERANCE = 1e-4
+COMPARISONS = ("step", "chained", "masked", "batched")
+MASKED_HOPS = 3
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[str, Arrays], Arrays]
 
@@ -59,18 +63,25 @@ class Proof:
     tolerance: float = TOLERANCE
     step: dict[str, float] = field(default_factory=dict)  # one call of one engine against its PyTorch module
     chained: dict[str, float] = field(default_factory=dict)  # the chain against the offline model on the prefix
+    masked: dict[str, float] = field(default_factory=dict)  # the same for each set of modalities that are ever present
     batched: dict[str, float] = field(default_factory=dict)  # a stream among three against the stream alone
     control: dict[str, float] = field(default_factory=dict)  # chains broken on purpose: must exceed the tolerance
 
     def check(self) -> None:
         """Raise ParityError for the first figure on the wrong side of the tolerance."""
-        for kind in ("step", "chained", "batched"):
+        if not (self.step and self.chained and self.masked and self.batched and self.control):
+            raise ParityError(f"{self.ticks} ticks: nothing was compared; give more hops")
+        for kind in COMPARISONS:
             for name, worst in getattr(self, kind).items():
                 if not worst <= self.tolerance:
-                    raise ParityError(f"{kind} {name}: differs by {worst:.2e}, {self.tolerance:.0e} is allowed; no bundle written")
+                    raise ParityError(
+                        f"{kind} {name}: differs by {worst:.2e}, {self.tolerance:.0e} is allowed; no bundle written"
+                    )
         for name, difference in self.control.items():
             if not difference > self.tolerance:
-                raise ParityError(f"negative control {name!r} went unnoticed ({difference:.2e}); the comparison proves nothing")
+                raise ParityError(
+                    f"negative control {name!r} went unnoticed ({difference:.2e}); the comparison proves nothing"
+                )
 
 
 def make_scenario(model: CLCR, grid: Grid, hops: int, seed: int = 0) -> Scenario:
@@ -84,8 +95,7 @@ def make_scenario(model: CLCR, grid: Grid, hops: int, seed: int = 0) -> Scenario
     acoustic = (rng.random((hops, grid.acoustic_slots)) > 0.05).astype(np.float32)
     acoustic[hops // 2 : hops // 2 + 3] = 0.0
     mel = rng.normal(-6.0, 3.0, (hops, 4 * grid.acoustic_slots, bands)).astype(np.float32)
-    vocabulary = model.language.embeddings.word_embeddings.num_embeddings  # type: ignore[union-attr]
-    ids = rng.integers(1, vocabulary, (hops, grid.language_tokens)).astype(np.int32)
+    ids = rng.integers(1, vocabulary_size(model), (hops, grid.language_tokens)).astype(np.int32)
     valid = np.zeros((hops, grid.language_tokens), np.float32)
     changes = sorted({hops // 5, hops // 2, hops - 2})
     for start, stop in zip(changes, [*changes[1:], hops], strict=True):
@@ -95,10 +105,31 @@ def make_scenario(model: CLCR, grid: Grid, hops: int, seed: int = 0) -> Scenario
     return Scenario(np.ascontiguousarray(frames), vision, mel, acoustic, ids, valid, step)
 
 
+def vocabulary_size(model: CLCR) -> int:
+    """Number of token ids that the language encoder knows."""
+    embeddings: Any = model.language.embeddings
+    return int(embeddings.word_embeddings.num_embeddings)
+
+
+def only(scenario: Scenario, modalities: Sequence[str]) -> Scenario:
+    """The same scenario in which every other modality is absent throughout."""
+    return replace(
+        scenario,
+        vision_valid=scenario.vision_valid * ("vision" in modalities),
+        acoustic_valid=scenario.acoustic_valid * ("acoustic" in modalities),
+        token_valid=scenario.token_valid * ("language" in modalities),
+    )
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest of the differences; infinite when one of them is not a number, which `max` would pass over."""
+    found = list(values)
+    return float("inf") if any(value != value for value in found) else max(found)
+
+
 def sessions(graphs: Mapping[str, Graph]) -> Run:
     """ONNX Runtime on the exported bytes, one thread each, as the runtime runs them."""
-    import onnxruntime
-
+    onnxruntime: Any = importlib.import_module("onnxruntime")  # its stubs do not export what it does
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     loaded = {name: onnxruntime.InferenceSession(graph.data, options) for name, graph in graphs.items()}
@@ -115,8 +146,11 @@ def sessions(graphs: Mapping[str, Graph]) -> Run:
 class Chain:
     """The engines in the order of a tick with their carried state; `break_state` zeroes one state tensor each tick."""
 
-    def __init__(self, graphs: Mapping[str, Graph], model: CLCR, run: Run, break_state: tuple[str, str] | None = None) -> None:
-        self._graphs, self._model, self._run, self._broken = graphs, model, run, break_state
+    def __init__(
+        self, graphs: Mapping[str, Graph], model: CLCR, run: Run, break_state: tuple[str, str] | None = None
+    ) -> None:
+        self.model = model
+        self._run, self._broken = run, break_state
         self._state: dict[str, Arrays] = {}
         for level in LEVELS:
             module: Any = graphs[f"level{level}"].module
@@ -124,8 +158,8 @@ class Chain:
 
     def tick(self, scenario: Scenario, index: int) -> dict[str, Arrays]:
         """Hop `index` (from 0): every engine's outputs."""
-        text = self._run("language", language_inputs(self._model, scenario, index))
-        inputs = hop_inputs(self._model, scenario, index)
+        text = self._run("language", language_inputs(self.model, scenario, index))
+        inputs = hop_inputs(self.model, scenario, index)
         outputs: dict[str, Arrays] = {"language": text}
         summaries: Arrays = {}
         for level in LEVELS:
@@ -136,7 +170,11 @@ class Chain:
             out = self._run(name, inputs | state | {"language_h": text[f"language_{level}"]})
             self._state[name] = {key: out[f"{key}_next"] for key in state}
             inputs |= {"vision_in": out["vision_out"], "acoustic_in": out["acoustic_out"]}
-            summaries |= {f"shared_{level}": out["shared"], f"private_{level}": out["private"], "present": out["present"]}
+            summaries |= {
+                f"shared_{level}": out["shared"],
+                f"private_{level}": out["private"],
+                "present": out["present"],
+            }
             outputs[name] = out
         outputs["intercad"] = self._run("intercad", summaries)
         return outputs
@@ -203,7 +241,9 @@ def differences(model: CLCR, outputs: dict[str, Arrays], reference: Outputs) -> 
     return {key: float(np.abs(got - want.numpy()).max()) for key, (got, want) in wanted.items()}
 
 
-def prove(model: CLCR, grid: Grid, graphs: Mapping[str, Graph], hops: int = 40, progress: Callable[[str], None] | None = None) -> Proof:
+def prove(
+    model: CLCR, grid: Grid, graphs: Mapping[str, Graph], hops: int = 40, progress: Callable[[str], None] | None = None
+) -> Proof:
     """Compare every engine alone, all of them chained over `hops` ticks, batched, and broken on purpose."""
     say = progress or (lambda _: None)
     run, proof = sessions(graphs), Proof(ticks=hops)
@@ -213,16 +253,32 @@ def prove(model: CLCR, grid: Grid, graphs: Mapping[str, Graph], hops: int = 40, 
         proof.batched[name] = _batch_difference(run, name, graph.module)
     scenario = make_scenario(model, grid, hops)
     chain = Chain(graphs, model, run)
-    broken = {f"level{level}.vision_conv zeroed": Chain(graphs, model, run, (f"level{level}", "vision_conv")) for level in LEVELS}
+    broken = {
+        f"level{level}.vision_conv zeroed": Chain(graphs, model, run, (f"level{level}", "vision_conv"))
+        for level in LEVELS
+    }
     for index in range(hops):
         say(f"chain: tick {index + 1} of {hops} against the offline model")
         reference = offline(model, grid, scenario, index + 1)
         for key, value in differences(model, chain.tick(scenario, index), reference).items():
-            proof.chained[key] = max(proof.chained.get(key, 0.0), value)
+            proof.chained[key] = largest((proof.chained.get(key, 0.0), value))
         for name, other in broken.items():
-            found = max(differences(model, other.tick(scenario, index), reference).values())
-            proof.control[name] = max(proof.control.get(name, 0.0), found)
+            found = largest(differences(model, other.tick(scenario, index), reference).values())
+            proof.control[name] = largest((proof.control.get(name, 0.0), found))
+    full = make_scenario(model, grid, MASKED_HOPS, seed=2)
+    full = replace(full, token_valid=full.token_valid.max(0, keepdims=True).repeat(MASKED_HOPS, 0))
+    for present in (c for size in (1, 2, 3) for c in combinations(MODALITIES, size)):
+        say(f"only {' and '.join(present)}")
+        proof.masked["+".join(present)] = _masked_difference(Chain(graphs, model, run), grid, only(full, present))
     return proof
+
+
+def _masked_difference(chain: Chain, grid: Grid, scenario: Scenario) -> float:
+    found = 0.0
+    for index in range(scenario.hops):
+        reference = offline(chain.model, grid, scenario, index + 1)
+        found = largest((found, *differences(chain.model, chain.tick(scenario, index), reference).values()))
+    return found
 
 
 @torch.no_grad()
@@ -230,7 +286,9 @@ def _step_difference(run: Run, name: str, module: Any, streams: int) -> float:
     example = module.example(streams)
     expected = module(*example.values())
     got = run(name, {key: value.numpy() for key, value in example.items()})
-    return max(float(np.abs(got[key] - want.numpy()).max()) for key, want in zip(module.output_names, expected, strict=True))
+    return largest(
+        float(np.abs(got[key] - want.numpy()).max()) for key, want in zip(module.output_names, expected, strict=True)
+    )
 
 
 def _batch_difference(run: Run, name: str, module: Any) -> float:
@@ -238,4 +296,4 @@ def _batch_difference(run: Run, name: str, module: Any) -> float:
     batch = {key: value.numpy() for key, value in module.example(3).items()}
     together = run(name, batch)
     alone = run(name, {key: value[1:2].copy() for key, value in batch.items()})
-    return max(float(np.abs(together[key][1:2] - alone[key]).max()) for key in alone)
+    return largest(float(np.abs(together[key][1:2] - alone[key]).max()) for key in alone)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
-from clcr.checkpoint import load_checkpoint, load_info, replacing_folder
+from clcr.checkpoint import CheckpointError, load_checkpoint, load_info, replacing_folder
 from clcr.model import CLCR
 from clcr.streaming import Grid
 from clcr_export import __version__
 from clcr_export.graphs import Graph, export_graph, round_to_half, streaming_modules
 from clcr_export.operators import check_operators
-from clcr_export.proof import Chain, Proof, make_scenario, prove, sessions
+from clcr_export.proof import Chain, Proof, make_scenario, prove, sessions, vocabulary_size
 from clcr_stream.bundle import (
     AcousticSpec,
     IntendedUse,
@@ -36,8 +38,9 @@ HOP_NS = 200_000_000
 GOLDEN_TICKS = 12
 CONTEXTS = ["research", "assistive", "consumer"]
 NOTICE = (
-    "This system estimates an expressed emotion from face, voice and words. Inform every person it observes. In the EU, "
-    "inferring emotions at work or in education from biometric data is prohibited except for medical or safety reasons."
+    "This system estimates an expressed emotion from face, voice and words. Inform every person it observes. In the "
+    "EU, inferring emotions at work or in education from biometric data is prohibited except for medical or safety "
+    "reasons."
 )
 
 Say = Callable[[str], None]
@@ -53,16 +56,37 @@ class ExportOptions:
 
 
 def export_bundle(checkpoint: Path, target: Path, options: ExportOptions, say: Say) -> Proof:
-    """Checkpoint folder -> proved bundle at `target`. Raises GraphError, ParityError, CheckpointError or BundleError."""
-    torch.manual_seed(0)
+    """Checkpoint folder -> proved bundle at `target`.
+
+    Raises GraphError, ParityError, CheckpointError or BundleError; then whatever lay at `target` lies there still.
+    """
+    with reproducible():
+        return _export(checkpoint, target, options, say)
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """One thread and one seed: two exports agree to the byte, the figures of the proof included, on any number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _export(checkpoint: Path, target: Path, options: ExportOptions, say: Say) -> Proof:
     grid = Grid()
     model = load_checkpoint(checkpoint)
+    check_tokenizer(checkpoint / "tokenizer.json", vocabulary_size(model))
     # Weights of the language encoder are stored as float16: PyTorch must compute with what the file will hold.
     round_to_half(model.language)
     round_to_half(model.project["language"])
     graphs: dict[str, Graph] = {}
     operators: dict[str, dict[str, int]] = {}
-    for name, module in streaming_modules(model, grid).items():
+    for name, module in _modules(checkpoint, model, grid).items():
         say(f"{name}: exporting")
         graphs[name] = export_graph(name, module, half_storage=name == "language")
         operators[name] = check_operators(name, onnx.load_from_string(graphs[name].data))
@@ -70,19 +94,39 @@ def export_bundle(checkpoint: Path, target: Path, options: ExportOptions, say: S
     proof.check()
     with replacing_folder(target) as folder:
         say("writing")
-        for name, graph in graphs.items():
-            (folder / graphs[name].spec.file).write_bytes(graph.data)
+        for graph in graphs.values():
+            (folder / graph.spec.file).write_bytes(graph.data)
         (folder / "tokenizer.json").write_bytes((checkpoint / "tokenizer.json").read_bytes())
         licences = options.licences.read_bytes() if options.licences else b"See docs/model_card.md of clcr-stream.\n"
         (folder / "LICENSES.txt").write_bytes(licences)
         write_golden(folder / "golden.npz", model, grid, graphs)
-        origin = provenance(checkpoint, float(model.temperature), proof, operators)
+        origin = provenance(checkpoint, float(torch.as_tensor(model.temperature)), proof, operators)
         write_manifest(folder, build_manifest(model, grid, graphs, options, origin))
         load_bundle(folder)  # what we wrote is what the runtime accepts
     return proof
 
 
-def build_manifest(model: CLCR, grid: Grid, graphs: Mapping[str, Graph], options: ExportOptions, origin: dict[str, Any]) -> Manifest:
+def check_tokenizer(path: Path, known_ids: int) -> None:
+    """Raise CheckpointError when a text could get a token id that the language encoder does not know."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give a folder written by clcr-train")
+    if len(Tokenizer(path)) > known_ids:
+        raise CheckpointError(
+            f"{path}: has {len(Tokenizer(path))} ids, the checkpoint's language encoder knows {known_ids}; "
+            "copy the tokenizer.json of the same training run"
+        )
+
+
+def _modules(checkpoint: Path, model: CLCR, grid: Grid) -> dict[str, nn.Module]:
+    try:
+        return streaming_modules(model, grid)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: {error}; this ablation can be evaluated but not streamed") from error
+
+
+def build_manifest(
+    model: CLCR, grid: Grid, graphs: Mapping[str, Graph], options: ExportOptions, origin: dict[str, Any]
+) -> Manifest:
     """The manifest without its `files`, which `write_manifest` fills in."""
     mel = MelSpec()
     hops = grid.vision_tokens // grid.vision_slots
@@ -127,7 +171,9 @@ def build_manifest(model: CLCR, grid: Grid, graphs: Mapping[str, Graph], options
     )
 
 
-def provenance(checkpoint: Path, temperature: float, proof: Proof, operators: dict[str, dict[str, int]]) -> dict[str, Any]:
+def provenance(
+    checkpoint: Path, temperature: float, proof: Proof, operators: dict[str, dict[str, int]]
+) -> dict[str, Any]:
     """Where the weights come from and what was proved of the graphs."""
     weights = (checkpoint / "model.safetensors").read_bytes()
     info = load_info(checkpoint)

@@ -37,7 +37,14 @@ class LevelBases(nn.Module):
     def forward(self) -> tuple[Tensor, dict[str, Tensor]]:
         """U_sh (width, r_s) and {modality: U_pr (width, r_p)} in float32."""
         with torch.autocast("cpu", enabled=False):
-            frame = self.frame.weight
+            frame = weight_of(self.frame)
             rest = frame[:, self.shared_rank :]
-            private = {m: (rest @ self.private[m].weight[:, : self.private_rank]).float() for m in MODALITIES}
-            return frame[:, : self.shared_rank].float(), private
+            inner = {m: weight_of(self.private[m])[:, : self.private_rank] for m in MODALITIES}
+            return frame[:, : self.shared_rank].float(), {m: (rest @ basis).float() for m, basis in inner.items()}
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The parametrised weight of a layer, computed anew unless cached."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight

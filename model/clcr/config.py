@@ -12,7 +12,7 @@ EMOTIONS = ("neutral", "sad", "happy", "surprise", "fear", "anger")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes (docs/model.md lists which are the paper's and which are our choice) and the paper's ablations as switches."""
+    """Sizes (docs/model.md says which are the paper's and which our choice) and the paper's ablations as switches."""
 
     labels: tuple[str, ...] = EMOTIONS
     task: Literal["classification", "regression"] = "classification"
@@ -63,4 +63,5 @@ class ModelConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown model setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)

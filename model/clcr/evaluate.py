@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,8 @@ from clcr.batch import Batch
 from clcr.config import LEVELS, MODALITIES
 from clcr.data.cache import Pack
 from clcr.data.mixture import evaluation_batches
-from clcr.feed import restrict
-from clcr.metrics import Bootstrap, Floats, Ints
+from clcr.feed import padded
+from clcr.metrics import Bootstrap, Floats
 from clcr.model import CLCR, Outputs
 from clcr.recipe import subset_modalities
 
@@ -109,7 +108,7 @@ def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32) 
     seen = np.zeros(len(pack), bool)
     with parametrize.cached():
         for batch, _, rows in evaluation_batches(pack, batch_size, subset_modalities(subset)):
-            outputs = model(batch)
+            outputs = model(padded(batch))
             logits[rows] = outputs.logits.double().numpy()
             seen[rows] = True
             tally.add(outputs)
@@ -151,34 +150,3 @@ def reliability(predictions: Predictions, temperature: float) -> tuple[list[floa
         [float(confidence[bins == index].mean()) for index in used],
         [float(right[bins == index].mean()) for index in used],
     )
-
-
-def joined(parts: Sequence[Predictions]) -> tuple[Floats, Ints, tuple[str, ...]]:
-    """Logits, targets and speakers of several evaluations, one after the other."""
-    return (
-        np.concatenate([part.logits for part in parts]),
-        np.concatenate([part.targets.astype(np.int64) for part in parts]),
-        tuple(speaker for part in parts for speaker in part.speakers),
-    )
-
-
-def evaluate_pack(model: CLCR, pack: Pack, subsets: Sequence[str], batch_size: int) -> dict[str, Predictions]:
-    """Predictions per subset; each subset is scored on the clips that were recorded with all of its modalities."""
-    return {subset: evaluate_subset(model, restrict(pack, subset), subset, batch_size) for subset in subsets}
-
-
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """The results {pack/subset: scores} as lines for a terminal."""
-    lines = [f"{'pack / subset':<26}{'n':>6}  {'accuracy':<22}{'macro-F1':<22}{'ECE':<8}active share by level"]
-    for name, scores in results.items():
-        shares = [f"{np.mean(list(level.values())):.2f}" for level in scores["exchange"]["participation"] if level]
-        if "mae" in scores:
-            cells = f"MAE {_cell(scores['mae']):<18}Acc-2 {_cell(scores['acc2']):<16}{'':<8}"
-        else:
-            cells = f"{_cell(scores['accuracy']):<22}{_cell(scores['macro_f1']):<22}{scores['ece']['value']:<8.3f}"
-        lines.append(f"{name:<26}{scores['n']:>6}  {cells}{' '.join(shares)}")
-    return "\n".join(lines)
-
-
-def _cell(interval: dict[str, float]) -> str:
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"

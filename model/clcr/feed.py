@@ -19,7 +19,7 @@ from clcr.config import MODALITIES
 from clcr.data.augment import Augment
 from clcr.data.cache import Clip, Pack
 from clcr.data.mixture import Mixture
-from clcr.recipe import SUBSETS, DevPack, Recipe, subset_modalities
+from clcr.recipe import SUBSETS, DevPack, Recipe, TrainPack, subset_modalities
 from clcr_stream.errors import ConfigError
 
 AHEAD = 3  # batches made ahead of their use
@@ -54,7 +54,8 @@ class Feed:
     """The training batches of a recipe; those of step k depend on the recipe's seed and k alone.
 
     Packs of one `group` share a batch; every other pack has its own, so that single images are not padded to the length
-    of a sound. labels: the model's, None for regression. Speakers in `leave_out` are never drawn. Raises ConfigError.
+    of a sound. labels: the model's, None for regression. leave_out: speakers never drawn, as SPEAKER (of any pack) or
+    PACK/SPEAKER. Raises ConfigError.
     """
 
     def __init__(self, recipe: Recipe, labels: tuple[str, ...] | None, leave_out: tuple[str, ...] = ()) -> None:
@@ -63,15 +64,17 @@ class Feed:
         packs: dict[str, list[Pack]] = {}
         found: set[str] = set()
         for use in recipe.train:
-            parts = [Pack(Path(use.pack), split, labels) for split in use.splits]
-            found.update(str(speaker) for part in parts for speaker in part.speakers)
-            rows = [np.flatnonzero(~np.isin(part.speakers, leave_out)) for part in parts]
-            pack = Selected(Path(use.pack).name, list(zip(parts, rows, strict=True)))
+            pack = train_pack(use, labels)
+            folder = Path(use.pack).name
+            names = np.array([f"{folder}/{speaker}" for speaker in pack.speakers])
+            found.update(names.tolist())
+            rows = np.flatnonzero(~np.isin(pack.speakers, leave_out) & ~np.isin(names, leave_out))
+            pack = Selected(pack.name, [(pack, rows)])
             group = use.group or pack.name
             packs.setdefault(group, []).append(pack)
             self._counts.setdefault(group, {})[pack.name] = use.per_step
         for speaker in leave_out:
-            if speaker not in found:
+            if not any(speaker in (name, name.partition("/")[2]) for name in found):
                 raise ConfigError(f"--leave-out {speaker}: no such speaker; the packs have {', '.join(sorted(found))}")
         augment = Augment(**{"modality_dropout": recipe.modality_dropout, **recipe.augment})
         self._mixtures = {
@@ -87,7 +90,7 @@ class Feed:
         for name, mixture in self._mixtures.items():
             batch, labels = mixture.sample(self._counts[name], step)
             hidden = rng.random(len(batch)) < self._recipe.empty_share
-            groups.append(Group(hide(batch, torch.from_numpy(hidden)), labels, len(batch) / total))
+            groups.append(Group(hide(padded(batch), torch.from_numpy(hidden)), labels, len(batch) / total))
         return groups
 
     @contextmanager
@@ -123,6 +126,32 @@ def hide(batch: Batch, rows: Tensor) -> Batch:
     for name in ("vision_valid", "acoustic_valid", "token_valid"):
         values[name] = values[name] * shown
     return Batch(**values)
+
+
+def padded(batch: Batch) -> Batch:
+    """The batch with one masked step for a modality that has none: the projection's maximum needs an element."""
+    values = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+    rows = len(batch)
+    if not batch.vision_valid.shape[1]:
+        values["vision_valid"] = batch.vision_valid.new_zeros(rows, 1)
+    if not batch.acoustic_valid.shape[1]:
+        values["acoustic_valid"] = batch.acoustic_valid.new_zeros(rows, 1)
+        values["mel"] = batch.mel.new_zeros(rows, 4, batch.mel.shape[2])
+    if not batch.token_valid.shape[1]:
+        values["token_valid"] = batch.token_valid.new_zeros(rows, 1)
+        values["token_ids"] = batch.token_ids.new_zeros(rows, 1)
+    return Batch(**values)
+
+
+def train_pack(use: TrainPack, labels: tuple[str, ...] | None) -> Pack:
+    """A training pack over its splits; restricted ones carry the restriction in their name."""
+    parts = [Pack(Path(use.pack), split, labels) for split in use.splits]
+    pack: Pack = Selected(parts[0].name, [(part, np.arange(len(part))) for part in parts])
+    if use.having is None:
+        return pack
+    chosen = restrict(pack, use.having)
+    chosen.name = f"{pack.name}+{use.having}"
+    return chosen
 
 
 def dev_pack(use: DevPack, labels: tuple[str, ...] | None) -> Pack:

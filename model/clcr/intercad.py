@@ -1,4 +1,4 @@
-"""InterCAD, the aggregation over levels: learned anchors weigh the levels, attention weighs the modalities (CLCR 3.3)."""
+"""InterCAD, the aggregation over levels: anchors weigh the levels, attention the modalities (CLCR 3.3)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clcr.language import MASKED
 
 
 class InterCAD(nn.Module):
-    """shared, private (B, 3 levels, 3 modalities, width), present (B, 3) -> scores, omega, beta, eta, level summaries."""
+    """shared, private (B, 3 levels, 3 modalities, width), present (B, 3) -> scores, omega, beta, eta, summaries."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -29,7 +29,9 @@ class InterCAD(nn.Module):
             nn.Linear(2 * width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, config.outputs)
         )
 
-    def forward(self, shared: Tensor, private: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, shared: Tensor, private: Tensor, present: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Returns scores (B, C), omega (B, 3), beta (B, 3), eta (B, 3; zero where absent), g (B, 3, 2 * width)."""
         here = present.unsqueeze(-1)
         count = present.sum(-1, keepdim=True).clamp(min=1.0)

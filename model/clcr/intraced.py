@@ -48,7 +48,9 @@ class LevelExchange(nn.Module):
         width, rank = config.width, config.shared_rank
         self.bases = LevelBases(width, rank, config.private_rank)
         self.position_gain = nn.ParameterDict({m: nn.Parameter(torch.tensor(0.1)) for m in MODALITIES})
-        self.evidence_slope = nn.ParameterDict({m: nn.Parameter(torch.tensor(config.evidence_slope)) for m in MODALITIES})
+        self.evidence_slope = nn.ParameterDict(
+            {m: nn.Parameter(torch.tensor(config.evidence_slope)) for m in MODALITIES}
+        )
         self.evidence_threshold = nn.Parameter(torch.tensor((rank / width) ** 0.5))
         self.budget_logit = nn.Parameter(torch.logit(torch.tensor(config.budget_init)))
         self.qkv = nn.ModuleDict({m: nn.Linear(rank, 3 * rank, bias=False) for m in MODALITIES})

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+BERT_FAMILY = ("bert", "camembert", "data2vec-text", "electra", "roberta", "xlm-roberta")
 MASKED = -1e4  # finite on purpose: engines in half precision must not see -inf
 
 
@@ -17,6 +18,7 @@ class LanguageEncoder(nn.Module):
     def __init__(self, backbone: Any) -> None:
         super().__init__()
         self.embeddings: nn.Module = backbone.embeddings
+        self.widen: nn.Module = getattr(backbone, "embeddings_project", nn.Identity())  # ELECTRA: embedding -> hidden
         self.layers: nn.ModuleList = backbone.encoder.layer
         self.backbone_config: dict[str, Any] = backbone.config.to_dict()
         count = len(self.layers)
@@ -24,8 +26,10 @@ class LanguageEncoder(nn.Module):
             raise ValueError(f"the language encoder has {count} layers; three levels need at least 3")
         self.taps = tuple(round(count * third / 3) for third in (1, 2, 3))
         self.hidden = int(backbone.config.hidden_size)
-        # RoBERTa counts positions from the one after the padding id, BERT from 0.
-        self.first_position = int(backbone.config.pad_token_id) + 1 if "roberta" in backbone.config.model_type else 0
+        # RoBERTa counts positions from the one after the padding id, BERT from 0. Kept, as pruning renumbers that id.
+        padding = backbone.embeddings.position_embeddings.padding_idx
+        first_position = 0 if padding is None else int(padding) + 1
+        self.first_position = int(self.backbone_config.setdefault("first_position", first_position))
 
     @classmethod
     def from_folder(cls, folder: Path, kept_ids: list[int] | None = None) -> LanguageEncoder:
@@ -34,9 +38,13 @@ class LanguageEncoder(nn.Module):
 
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder}: no config.json; give a folder of a BERT-family model")
-        backbone = AutoModel.from_pretrained(folder, local_files_only=True, attn_implementation="eager", dtype=torch.float32)
-        if not hasattr(backbone, "embeddings") or not hasattr(getattr(backbone, "encoder", None), "layer"):
-            raise ValueError(f"{folder}: {backbone.config.model_type!r} is not a BERT-family encoder")
+        backbone = AutoModel.from_pretrained(
+            folder, local_files_only=True, attn_implementation="eager", dtype=torch.float32
+        )
+        if backbone.config.model_type not in BERT_FAMILY:
+            raise ValueError(
+                f"{folder}: {backbone.config.model_type!r} is not a BERT-family encoder; allowed: {', '.join(BERT_FAMILY)}"
+            )
         if kept_ids is not None:
             old = backbone.embeddings.word_embeddings
             new = nn.Embedding(len(kept_ids), old.embedding_dim, padding_idx=0)
@@ -59,6 +67,7 @@ class LanguageEncoder(nn.Module):
         """token_ids (B, N) integers, valid (B, N) -> three hidden states (B, N, hidden)."""
         position = torch.arange(int(token_ids.shape[1]), device=token_ids.device).unsqueeze(0) + self.first_position
         x = self.embeddings(input_ids=token_ids, token_type_ids=torch.zeros_like(token_ids), position_ids=position)
+        x = self.widen(x)
         mask = ((1.0 - valid) * MASKED)[:, None, None, :].to(x.dtype)
         taps: list[Tensor] = []
         for index, layer in enumerate(self.layers, start=1):

@@ -22,7 +22,8 @@ def whitened_correlation(xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
     """wcc = |Sxx^-1/2 Sxy Syy^-1/2|_F^2 / min(r): 0 for uncorrelated, 1 for linearly redundant features."""
     left = torch.linalg.solve(_shrunk(xx), xy)
     right = torch.linalg.solve(_shrunk(yy), xy.T)
-    return (left * right.T).sum() / min(xy.shape)
+    correlation: Tensor = (left * right.T).sum() / min(xy.shape)
+    return correlation
 
 
 def _shrunk(covariance: Tensor) -> Tensor:
@@ -45,7 +46,11 @@ def token_correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 class TotalLoss(nn.Module):
-    """L = L_task + lambda_intra L_Intra + lambda_inter L_Inter, with the running covariances the cross-modal terms need."""
+    """L = L_task + lambda_intra L_Intra + lambda_inter L_Inter, with the cross-modal running covariances."""
+
+    class_weights: Tensor | None
+    sketch: Tensor
+    covariances: Tensor
 
     def __init__(self, config: ModelConfig, class_weights: Tensor | None = None) -> None:
         super().__init__()
@@ -106,7 +111,7 @@ class TotalLoss(nn.Module):
         return (level.private_tokens[modality][rows] * mask).sum(1) / mask.sum(1).clamp(min=1.0)
 
     def _inter(self, outputs: Outputs) -> Tensor:
-        """L_pr (cross-level private redundancy) + L_sp (cross-level leakage) + L_mix (no weight on like-minded levels apart)."""
+        """L_pr (cross-level private redundancy) + L_sp (cross-level leakage) + L_mix (levels that disagree)."""
         redundancy: list[Tensor] = []
         leakage: list[Tensor] = []
         for a, b in combinations(outputs.levels, 2):

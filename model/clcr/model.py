@@ -1,8 +1,9 @@
-"""CLCR: three semantic levels, budgeted exchange inside each, anchor-guided aggregation over them (arXiv 2602.19605)."""
+"""CLCR: three levels, a budgeted exchange inside each, anchor-guided aggregation over them (arXiv 2602.19605)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,7 +36,9 @@ class Outputs:
 
 
 class CLCR(nn.Module):
-    """The whole model. `encode` describes every token of a prefix once; `fuse` and `aggregate` read a window of them."""
+    """The whole model: `encode` describes every token of a prefix once; `fuse` and `aggregate` read a window."""
+
+    temperature: Tensor  # scalar, fitted after training
 
     def __init__(self, config: ModelConfig, language: LanguageEncoder) -> None:
         super().__init__()
@@ -60,6 +63,19 @@ class CLCR(nn.Module):
         with parametrize.cached():  # each basis is computed once per step
             return self.aggregate(self.fuse(self.encode(batch), gamma))
 
+    @property
+    def exchanges(self) -> list[LevelExchange]:
+        """The three levels, shallow to deep."""
+        return [cast(LevelExchange, level) for level in self.levels]
+
+    def temporal(self, modality: str) -> list[TemporalStage]:
+        """The three stages of a modality's temporal network."""
+        return [cast(TemporalStage, stage) for stage in cast(nn.ModuleList, self.stages[modality])]
+
+    def projections(self, modality: str) -> list[nn.Linear]:
+        """W_1, W_2, W_3 of a modality."""
+        return [cast(nn.Linear, layer) for layer in cast(nn.ModuleList, self.project[modality])]
+
     def encode(self, batch: Batch) -> list[Tokens]:
         """Described tokens of the whole prefix: per level {modality: (B, T, token_width)}."""
         hidden = {
@@ -71,12 +87,12 @@ class CLCR(nn.Module):
         steps = {"vision": batch.vision_step, "acoustic": batch.acoustic_step, "language": batch.language_step}
         position = {m: self.positions(steps[m], valid[m].shape[1]) for m in MODALITIES}
         levels: list[Tokens] = []
-        for index, level in enumerate(self.levels):
+        for index, level in enumerate(self.exchanges):
             source = index if self.config.hierarchy else len(self.levels) - 1
             bases = level.bases()
             tokens: Tokens = {}
             for m in MODALITIES:
-                projected = self.project[m][index](hidden[m][source])
+                projected = self.projections(m)[index](hidden[m][source])
                 with torch.autocast("cpu", enabled=False):
                     h = level.tokenise(m, projected.float(), position[m], valid[m])
                     tokens[m] = level.describe(m, h, valid[m], bases)
@@ -89,7 +105,7 @@ class CLCR(nn.Module):
             levels = [{m: levels[(i + j) % 3][m] for j, m in enumerate(MODALITIES)} for i in range(3)]
         outputs = []
         with torch.autocast("cpu", enabled=False):
-            for level, tokens in zip(self.levels, levels, strict=True):
+            for level, tokens in zip(self.exchanges, levels, strict=True):
                 knob = torch.full((tokens["vision"].shape[0], 1), gamma, device=tokens["vision"].device)
                 outputs.append(level.fuse(tokens, knob, level.bases()))
         return outputs
@@ -137,7 +153,7 @@ class CLCR(nn.Module):
             z = x[index, : span * ratio]
             if modality == "acoustic":
                 z, _, _ = self.acoustic(z, mask, *(s.to(z.device) for s in self.acoustic.initial_state(len(index))))
-            for level, stage in enumerate(self.stages[modality]):
+            for level, stage in enumerate(self.temporal(modality)):
                 z, _ = stage(z, mask, stage.initial_state(len(index), self.config.width).to(z.device))
                 padded = nn.functional.pad(z.float(), (0, 0, 0, steps - span))
                 outputs[level] = outputs[level].index_copy(0, index, padded)

@@ -15,7 +15,7 @@ from clcr_stream.errors import ConfigError
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW or SGD with one group per (learning rate, decayed or not); frozen parameters are left out for good.
 
-    No decay on vectors, scalars and the generators of orthogonal bases. Raises ConfigError for a prefix that fits nothing.
+    No decay on vectors, scalars and generators of orthogonal bases. Raises ConfigError for a prefix that fits nothing.
     """
     names = [name for name, _ in model.named_parameters()]
     for prefix in (*recipe.freeze, *recipe.learning_rates):
@@ -37,7 +37,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         raise ConfigError("recipe: freeze leaves nothing to train; remove a prefix from it")
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(arguments, momentum=recipe.momentum)
-    return torch.optim.AdamW(arguments, betas=(0.9, 0.99))
+    return torch.optim.AdamW(arguments, betas=(0.9, 0.99), fused=True)
 
 
 def rate_factor(step: int, recipe: Recipe) -> float:

@@ -17,7 +17,11 @@ def project_budget(activation: Tensor, budget: Tensor) -> Tensor:
     export and run. Autograd gives the exact gradients: dy = g - mean(g over the active set), dB = mean(g over it).
     Cost: N^2 comparisons.
     """
+    if not activation.shape[-1]:
+        return activation
     at_least = (activation.unsqueeze(-2) >= activation.unsqueeze(-1)).to(activation.dtype)  # [i, j]: y_j >= y_i
     total = (at_least * activation.unsqueeze(-2)).sum(-1)
     threshold = (total - budget.unsqueeze(-1)) / at_least.sum(-1)
-    return torch.relu(activation - torch.relu(threshold.amax(-1, keepdim=True)))
+    alpha = torch.relu(activation - torch.relu(threshold.amax(-1, keepdim=True)))
+    # Without a budget, rounding may leave 1e-7 to tied activations; then nothing at all may be exchanged.
+    return alpha * (budget > 0).to(alpha.dtype).unsqueeze(-1)

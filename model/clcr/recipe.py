@@ -21,6 +21,7 @@ class TrainPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pack: str
     per_step: int
     splits: tuple[str, ...] = ("train",)
+    having: str | None = None  # only clips recorded with all of these, such as "VA"
     group: str | None = None  # packs of one group go through the model in one batch
 
 
@@ -51,7 +52,7 @@ class Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a run depends on, besides the data and an optional --init checkpoint. Paths: from the working folder."""
+    """Everything a run depends on besides the data and an --init checkpoint. Paths are from the working folder."""
 
     train: tuple[TrainPack, ...]
     dev: tuple[DevPack, ...]
@@ -105,6 +106,9 @@ def check_recipe(recipe: Recipe, name: str) -> None:
         for subset in dev.subsets:
             if subset not in SUBSETS or dev.having not in (None, *SUBSETS):
                 raise ConfigError(f"{name}: dev subset {subset!r} having {dev.having!r}; allowed: {', '.join(SUBSETS)}")
+    for use in recipe.train:
+        if use.having not in (None, *SUBSETS):
+            raise ConfigError(f"{name}: train pack having {use.having!r}; allowed: {', '.join(SUBSETS)}")
     watched = {f"{Path(dev.pack).name}/{subset}" for dev in recipe.dev for subset in dev.subsets}
     for wanted in recipe.best.of:
         if wanted not in watched:

@@ -1,4 +1,4 @@
-"""CLCR as pure functions with explicit state: what the exporter writes, one module per engine (ARCHITECTURE.md section 3).
+"""CLCR as pure functions with explicit state: what the exporter writes, one module per engine (ARCHITECTURE.md, 3).
 
 `StreamingLevel` consumes the new frames of one hop and the carried state, and returns the features for the next level,
 the next state and the level's summary of its window. It calls the very functions of the offline model.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clcr.config import LEVELS, MODALITIES
+from clcr.encoders import TemporalStage
 from clcr.intercad import InterCAD
 from clcr.model import CLCR
 
@@ -44,15 +45,17 @@ class Grid:
 class StreamingLevel(nn.Module):
     """Level 1, 2 or 3 of a trained model over one hop. Bases are computed once, in float64, and frozen."""
 
+    shared_basis: Tensor
+
     def __init__(self, model: CLCR, level: int, grid: Grid) -> None:
         super().__init__()
         if model.config.position != "absolute" or model.config.level_order != "aligned" or not model.config.hierarchy:
             raise ValueError("only position=absolute, level_order=aligned, hierarchy=true can run incrementally")
         index = level - 1
         self.level, self.grid = level, grid
-        self.exchange = model.levels[index]
-        self.stages = nn.ModuleDict({m: model.stages[m][index] for m in ("vision", "acoustic")})
-        self.project = nn.ModuleDict({m: model.project[m][index] for m in ("vision", "acoustic")})
+        self.exchange = model.exchanges[index]
+        self.vision_stage, self.acoustic_stage = (model.temporal(m)[index] for m in ("vision", "acoustic"))
+        self.vision_project, self.acoustic_project = (model.projections(m)[index] for m in ("vision", "acoustic"))
         self.width = model.config.width
         if level == 1:
             self.vision, self.acoustic = model.vision, model.acoustic
@@ -100,7 +103,7 @@ class StreamingLevel(nn.Module):
         if self.level == 1:
             state["acoustic_mel"], state["acoustic_stem"] = self.acoustic.initial_state(streams)
         for m in ("vision", "acoustic"):
-            state[f"{m}_conv"] = self.stages[m].initial_state(streams, self.width)
+            state[f"{m}_conv"] = self._stage(m).initial_state(streams, self.width)
         state["vision_tokens"] = torch.zeros(streams, grid.vision_tokens, tokens)
         state["acoustic_tokens"] = torch.zeros(streams, grid.acoustic_tokens, tokens)
         return state
@@ -119,8 +122,8 @@ class StreamingLevel(nn.Module):
             )
         windows: dict[str, Tensor] = {}
         for m in ("vision", "acoustic"):
-            z[m], state[f"{m}_conv"] = self.stages[m](z[m], valid[m], given[f"{m}_conv"])
-            h = self.exchange.tokenise(m, self.project[m](z[m]), given[f"{m}_position"], valid[m])
+            z[m], state[f"{m}_conv"] = self._stage(m)(z[m], valid[m], given[f"{m}_conv"])
+            h = self.exchange.tokenise(m, self._project(m)(z[m]), given[f"{m}_position"], valid[m])
             new = self.exchange.describe(m, h, valid[m], bases)
             kept = given[f"{m}_tokens"][:, new.shape[1] :]
             windows[m] = state[f"{m}_tokens"] = torch.cat([kept, new], 1)
@@ -130,6 +133,12 @@ class StreamingLevel(nn.Module):
         public = (z["vision"], z["acoustic"], out.shared, out.private, *out.alpha.values(), out.budget, out.present)
         return (*public, *(state[name] for name in self.state_names))
 
+    def _stage(self, modality: str) -> TemporalStage:
+        return self.vision_stage if modality == "vision" else self.acoustic_stage
+
+    def _project(self, modality: str) -> nn.Linear:
+        return self.vision_project if modality == "vision" else self.acoustic_project
+
     def _ordered_names(self) -> Sequence[str]:
         fixed = ("vision_in", "acoustic_in", "vision_valid", "acoustic_valid", "vision_position", "acoustic_position")
         return (*fixed, "language_h", "language_valid", "gamma", *self.state_names)
@@ -137,7 +146,8 @@ class StreamingLevel(nn.Module):
     def _front_end(self, frames: Tensor, valid: Tensor) -> Tensor:
         grid = self.grid
         features = self.vision(frames.reshape(-1, 3, grid.size_px, grid.size_px))
-        return features.reshape(-1, grid.vision_slots, self.width) * valid.unsqueeze(-1)
+        laid: Tensor = features.reshape(-1, grid.vision_slots, self.width) * valid.unsqueeze(-1)
+        return laid
 
 
 class StreamingLanguage(nn.Module):
@@ -150,6 +160,7 @@ class StreamingLanguage(nn.Module):
         super().__init__()
         self.grid, self.width = grid, model.config.width
         self.language, self.project, self.levels = model.language, model.project["language"], model.levels
+        self._pairs = list(zip(model.exchanges, model.projections("language"), strict=True))  # views of the above
 
     def example(self, streams: int = 1) -> dict[str, Tensor]:
         tokens = self.grid.language_tokens
@@ -163,7 +174,7 @@ class StreamingLanguage(nn.Module):
         hidden = self.language(token_ids, token_valid)
         return tuple(
             level.tokenise("language", project(z), position, token_valid)
-            for level, project, z in zip(self.levels, self.project, hidden, strict=True)
+            for (level, project), z in zip(self._pairs, hidden, strict=True)
         )
 
 
@@ -171,6 +182,8 @@ class StreamingInterCAD(nn.Module):
     """InterCAD on the levels' summaries: probabilities (or the value), omega, beta, eta."""
 
     input_names = (*(f"{kind}_{level}" for level in LEVELS for kind in ("shared", "private")), "present")
+
+    temperature: Tensor
 
     def __init__(self, model: CLCR) -> None:
         super().__init__()
@@ -198,7 +211,7 @@ class StreamingInterCAD(nn.Module):
 @torch.no_grad()
 def frozen_bases(model: CLCR, index: int) -> tuple[Tensor, dict[str, Tensor]]:
     """A level's bases as plain float32 matrices, re-orthonormalised in float64."""
-    shared, private = model.levels[index].bases()
+    shared, private = model.exchanges[index].bases()
     frame, triangle = torch.linalg.qr(shared.double())
     frame = frame * triangle.diagonal().sign()
     result: dict[str, Tensor] = {}

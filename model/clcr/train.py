@@ -1,6 +1,6 @@
 """The training loop: heterogeneous batches, watched on development packs, stoppable and resumable at any step.
 
-Every random choice of step k is drawn from (seed, k), so a resumed run repeats an uninterrupted one bit for bit on a CPU.
+Every random choice of step k is drawn from (seed, k): on a CPU a resumed run repeats an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from clcr.model import CLCR
 from clcr.optimisation import Average, build_optimizer, freeze_statistics, rate_factor, set_rates
 from clcr.plots import plot_curves
 from clcr.recipe import Recipe, recipe_to_yaml
+from clcr.start import CALIBRATION_STEPS, calibrate_mel
 from clcr_stream.clock import Clock, MonotonicClock
 from clcr_stream.errors import ClcrError, ConfigError
 
@@ -79,7 +80,7 @@ def start_run(folder: Path, recipe: Recipe, model: CLCR, leave_out: tuple[str, .
         raise ConfigError(f"{folder}: holds a run already; add --resume to go on with it or choose another --run")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
-    provenance = describe_origin(leave_out)
+    provenance = describe_origin(recipe, leave_out)
     checkpoint.write_json(folder / "run.json", provenance)
     return _assemble(folder, recipe, model, leave_out, provenance)
 
@@ -100,6 +101,14 @@ def resume_run(folder: Path, recipe: Recipe, leave_out: tuple[str, ...] = ()) ->
     return run
 
 
+def calibrate(run: Run) -> None:
+    """Fit the log-mel normalisation of a fresh model to its own training batches."""
+    feed = Feed(run.recipe, class_names(run.model), run.leave_out)
+    calibrate_mel(run.model, (feed.at(run.recipe.steps + step) for step in range(CALIBRATION_STEPS)))
+    if run.average is not None:
+        run.average = Average.of(run.model, run.recipe.ema_decay)
+
+
 def save_state(run: Run) -> None:
     """Replace `last/`: the raw weights, the optimizer, the average and the progress, all of one step."""
     with checkpoint.replacing_folder(run.folder / "last") as folder:
@@ -112,7 +121,7 @@ def save_state(run: Run) -> None:
 
 
 def train(run: Run, until_step: int | None = None) -> str:
-    """Train to the recipe's last step, or stop after `until_step`, or at SIGTERM/SIGINT; says which: finished or stopped.
+    """Train to the recipe's last step; stop early after `until_step` or at SIGTERM/SIGINT. Says which it was.
 
     Every evaluation goes to log.jsonl, metrics.json and curves.png; the best weights to best/, the last to final/.
     """
@@ -181,11 +190,13 @@ def train_step(run: Run, groups: list[Group]) -> dict[str, float]:
     run.optimizer.step()
     if run.average is not None:
         run.average.update(run.model, step)
-    return {**{name: float(value) for name, value in sums.items()}, "gradient_norm": float(norm)}
+    return {**{name: float(value.detach()) for name, value in sums.items()}, "gradient_norm": float(norm)}
 
 
 def watch(run: Run) -> None:
     """Score every development pack and subset, log it, keep the best weights, draw the curves."""
+    if not run.recipe.best.of:
+        return
     model = run.model
     raw = {name: value.clone() for name, value in model.state_dict().items()} if run.average is not None else None
     if run.average is not None:
@@ -214,9 +225,10 @@ def class_names(model: CLCR) -> tuple[str, ...] | None:
     return model.config.labels if model.config.task == "classification" else None
 
 
-def describe_origin(leave_out: tuple[str, ...]) -> dict[str, Any]:
-    """Where a run's numbers come from: revision, versions, machine, speakers left out."""
+def describe_origin(recipe: Recipe, leave_out: tuple[str, ...]) -> dict[str, Any]:
+    """Where a run's numbers come from: data, revision, versions, machine, speakers left out."""
     return {
+        "train_packs": sorted({Path(use.pack).name for use in recipe.train}),
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),

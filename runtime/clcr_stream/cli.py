@@ -10,10 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clcr_stream import __version__
-from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.errors import ClcrError, ConfigError, PublishError
+
+if TYPE_CHECKING:
+    from clcr_stream import run
+    from clcr_stream.client import Received
 
 EXIT_CODES = """exit codes:
   0 ok (also after SIGINT or SIGTERM)   1 anything not below
@@ -25,6 +29,12 @@ RUN_EXAMPLES = """examples:
   clcr-stream --camera rtsp://host/stream --mic none --bind tcp://127.0.0.1:5556
   clcr-stream --camera test:// --mic test:// --duration 10
   clcr-stream devices | doctor | sub                 see `clcr-stream COMMAND --help`
+"""
+
+SUB_EXAMPLES = """examples:
+  clcr-stream sub                                    predictions of the user's own stream
+  clcr-stream sub tcp://127.0.0.1:5556 --topics prediction,status --json
+  clcr-stream sub --count 1 --timeout 5 --json       one prediction, for a script
 """
 
 # flag destination -> key of the configuration
@@ -210,6 +220,65 @@ def _doctor(arguments: Sequence[str]) -> int:
         for check in checks:
             print(check.line())
     return 0 if healthy(checks) else 1
+
+
+def _subscribe(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="clcr-stream sub",
+        description="Print a stream's messages as they arrive, the newest of each topic.",
+        epilog=f"{SUB_EXAMPLES}\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "endpoint", nargs="?", help="ipc:///PATH or tcp://ADDRESS:PORT (default: the user's own stream)"
+    )
+    parser.add_argument("--stream", default="default", help="name of the stream (default: default)")
+    parser.add_argument(
+        "--topics", default="prediction", help="of session,prediction,transcript,status (default: prediction)"
+    )
+    parser.add_argument("--count", type=int, help="end after so many messages")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="exit 6 when nothing comes for so long")
+    parser.add_argument("--json", action="store_true", help="print each payload as one line of JSON")
+    given = parser.parse_args(arguments)
+    from clcr_stream.client import Subscriber
+    from clcr_stream.messages import KINDS, encode
+
+    topics = [kind for kind in KINDS if kind in given.topics.split(",")]
+    if len(topics) != len(given.topics.split(",")):
+        raise ConfigError(f"--topics {given.topics}: allowed are {', '.join(KINDS)}, separated by commas")
+    stop = threading.Event()
+    left = given.count
+    with _stopping_on_signals(stop), Subscriber(given.endpoint, given.stream, topics) as subscriber:
+        while not stop.is_set() and left != 0:
+            got = subscriber.receive(timeout_ms=200)
+            if got is not None:
+                left = None if left is None else left - 1
+                print(encode(got.message).decode() if given.json else _message_line(got), flush=True)
+            elif given.timeout is not None and subscriber.silence_ms > 1000 * given.timeout:
+                where = " and ".join(subscriber.endpoints)
+                raise PublishError(f"nothing on {where} for {given.timeout:g} s; is `clcr-stream` running there?")
+    return 0
+
+
+def _message_line(got: Received) -> str:
+    """A message for a person."""
+    from clcr_stream.messages import Prediction, Session, Transcript
+
+    message = got.message
+    age = "" if got.age_ms is None else f"  {got.age_ms:.0f} ms old"
+    missed = f"  {got.missed} missed" if got.missed else ""
+    match message:
+        case Prediction():
+            known = message.label is not None and message.confidence is not None
+            text = f"{message.label} {message.confidence:.2f}" if known else f"{message.value}"
+            text += f"  {','.join(message.degraded)}" if message.degraded else ""
+        case Transcript():
+            text = repr(message.text)
+        case Session():
+            text = f"session {message.session}, bundle {message.bundle_name}, {message.backend}"
+        case _:
+            text = f"{message.state}, published {message.ticks.published} of {message.ticks.due} ticks"
+    return f"{message.seq:>8}  {text}{age}{missed}"
 
 
 def _print(value: dict[str, Any]) -> None:

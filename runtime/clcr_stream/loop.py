@@ -132,7 +132,8 @@ class Session:
 
     def _advance(self, first: int, newest: int, clock: Clock, stop: threading.Event) -> int:
         """Take ticks `first`..`newest` through the levels and publish the newest; the last one accounted for."""
-        if self._live and newest - first >= self._pipeline.manifest.window_hops:
+        # A recording waits for its reader, so there is no past to drop.
+        if not self._lossless and newest - first >= self._pipeline.manifest.window_hops:
             self.account.skipped(OVERRUN, newest - first)
             self._reset()
             first = newest

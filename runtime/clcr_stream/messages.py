@@ -41,6 +41,7 @@ Triple: TypeAlias = tuple[Number, Number, Number]
 Table: TypeAlias = tuple[Triple, Triple, Triple]  # [level][modality]
 Sha256: TypeAlias = Annotated[str, Meta(pattern=_SHA256)]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Ns: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # what every reader's integers hold
 
 
 class Header(Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -54,9 +55,9 @@ class Header(Struct, frozen=True, kw_only=True, tag_field="type"):
     schema: Annotated[int, Meta(ge=1)] = SCHEMA
     stream: Annotated[str, Meta(min_length=1, max_length=64)]
     session: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
-    seq: Annotated[int, Meta(ge=1)]
+    seq: Annotated[int, Meta(ge=1, le=2**63 - 1)]
     boot_id: str
-    published_ns: int
+    published_ns: Ns
     recording: bool = False
 
 
@@ -85,7 +86,7 @@ class Session(Header, frozen=True, kw_only=True, tag="session"):
     """
 
     started_at: str
-    origin_ns: int
+    origin_ns: Ns
     hop_ns: Annotated[int, Meta(gt=0)]
     window_ns: Annotated[int, Meta(gt=0)]
     task: Literal["classification", "regression"]
@@ -101,8 +102,8 @@ class Session(Header, frozen=True, kw_only=True, tag="session"):
 class Window(Struct, frozen=True, kw_only=True):
     """The half-open interval of capture time that a prediction is about; `filled` is its share after the origin."""
 
-    start_ns: int
-    end_ns: int
+    start_ns: Ns
+    end_ns: Ns
     filled: Number = None
 
 
@@ -154,7 +155,7 @@ class Prediction(Header, frozen=True, kw_only=True, tag="prediction"):
     """
 
     window: Window
-    captured_ns: int
+    captured_ns: Ns
     latency_ms: Number
     probs: dict[str, Number] | None = None
     label: str | None = None
@@ -173,8 +174,8 @@ class Transcript(Header, frozen=True, kw_only=True, tag="transcript"):
     """One segment of text as the model got it; a message with the same `id` and a higher `revision` replaces it."""
 
     id: str
-    start_ns: int
-    end_ns: int
+    start_ns: Ns
+    end_ns: Ns
     text: str
     final: bool
     revision: Count = 0
@@ -231,12 +232,12 @@ def encode(message: Message, format: Format = "json") -> bytes:
     try:
         payload = msgspec.json.encode(message, enc_hook=_plain)
         checked = _from_json.decode(payload)
+        if format == "msgpack":
+            payload = msgspec.msgpack.encode(checked)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise PublishError(
             f"{type(message).__name__}: cannot be sent: {error}; see docs/wire.md for its fields"
         ) from None
-    if format == "msgpack":
-        payload = msgspec.msgpack.encode(checked)
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise PublishError(
             f"{type(message).__name__}: {len(payload)} bytes, {MAX_PAYLOAD_BYTES} are allowed; shorten its text"

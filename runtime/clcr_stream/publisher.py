@@ -41,17 +41,14 @@ from clcr_stream.messages import (
     topic,
 )
 
-HEARTBEAT_IVL_MS, HEARTBEAT_TIMEOUT_MS, HEARTBEAT_TTL_MS = 500, 1500, 2000
 _INBOX_FRAMES = 256
 _EVENTS_PER_TURN = 64  # so that a flood of subscriptions cannot keep the thread from sending
 _MAX_UPSTREAM_BYTES = 1024  # a subscription is a topic; below 276 bytes the handshake itself fails
 _SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final zero
 _KEPT: tuple[Kind, ...] = ("session", "status", "prediction")
 _TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[^:/\[\]]+):(\d{1,5}|\*)")
-_REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-_PEER_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _REFUSALS
+_REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
-_Context = zmq.Context[zmq.Socket[bytes]]
 _M = TypeVar("_M", Session, Prediction, Transcript, Status)
 
 
@@ -171,7 +168,7 @@ class Publisher:
         for end in (self._wake_out, self._wake_in):
             end.setblocking(False)
             self._cleanup.callback(end.close)
-        context: _Context = zmq.Context()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._cleanup.callback(context.term)
         self._zap: zmq.Socket[bytes] | None = None
         if self._options.curve is not None:
@@ -182,7 +179,7 @@ class Publisher:
         self._xpub = context.socket(zmq.XPUB)
         self._cleanup.callback(self._xpub.close)
         _configure(self._xpub, self._options)
-        self._monitor = self._xpub.get_monitor_socket(_PEER_EVENTS)
+        self._monitor = self._xpub.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _REFUSALS)
         self._cleanup.callback(self._monitor.close, linger=0)
         self._cleanup.callback(self._xpub.disable_monitor)
         self.endpoint = _bind(self._xpub, wanted)
@@ -224,8 +221,8 @@ class Publisher:
                 self._admit()
             if self._monitor in ready:
                 self._count_peers()
-            # Subscriptions are read before the inbox: whatever was published before one arrived is sent before it is
-            # answered, so nobody is handed an older value than the newest.
+            # Subscriptions are read before the inbox and answered after it, from what was sent last: a late joiner gets
+            # nothing older than others have, and what was handed over meanwhile follows in order.
             wanted = self._subscriptions() if self._xpub in ready else set()
             for kind in wanted - self._flush():
                 self._xpub.send(self._kept[kind], zmq.DONTWAIT)
@@ -349,9 +346,9 @@ def _configure(xpub: zmq.Socket[bytes], options: PublishOptions) -> None:
     xpub.maxmsgsize = _MAX_UPSTREAM_BYTES
     for option, value in (
         (zmq.XPUB_VERBOSE, 1),
-        (zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS),
-        (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS),
-        (zmq.HEARTBEAT_TTL, HEARTBEAT_TTL_MS),
+        (zmq.HEARTBEAT_IVL, 500),
+        (zmq.HEARTBEAT_TIMEOUT, 1500),
+        (zmq.HEARTBEAT_TTL, 2000),
         (zmq.HANDSHAKE_IVL, 2000),
         (zmq.TCP_MAXRT, 5000),
         (zmq.IPV6, 1 if (options.endpoint or "").startswith("tcp://[") else 0),

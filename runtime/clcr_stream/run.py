@@ -98,6 +98,7 @@ class Outbox:
 
     def __init__(self, lines: JsonLines | None) -> None:
         self.publisher: Publisher | None = None
+        self._closing = False
         self._lines = lines
         self._beats = 0
 
@@ -108,11 +109,16 @@ class Outbox:
         if self._lines is not None:
             self._lines.write(message)
 
+    def close(self) -> None:
+        """The next heartbeat is the goodbye."""
+        self._closing = True
+
     def note(self, status: messages.Status) -> messages.Status:
         """A heartbeat on its way to the publisher, which numbers it as here; called by the publisher's thread alone."""
         self._beats += 1
         if self._lines is not None:
-            self._lines.write(msgspec.structs.replace(status, seq=self._beats))
+            state = "goodbye" if self._closing else status.state
+            self._lines.write(msgspec.structs.replace(status, seq=self._beats, state=state))
         return status
 
 
@@ -169,6 +175,7 @@ def run(config: Config, stop: threading.Event, observe: Observer) -> dict[str, A
         options = PublishOptions(stream=identity.stream, endpoint=config.publish.bind, format=config.publish.format)
         outbox.publisher = Publisher(options, heartbeat)
         stack.callback(outbox.publisher.close)
+        stack.callback(outbox.close)
         outbox.send(session_message(loaded, identity, grid, source_messages(sources, rings)))
         for source in sources:
             source.start()

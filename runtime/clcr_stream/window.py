@@ -60,7 +60,6 @@ class Chunk:
     vision: ModalityView
     acoustic: ModalityView
     segments: list[Segment]
-    transcript_version: int
 
 
 class Grid:
@@ -145,14 +144,12 @@ class Cutter:
         """The chunk of `tick`; ticks must be cut in order, each once, or after `clear`."""
         self._cut_vision(rings.vision, tick)
         self._cut_acoustic(rings.acoustic, tick)
-        transcript = rings.transcript
         return Chunk(
             tick=tick,
             inputs=self._inputs,
             vision=self._vision.view(tick, with_quality=True),
             acoustic=self._acoustic.view(tick, with_quality=False),
-            segments=transcript.between(tick.start_ns, tick.end_ns),
-            transcript_version=transcript.version,
+            segments=rings.transcript.between(tick.start_ns, tick.end_ns),
         )
 
     def _cut_vision(self, ring: VisionRing, tick: Tick) -> None:

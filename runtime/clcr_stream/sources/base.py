@@ -297,6 +297,6 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))[:300]
 
 
-def backoff_s(attempt: int, jitter: float, first_s: float = 0.25, limit_s: float = 5.0) -> float:
+def backoff_s(attempt: int, jitter: float, first_s: float = 0.25, limit_s: float = 2.0) -> float:
     """Pause before try `attempt` (0, 1, ...): doubles up to `limit_s`, times 0.75..1.25 by `jitter` in 0..1."""
     return float(min(limit_s, first_s * 2.0 ** min(attempt, 16)) * (0.75 + 0.5 * jitter))

@@ -104,24 +104,21 @@ class MicrophoneSource(ThreadedSource):
     def run(self) -> None:
         while not self.stop.is_set():
             try:
-                module = self._load()
-                with quiet_stderr():
-                    audio = module.PyAudio()
-            except (SourceError, OSError) as error:
-                self._pause(str(error))
-                continue
-            try:
-                self._capture(module, audio)
+                self._listen(self._load())
             except (SourceError, OSError, ValueError) as error:
-                self._pause(str(error))
-            finally:
-                with quiet_stderr():
-                    audio.terminate()
+                if not self.stop.is_set():
+                    self._set_state("stale" if self._was_live else "waiting", str(error))
+                    self.sinks.clock.wait_until(self.sinks.clock.now_ns() + RETRY_NS, self.stop)
 
-    def _pause(self, reason: str) -> None:
-        if not self.stop.is_set():
-            self._set_state("stale" if self._was_live else "waiting", reason)
-            self.sinks.clock.wait_until(self.sinks.clock.now_ns() + RETRY_NS, self.stop)
+    def _listen(self, module: Any) -> None:
+        """One life of PortAudio: it looks for devices only when it starts."""
+        with quiet_stderr():
+            audio = module.PyAudio()
+        try:
+            self._capture(module, audio)
+        finally:
+            with quiet_stderr():
+                audio.terminate()
 
     def _capture(self, module: Any, audio: Any) -> None:
         """Open the device and move its blocks to the ring until it falls silent or the source stops."""

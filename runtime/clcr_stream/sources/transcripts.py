@@ -99,22 +99,25 @@ class StdinTranscriptSource(LiveTranscriptSource):
 
 
 def _lines(descriptor: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
-    """Lines as they come; a line that never ends is cut so that it cannot fill the memory."""
-    pending = b""
+    """Lines as they come; of one that is far too long only the start is given, and it cannot fill the memory."""
+    pending, skipping = b"", False
     while not stopped():
         ready, _, _ = select.select([descriptor], [], [], POLL_MS / 1000)
         if not ready:
             continue
         data = os.read(descriptor, 65536)
         if not data:
-            break
+            if pending and not skipping:
+                yield pending
+            return
         *whole, pending = (pending + data).split(b"\n")
+        if whole and skipping:
+            whole, skipping = whole[1:], False  # what was left of the long line
         yield from whole
         if len(pending) > 2 * MAX_LINE_BYTES:
-            yield pending
-            pending = b""
-    if pending:
-        yield pending
+            if not skipping:
+                yield pending
+            pending, skipping = b"", True
 
 
 class ZmqTranscriptSource(LiveTranscriptSource):

@@ -1,0 +1,152 @@
+"""Text in a stream: each segment is encoded once, slides without changing, and revisions cost only themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clcr_stream.backends import Arrays
+from clcr_stream.language import LanguageStream
+from clcr_stream.positions import sinusoid
+from clcr_stream.transcript import Segment
+from tiny_bundle import tiny_manifest
+
+MANIFEST = tiny_manifest()
+LIMIT, WIDTH = MANIFEST.language.tokens, MANIFEST.model.width
+
+
+class WordTokenizer:
+    """One id per letter of the alphabet, framed like BERT's."""
+
+    def encode(self, text: str, limit: int) -> list[int]:
+        ids = [10 + ord(word[0]) for word in text.split() if word[0].isalpha()][-(limit - 2) :]
+        return [2, *ids, 3] if ids else []
+
+
+class IdEngine:
+    """language_l = l * token id + position, where valid; counts its runs."""
+
+    def __init__(self) -> None:
+        self.runs: list[list[int]] = []
+
+    def run(self, inputs: Arrays) -> Arrays:
+        valid = inputs["token_valid"][0] > 0
+        self.runs.append(inputs["token_ids"][0][valid].tolist())
+        outputs: dict[str, NDArray[Any]] = {}
+        for level in (1, 2, 3):
+            value = level * inputs["token_ids"][..., None].astype(np.float32) + inputs["position"]
+            outputs[f"language_{level}"] = np.where(valid[None, :, None], value, 0).astype(np.float32)
+        return outputs
+
+    def reset(self) -> None:
+        self.runs.clear()
+
+
+@pytest.fixture
+def engine() -> IdEngine:
+    return IdEngine()
+
+
+@pytest.fixture
+def stream(engine: IdEngine) -> LanguageStream:
+    return LanguageStream(WordTokenizer(), engine, MANIFEST)
+
+
+def segment(name: str, text: str, end_ns: int = 1) -> Segment:
+    return Segment(name, end_ns - 1, end_ns, text)
+
+
+def ids(words: str) -> list[int]:
+    return WordTokenizer().encode(words, LIMIT)
+
+
+def shown(stream: LanguageStream, segments: list[Segment], level: int = 1) -> NDArray[np.float32]:
+    tokens = stream.update(segments)
+    return tokens.levels[level][0, tokens.valid[0] > 0].copy()
+
+
+def test_no_words_mean_no_run_and_an_empty_mask(stream: LanguageStream, engine: IdEngine) -> None:
+    tokens = stream.update([])
+    assert (tokens.ran, tokens.coverage, tokens.newest_ns, engine.runs) == (0, 0.0, None, [])
+    assert not tokens.valid.any()
+    assert not tokens.levels[3].any()
+
+
+def test_a_text_without_a_word_is_not_run(stream: LanguageStream, engine: IdEngine) -> None:
+    assert stream.update([segment("a", "..."), segment("b", "  ")]).coverage == 0.0
+    assert engine.runs == []
+
+
+def test_tokens_are_laid_out_in_time_order_with_absolute_steps(stream: LanguageStream) -> None:
+    got = shown(stream, [segment("a", "a b"), segment("b", "c")], level=2)
+    steps = sinusoid(np.arange(7), WIDTH, 10000.0)
+    wanted = 2 * np.array(ids("a b") + ids("c"), np.float32)[:, None] + steps
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_an_unchanged_window_runs_nothing_again(stream: LanguageStream, engine: IdEngine) -> None:
+    segments = [segment("a", "a b"), segment("b", "c")]
+    assert stream.update(segments).ran == 2
+    assert stream.update(segments).ran == 0
+    assert len(engine.runs) == 2
+
+
+def test_a_segment_keeps_its_values_while_it_slides(stream: LanguageStream, engine: IdEngine) -> None:
+    first, second = segment("a", "a b"), segment("b", "c")
+    both = shown(stream, [first, second])
+    np.testing.assert_array_equal(shown(stream, [second]), both[4:])
+    assert len(engine.runs) == 2
+
+
+def test_a_growing_segment_is_run_alone_and_keeps_its_first_step(stream: LanguageStream, engine: IdEngine) -> None:
+    finished = segment("a", "a b")
+    before = shown(stream, [finished, segment("b", "c")])
+    after = shown(stream, [finished, segment("b", "c d")])
+    assert engine.runs == [ids("a b"), ids("c"), ids("c d")]
+    np.testing.assert_array_equal(after[:6], before[:6])
+    assert len(after) == 8
+
+
+def test_a_revision_of_an_older_segment_gets_new_steps_and_moves_nobody_else(stream: LanguageStream) -> None:
+    before = shown(stream, [segment("a", "a"), segment("b", "b")])
+    after = shown(stream, [segment("a", "a c"), segment("b", "b")])
+    np.testing.assert_array_equal(after[4:], before[3:])
+    steps = sinusoid(np.arange(6, 10), WIDTH, 10000.0)
+    np.testing.assert_allclose(after[:4], np.array(ids("a c"), np.float32)[:, None] + steps, rtol=1e-6)
+
+
+def test_only_the_last_tokens_are_kept(stream: LanguageStream) -> None:
+    words = ["a b c d", "e f g h", "i j k l"]
+    tokens = stream.update([segment(str(index), text) for index, text in enumerate(words)])
+    assert tokens.coverage == 1.0
+    raw = [token for text in words for token in ids(text)][-LIMIT:]
+    steps = sinusoid(np.arange(18 - LIMIT, 18), WIDTH, 10000.0)
+    np.testing.assert_allclose(tokens.levels[1][0], np.array(raw, np.float32)[:, None] + steps, rtol=1e-6)
+
+
+def test_a_segment_longer_than_the_window_keeps_its_newest_words(stream: LanguageStream) -> None:
+    tokens = stream.update([segment("a", " ".join("abcdefghijklmnopqrstuvwxyz"))])
+    assert tokens.coverage == 1.0
+    assert tokens.levels[1][0, -2, 0] == pytest.approx(10 + ord("z") + np.sin(LIMIT - 2), rel=1e-5)
+
+
+def test_the_newest_words_are_as_old_as_the_end_of_their_segment(stream: LanguageStream) -> None:
+    assert stream.update([segment("a", "a", 70), segment("b", "b", 50)]).newest_ns == 70
+
+
+def test_the_cache_does_not_outgrow_the_window(stream: LanguageStream, engine: IdEngine) -> None:
+    for index in range(500):
+        stream.update([segment(str(index), "a b")])
+    assert len(stream._cache) == 1
+    assert len(engine.runs) == 500
+
+
+def test_reset_runs_everything_again_with_fresh_steps(stream: LanguageStream, engine: IdEngine) -> None:
+    before = shown(stream, [segment("a", "a")])
+    stream.reset()
+    after = shown(stream, [segment("a", "a")])
+    assert len(engine.runs) == 2
+    assert not np.array_equal(before, after)

@@ -1,0 +1,134 @@
+"""The resampler, and the clock that places a live device's blocks by counting samples."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.sources.audio import Resampler, SampleClock
+
+RATE_HZ = 16000
+
+
+def sample_of(time_ns: int) -> int:
+    return round(time_ns * RATE_HZ / NS_PER_S)
+
+
+def frame(samples: np.ndarray, rate_hz: int) -> av.AudioFrame:
+    made = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None, :], format="flt", layout="mono")
+    made.sample_rate = rate_hz
+    return made
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 22050, 44100, 48000])
+def test_resampling_in_blocks_neither_shifts_nor_loses_sound(rate_hz: int) -> None:
+    at_s = np.arange(2 * rate_hz) / rate_hz
+    tone = 0.5 * np.sin(2 * np.pi * 300 * at_s)
+    resampler = Resampler()
+    parts = [resampler.push(frame(tone[start : start + 777], rate_hz)) for start in range(0, len(tone), 777)]
+    got = np.concatenate([*parts, resampler.flush()])
+    assert abs(len(got) - 32000) <= 2
+    expected = 0.5 * np.sin(2 * np.pi * 300 * np.arange(32000) / RATE_HZ)
+    np.testing.assert_allclose(got[500:31000], expected[500:31000], atol=0.01)
+
+
+def test_the_input_format_may_change_in_the_middle() -> None:
+    resampler = Resampler()
+    first = resampler.push(frame(np.full(48000, 0.25), 48000))
+    second = resampler.push(frame(np.full(8000, 0.5), 8000))
+    got = np.concatenate([first, second, resampler.flush()])
+    assert abs(len(got) - 32000) <= 4
+    assert abs(got[8000] - 0.25) < 0.01
+    assert abs(got[24000] - 0.5) < 0.01
+
+
+class Device:
+    """A sound card whose clock is off by `ppm`: blocks of 20 ms by its own count, each delivered a little late."""
+
+    def __init__(self, ppm: float, jitter_s: float = 0.0) -> None:
+        self._rate_hz = RATE_HZ * (1 + ppm * 1e-6)
+        self._jitter = np.random.default_rng(3)
+        self._jitter_s = jitter_s
+        self.count = 0
+
+    def block(self, size: int = 320) -> tuple[np.ndarray, int, float]:
+        """Samples, arrival in ns, and the true time of the block's end in s."""
+        self.count += size
+        end_s = self.count / self._rate_hz
+        arrival_s = end_s + self._jitter.uniform(0, self._jitter_s)
+        return np.zeros(size, np.float32), round(arrival_s * NS_PER_S), end_s
+
+
+@pytest.mark.parametrize("ppm", [-200, -50, 0, 50, 200])
+def test_sound_stays_within_10_ms_of_the_truth_with_a_skewed_clock(ppm: int) -> None:
+    device, clock = Device(ppm, jitter_s=0.004), SampleClock(sample_of)
+    worst_s = 0.0
+    for number in range(30 * 60 * 50):  # half an hour; uncorrected it would be 360 ms off
+        samples, arrival_ns, end_s = device.block()
+        first, placed = clock.place(samples, arrival_ns)
+        if number > 500:
+            worst_s = max(worst_s, abs((first + len(placed)) / RATE_HZ - end_s))
+    assert worst_s < 0.010
+    assert clock.gaps == clock.moved_back == 0
+    assert abs(clock.skew_ppm - ppm) < 15
+
+
+def test_blocks_follow_each_other_without_hole_or_overlap() -> None:
+    device, clock = Device(150, jitter_s=0.01), SampleClock(sample_of)
+    end = None
+    for _ in range(20_000):
+        samples, arrival_ns, _ = device.block()
+        first, placed = clock.place(samples, arrival_ns)
+        assert end is None or first == end
+        end = first + len(placed)
+
+
+def test_a_late_block_moves_nothing() -> None:
+    clock = SampleClock(sample_of)
+    block = np.zeros(320, np.float32)
+    for number in range(1, 400):
+        late_s = 3.0 if 100 <= number < 150 else 0.0  # a pause, then a burst
+        first, _ = clock.place(block, round((number * 0.02 + late_s) * NS_PER_S))
+        assert first == (number - 1) * 320
+    assert clock.gaps == 0
+
+
+def test_an_announced_overflow_leaves_a_gap_of_what_was_lost() -> None:
+    clock = SampleClock(sample_of)
+    block = np.zeros(320, np.float32)
+    clock.place(block, NS_PER_S // 50)
+    first, _ = clock.place(block, NS_PER_S, overflowed=True)
+    assert first == 16000 - 320
+    assert clock.gaps == 1
+
+
+def test_sound_lost_without_notice_leaves_a_gap_within_two_windows() -> None:
+    clock = SampleClock(sample_of)
+    block = np.zeros(320, np.float32)
+    for number in range(1, 500):
+        lost_s = 0.5 if number > 100 else 0.0
+        first, _ = clock.place(block, round((number * 0.02 + lost_s) * NS_PER_S))
+    assert clock.gaps == 1
+    assert first == 499 * 320 - 320 + 8000
+
+
+def test_an_anchor_that_was_late_moves_back() -> None:
+    clock = SampleClock(sample_of)
+    block = np.zeros(320, np.float32)
+    clock.place(block, 2 * NS_PER_S)  # the first block of a stream that starts with old sound
+    first, _ = clock.place(block, 2 * NS_PER_S)
+    for _ in range(5):
+        first, _ = clock.place(block, 2 * NS_PER_S)
+    assert clock.moved_back > 0
+    assert first + 320 <= 32000 + 800
+
+
+def test_after_a_restart_the_next_block_is_anchored_anew() -> None:
+    clock = SampleClock(sample_of)
+    block = np.zeros(320, np.float32)
+    clock.place(block, NS_PER_S)
+    clock.restart()
+    assert clock.place(block, 9 * NS_PER_S)[0] == 9 * RATE_HZ - 320
+    assert clock.gaps == 0

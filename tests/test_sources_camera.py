@@ -1,0 +1,176 @@
+"""A camera that is absent, comes, breaks, freezes and returns, with a fake OpenCV capture on a clock the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.errors import SourceError
+from clcr_stream.sources.camera import CameraSource, resolve_device
+from media import ORIGIN_NS, SteppedClock, eventually, make_sinks
+
+FRAME_NS = NS_PER_S // 15
+
+
+class FakeCapture:
+    """Gives `pictures` one per grab at 15 Hz of the test's clock, then fails as a pulled cable does."""
+
+    def __init__(self, clock: SteppedClock, pictures: list, opened: bool = True) -> None:
+        self._clock, self._pictures, self._opened = clock, iter(pictures), opened
+        self._current: object = None
+        self.released = False
+
+    def isOpened(self) -> bool:
+        return self._opened
+
+    def grab(self) -> bool:
+        self._current = next(self._pictures, None)
+        self._clock.move_to(self._clock.now_ns() + FRAME_NS)
+        return self._current is not None
+
+    def retrieve(self) -> tuple[bool, object]:
+        return True, self._current
+
+    def release(self) -> None:
+        self.released = True
+
+
+def pictures(count: int, first: int = 0) -> list[np.ndarray]:
+    return [np.full((48, 64, 3), first + number, np.uint8) for number in range(count)]
+
+
+def camera(clock: SteppedClock, opener: Callable, path: str | None = "/dev/video0") -> tuple[CameraSource, object]:
+    sinks = make_sinks(clock)
+    return CameraSource("0", sinks, opener, lambda _: path), sinks
+
+
+def test_a_missing_camera_is_waited_for_every_two_seconds_and_none_else_is_taken() -> None:
+    clock = SteppedClock()
+    opened: list[str] = []
+    source, sinks = camera(clock, lambda path: opened.append(path), path=None)
+    source.start()
+    for step in range(1, 4):
+        assert clock.await_wait(ORIGIN_NS + 2 * step * NS_PER_S)
+        assert source.report().state == "waiting"
+        assert "no such camera" in source.report().reason
+        clock.move_to(ORIGIN_NS + 2 * step * NS_PER_S)
+    source.close()
+    assert opened == []
+    assert sinks.vision.frames_in == 0
+
+
+def test_a_camera_that_comes_later_is_picked_up() -> None:
+    clock = SteppedClock()
+    captures = [FakeCapture(clock, [], opened=False), FakeCapture(clock, pictures(30))]
+    first, second = captures
+    source, sinks = camera(clock, lambda _: captures.pop(0))
+    source.start()
+    assert clock.await_wait(ORIGIN_NS + 2 * NS_PER_S)
+    assert first.released
+    clock.move_to(ORIGIN_NS + 2 * NS_PER_S)
+    assert eventually(lambda: second.released)
+    source.close()
+    assert sinks.vision.frames_in == 30
+    items = sinks.vision.read(sinks.vision.slot_of(ORIGIN_NS + 2 * NS_PER_S), 31)
+    assert items.valid.sum() >= 29
+
+
+def test_a_camera_that_fails_is_released_and_opened_again() -> None:
+    clock = SteppedClock()
+    captures = [FakeCapture(clock, pictures(5)), FakeCapture(clock, pictures(5, 100))]
+    first, second = captures
+    source, sinks = camera(clock, lambda _: captures.pop(0))
+    source.start()
+    assert eventually(lambda: first.released)
+    assert eventually(lambda: source.report().state == "stale")
+    assert "opening it again" in source.report().reason
+    clock.move_to(clock.now_ns() + 2 * NS_PER_S)
+    assert eventually(lambda: second.released)
+    source.close()
+    assert source.report().counts["reopened"] == 1
+    assert sinks.vision.frames_in == 10
+
+
+def test_frames_are_stamped_when_they_are_grabbed() -> None:
+    clock = SteppedClock()
+    capture = FakeCapture(clock, pictures(3))
+    source, sinks = camera(clock, lambda _: capture)
+    source.start()
+    assert eventually(lambda: capture.released)
+    source.close()
+    items = sinks.vision.read(0, 4)
+    assert items.captured_ns[1:].tolist() == [ORIGIN_NS + number * FRAME_NS for number in (1, 2, 3)]
+    assert items.frames[1:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_a_frozen_picture_is_not_taken_for_a_live_one() -> None:
+    clock = SteppedClock()
+    states: list[tuple[str, str]] = []
+    frozen = [np.full((48, 64, 3), 9, np.uint8)] * 60
+    source, sinks = camera(clock, lambda _: capture)
+
+    class Watched(FakeCapture):
+        def grab(self) -> bool:
+            report = source.report()
+            states.append((report.state, report.reason))
+            return super().grab()
+
+    capture = Watched(clock, frozen + pictures(5, 50))
+    source.start()
+    assert eventually(lambda: capture.released)
+    source.close()
+    assert ("stale", "frozen: the camera repeats one picture") in states
+    assert source.report().counts["frozen_frames"] >= 25
+    assert states[-1][0] == "live"
+    assert sinks.vision.frames_in < 65
+
+
+def test_a_hanging_camera_is_reported_stale_within_a_second() -> None:
+    clock = SteppedClock()
+    capture = FakeCapture(clock, pictures(3))
+    source, _ = camera(clock, lambda _: capture)
+    source._last_ns = clock.now_ns()
+    source._set_state("live")
+    clock.move_to(clock.now_ns() + NS_PER_S)
+    assert source.report().state == "live"
+    clock.move_to(clock.now_ns() + 1)
+    assert source.report().state == "stale"
+
+
+@pytest.mark.parametrize("broken", [None, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), b"x"])
+def test_a_broken_picture_is_counted_and_leaves_its_slot_free(broken: object) -> None:
+    clock = SteppedClock()
+    capture = FakeCapture(clock, [])
+    capture._current = broken
+    source, sinks = camera(clock, lambda _: capture)
+    assert source._picture(capture, clock.now_ns()) is None
+    assert source.report().counts["bad_frames"] == 1
+    assert sinks.vision.frames_in == 0
+
+
+def test_devices_are_resolved_by_index_path_and_stable_name(tmp_path: Path) -> None:
+    device = tmp_path / "video7"
+    device.touch()
+    by_id = tmp_path / "by-id"
+    by_id.mkdir()
+    for number in (0, 1):
+        (by_id / f"usb-Acme_Cam_123-video-index{number}").symlink_to(device)
+    assert resolve_device("by-id:usb-Acme_Cam_123-video-index0", by_id) == str(device)
+    assert resolve_device("by-id:Acme_Cam", by_id) == str(device)
+    assert resolve_device("by-id:Other", by_id) is None
+    assert resolve_device("by-id:Acme", tmp_path / "none") is None
+    assert resolve_device("9999") is None
+    assert resolve_device("v4l2:/dev/null") == "/dev/null"
+    with pytest.raises(SourceError, match="not a device"):
+        resolve_device("/dev/../etc/passwd")
+
+
+def test_two_cameras_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
+    for serial in (1, 2):
+        (tmp_path / f"usb-Acme_{serial}-video-index0").touch()
+    assert resolve_device("by-id:Acme", tmp_path) is None
+    assert resolve_device("by-id:Acme_2", tmp_path) is not None

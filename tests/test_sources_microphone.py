@@ -1,0 +1,205 @@
+"""A microphone that is absent, speaks, falls silent and returns, with a fake PyAudio on a clock the test moves."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.errors import SourceError
+from clcr_stream.sources.microphone import MicrophoneSource, choose_device, quiet_stderr
+from media import ORIGIN_NS, SteppedClock, eventually, make_sinks
+
+BUILT_IN = {"index": 0, "name": "Built-in", "maxInputChannels": 2, "defaultSampleRate": 48000.0}
+SPEAKER = {"index": 1, "name": "USB speaker", "maxInputChannels": 0, "defaultSampleRate": 48000.0}
+USB = {"index": 2, "name": "USB Microphone", "maxInputChannels": 1, "defaultSampleRate": 44100.0}
+
+
+class FakePyAudio:
+    """A PyAudio module with the given devices; `rates` are what they open with. Streams are driven by the test."""
+
+    paInt16, paContinue, paInputOverflow = 8, 0, 2
+
+    def __init__(self, devices: list[dict], rates: tuple[int, ...] = (16000,)) -> None:
+        self.devices, self.rates = devices, rates
+        self.streams: list[SimpleNamespace] = []
+        self.terminated = 0
+        self.opened = threading.Semaphore(0)
+
+    def PyAudio(self) -> FakePyAudio:
+        return self
+
+    def get_device_count(self) -> int:
+        return len(self.devices)
+
+    def get_device_info_by_index(self, index: int) -> dict:
+        return self.devices[index]
+
+    def get_default_input_device_info(self) -> dict:
+        if not self.devices:
+            raise OSError("No Default Input Device Available")
+        return self.devices[0]
+
+    def open(self, **options: object) -> SimpleNamespace:
+        if options["rate"] not in self.rates:
+            raise OSError(-9997, "Invalid sample rate")
+        stream = SimpleNamespace(options=options, closed=False)
+        stream.close = lambda: setattr(stream, "closed", True)
+        self.streams.append(stream)
+        self.opened.release()
+        return stream
+
+    def terminate(self) -> None:
+        self.terminated += 1
+
+
+class Bench:
+    """A microphone source with its fake device, and the means to speak into it."""
+
+    def __init__(self, module: FakePyAudio, device: str = "default") -> None:
+        self.clock = SteppedClock()
+        self.sinks = make_sinks(self.clock)
+        self.module = module
+        self.source = MicrophoneSource(device, self.sinks, lambda: module)
+        self.source.start()
+
+    def speak(self, samples: np.ndarray, status: int = 0) -> None:
+        """One callback, at the moment at which its last sample was recorded."""
+        assert self.module.streams
+        options = self.module.streams[-1].options
+        frames = len(samples)
+        self.clock.move_to(self.clock.now_ns() + frames * NS_PER_S // options["rate"])
+        pcm = np.repeat((samples * 32767).astype(np.int16), options["channels"])
+        options["stream_callback"](pcm.tobytes(), frames, {}, status)
+
+    def settled(self, blocks: int) -> bool:
+        return eventually(lambda: self.source.report().counts["blocks"] == blocks)
+
+
+def test_a_missing_pyaudio_is_waited_for_and_the_command_is_told() -> None:
+    def missing() -> None:
+        raise SourceError('PyAudio is not installed; run `pip install "clcr-stream[live]"`')
+
+    clock = SteppedClock()
+    source = MicrophoneSource("default", make_sinks(clock), missing)
+    source.start()
+    assert clock.await_wait(ORIGIN_NS + 2 * NS_PER_S)
+    assert source.report().state == "waiting"
+    assert 'pip install "clcr-stream[live]"' in source.report().reason
+    source.close()
+    assert source.finished
+
+
+def test_a_microphone_that_comes_later_is_picked_up() -> None:
+    module = FakePyAudio([])
+    bench = Bench(module)
+    assert bench.clock.await_wait(ORIGIN_NS + 2 * NS_PER_S)
+    assert "no microphone found" in bench.source.report().reason
+    assert module.terminated == 1
+    module.devices.append(BUILT_IN)
+    bench.clock.move_to(ORIGIN_NS + 2 * NS_PER_S)
+    assert module.opened.acquire(timeout=10)
+    bench.speak(np.full(320, 0.5))
+    assert eventually(lambda: bench.source.report().state == "live")
+    bench.source.close()
+
+
+def test_blocks_land_where_they_were_recorded() -> None:
+    module = FakePyAudio([BUILT_IN])
+    bench = Bench(module)
+    assert module.opened.acquire(timeout=10)
+    bench.clock.move_to(ORIGIN_NS + NS_PER_S)
+    for level in (0.1, 0.2, 0.3):
+        bench.speak(np.full(320, level))
+    assert bench.settled(3)
+    bench.source.close()
+    items = bench.sinks.audio.read(16000 - 10, 16000 + 970)
+    assert items.present.tolist() == [False] * 10 + [True] * 960 + [False] * 10
+    np.testing.assert_allclose(items.samples[[10, 329, 330, 969]], [0.1, 0.1, 0.2, 0.3], atol=1e-3)
+    assert module.streams[0].closed
+    assert module.terminated == 1
+
+
+@pytest.mark.parametrize(("device", "rate_hz"), [(BUILT_IN, 48000), (USB, 44100)])
+def test_a_device_with_another_rate_is_resampled(device: dict, rate_hz: int) -> None:
+    module = FakePyAudio([device], rates=(rate_hz,))
+    bench = Bench(module)
+    assert module.opened.acquire(timeout=10)
+    at_s = np.arange(rate_hz) / rate_hz
+    tone = 0.5 * np.sin(2 * np.pi * 500 * at_s)
+    size = rate_hz // 50
+    for start in range(0, rate_hz, size):
+        bench.speak(tone[start : start + size])
+    assert bench.settled(50)
+    bench.source.close()
+    items = bench.sinks.audio.read(0, 16000)
+    assert items.present[200:15900].all()
+    spectrum = np.abs(np.fft.rfft(items.samples[:16000] * np.hanning(16000)))
+    assert int(np.argmax(spectrum)) == 500
+    assert abs(float(np.abs(items.samples).max()) - 0.5) < 0.03
+
+
+def test_a_silent_microphone_is_reopened_from_a_new_portaudio() -> None:
+    module = FakePyAudio([BUILT_IN])
+    bench = Bench(module)
+    assert module.opened.acquire(timeout=10)
+    bench.speak(np.full(320, 0.5))
+    assert bench.settled(1)
+    bench.clock.move_to(bench.clock.now_ns() + NS_PER_S // 2 + 1)
+    assert module.opened.acquire(timeout=10)
+    assert bench.source.report().state == "stale"
+    assert module.streams[0].closed
+    assert module.terminated == 1
+    bench.speak(np.full(320, 0.25))
+    assert eventually(lambda: bench.source.report().state == "live")
+    bench.source.close()
+    assert bench.source.report().counts["reopened"] == 1
+    items = bench.sinks.audio.read(0, 16000)
+    assert items.present.sum() == 640
+    assert not items.present[330:8300].any()
+
+
+def test_an_overflow_leaves_a_gap_and_is_counted() -> None:
+    module = FakePyAudio([BUILT_IN])
+    bench = Bench(module)
+    assert module.opened.acquire(timeout=10)
+    bench.speak(np.full(320, 0.5))
+    assert bench.settled(1)
+    bench.clock.move_to(bench.clock.now_ns() + NS_PER_S // 10)
+    bench.speak(np.full(320, 0.5), status=module.paInputOverflow)
+    assert bench.settled(2)
+    bench.source.close()
+    counts = bench.source.report().counts
+    assert (counts["overflows"], counts["gaps"]) == (1, 1)
+    assert bench.sinks.audio.read(0, 2240).present.tolist() == [True] * 320 + [False] * 1600 + [True] * 320
+
+
+def test_devices_are_chosen_by_default_index_and_name_and_never_replaced() -> None:
+    module = FakePyAudio([BUILT_IN, SPEAKER, USB])
+    assert choose_device(module, "default") is BUILT_IN
+    assert choose_device(module, "2") is USB
+    assert choose_device(module, "name:usb") is USB
+    for absent in ("1", "7", "name:Webcam"):
+        with pytest.raises(SourceError, match="clcr-stream devices"):
+            choose_device(module, absent)
+
+
+def test_a_device_that_opens_at_no_rate_is_waited_for() -> None:
+    module = FakePyAudio([BUILT_IN], rates=())
+    bench = Bench(module)
+    assert bench.clock.await_wait(ORIGIN_NS + 2 * NS_PER_S)
+    assert "Built-in does not open" in bench.source.report().reason
+    bench.source.close()
+    assert module.terminated == 1
+
+
+def test_what_libraries_print_while_opening_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    import os
+
+    with quiet_stderr():
+        os.write(2, b"ALSA lib pcm.c: Unknown PCM cards.pcm.rear\n")
+    os.write(2, b"mine\n")
+    assert capfd.readouterr().err == "mine\n"

@@ -1,0 +1,182 @@
+"""Live URLs: a real MJPEG server on loopback, refusals, and reconnecting with a scripted reader."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+
+from clcr_stream.clock import NS_PER_S, MonotonicClock
+from clcr_stream.errors import SourceError
+from clcr_stream.sources.media import BOTH, AudioItem, VideoItem
+from clcr_stream.sources.network import NetworkSource, open_url
+from media import ORIGIN_NS, SteppedClock, eventually, make_sinks
+
+
+class Mjpeg(BaseHTTPRequestHandler):
+    """Endless JPEG pictures, as a network camera serves them; the connection closes after `limit` pictures."""
+
+    limit = 40
+    freeze = False  # stay connected after the last picture, silent
+    stop = threading.Event()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+        self.end_headers()
+        for number in range(self.limit):
+            _, jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 5 * number % 256, np.uint8))
+            head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            try:
+                self.wfile.write(head.encode() + jpeg.tobytes() + b"\r\n")
+            except OSError:
+                return
+            if self.stop.wait(0.01):
+                return
+        if self.freeze:
+            self.stop.wait(30)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def mjpeg_url() -> Iterator[str]:
+    Mjpeg.stop.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mjpeg)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/cam.mjpg?password=hunter2"
+    Mjpeg.stop.set()
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
+def test_a_network_camera_is_live_reconnects_and_keeps_its_password_to_itself(mjpeg_url: str) -> None:
+    clock = MonotonicClock()
+    sinks = make_sinks(clock)
+    source = NetworkSource(mjpeg_url, BOTH, sinks)
+    source.start()
+    assert eventually(lambda: source.report().counts["reconnects"] >= 1, 20)
+    assert eventually(lambda: source.report().counts["frames"] >= 20)
+    source.close()
+    report = source.report()
+    assert report.state == "ended"
+    assert "hunter2" not in f"{report}"
+    assert abs(sinks.vision.newest_ns - clock.now_ns()) < 10 * NS_PER_S
+    assert sinks.vision.frames_in == report.counts["frames"]
+
+
+def test_a_camera_that_freezes_with_its_connection_open_is_stale_and_then_opened_again(
+    mjpeg_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mjpeg, "freeze", True)
+    source = NetworkSource(mjpeg_url, BOTH, make_sinks(MonotonicClock()))
+    source.start()
+    assert eventually(lambda: source.report().state == "live", 20)
+    assert eventually(lambda: source.report().state == "stale", 5)
+    assert eventually(lambda: source.report().counts["reconnects"] >= 1 and source.report().state == "live", 10)
+    source.close()
+
+
+def test_a_dead_url_is_told_without_its_credentials() -> None:
+    with pytest.raises(SourceError, match="does not answer") as caught:
+        open_url("rtsp://user:secret@127.0.0.1:9/live", BOTH, lambda _: None)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class ScriptedReader:
+    """A reader whose items advance the test's clock, then the connection breaks with `error` or ends."""
+
+    modalities = BOTH
+
+    def __init__(self, clock: SteppedClock, items: list, error: Exception | None = None) -> None:
+        self._clock, self._items, self._error = clock, items, error
+        self.closed = False
+
+    def __enter__(self) -> ScriptedReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def items(self) -> Iterator[object]:
+        for item in self._items:
+            self._clock.move_to(self._clock.now_ns() + NS_PER_S // 10)
+            yield item
+        if self._error is not None:
+            raise self._error
+
+
+def sound() -> AudioItem:
+    return AudioItem(0, np.full(1600, 0.5, np.float32))
+
+
+def picture() -> VideoItem:
+    return VideoItem(0, lambda: np.full((48, 64, 3), 7, np.uint8))
+
+
+def test_an_absent_stream_is_waited_for_with_growing_pauses() -> None:
+    clock = SteppedClock()
+
+    def refuse(*_: object) -> None:
+        raise SourceError("rtsp://cam/: does not answer (Connection refused)")
+
+    source = NetworkSource("rtsp://cam/", BOTH, make_sinks(clock), refuse)
+    source.start()
+    pauses = []
+    for tries in range(1, 6):
+        assert eventually(lambda tries=tries: len(clock.waits) == tries)
+        assert source.report().state == "waiting"
+        pauses.append(clock.waits[-1] - clock.now_ns())
+        clock.move_to(clock.waits[-1])
+    source.close()
+    assert pauses[-1] > 2 * pauses[0]
+    assert max(pauses) <= 2.5 * NS_PER_S
+
+
+def test_what_arrives_is_stamped_at_arrival() -> None:
+    clock = SteppedClock()
+    sinks = make_sinks(clock)
+    reader = ScriptedReader(clock, [picture(), sound(), sound(), picture()])
+    source = NetworkSource("rtsp://cam/", BOTH, sinks, lambda *_: reader)
+    source.start()
+    assert eventually(lambda: reader.closed)
+    source.close()
+    frames = sinks.vision.read(0, 8).captured_ns
+    assert sorted(frames[frames >= 0] - ORIGIN_NS) == [NS_PER_S // 10, 4 * NS_PER_S // 10]
+    assert sinks.audio.read(0, 6400).present.tolist() == [False] * 1600 + [True] * 3200 + [False] * 1600
+
+
+@pytest.mark.parametrize("error", [None, TimeoutError("read timed out"), ConnectionResetError("reset by peer")])
+def test_a_stream_that_breaks_is_stale_then_back_with_a_gap(error: Exception | None) -> None:
+    clock = SteppedClock()
+    sinks = make_sinks(clock)
+    readers = [ScriptedReader(clock, [sound()], error), ScriptedReader(clock, [sound()])]
+    first, second = readers
+    source = NetworkSource("rtsp://cam/", BOTH, sinks, lambda *_: readers.pop(0))
+    source.start()
+    assert eventually(lambda: first.closed and len(clock.waits) == 1)
+    assert source.report().state == "stale"
+    clock.move_to(ORIGIN_NS + NS_PER_S)
+    assert eventually(lambda: second.closed)
+    source.close()
+    assert source.report().counts["reconnects"] == 1
+    present = sinks.audio.read(0, 17600).present
+    assert present.tolist() == [True] * 1600 + [False] * 14400 + [True] * 1600
+
+
+def test_a_stream_that_hangs_is_reported_stale_after_a_second() -> None:
+    clock = SteppedClock()
+    source = NetworkSource("rtsp://cam/", BOTH, make_sinks(clock), lambda *_: None)
+    source._last_ns = clock.now_ns()
+    source._set_state("live")
+    clock.move_to(clock.now_ns() + NS_PER_S + 1)
+    assert source.report().state == "stale"
