@@ -58,7 +58,7 @@ need_packages() {
     for name in "$@"; do is_installed "$name" || missing+=("$name"); done
     if [ "${#missing[@]}" = 0 ]; then return; fi
     if [ "$(id -u)" != 0 ]; then
-        printf '%s\n' "${0##*/}: this machine lacks ${#missing[@]} system package(s). Run this line, then ${0##*/} again:" >&2
+        printf '%s\n' "${0##*/}: this machine lacks ${#missing[@]} system package(s). Run this line, then scripts/${0##*/} again:" >&2
         printf '%s\n' "sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
         exit 1
     fi

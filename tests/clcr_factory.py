@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-import reference
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import reference
 from clcr.batch import Batch
 from clcr.config import LEVELS, MODALITIES, ModelConfig
 from clcr.intraced import LevelExchange

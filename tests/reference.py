@@ -123,7 +123,7 @@ def seeded_weights(seed: int) -> Weights:
             values = q * np.sign(np.diag(r))
         elif last in ("running_var", "mel_std"):
             values = 1.0 + 0.3 * np.abs(values)
-        elif "norm" in name and last == "weight" or name == "temperature":
+        elif ("norm" in name and last == "weight") or name == "temperature":
             values = 1.0 + 0.1 * values
         elif "evidence" in name or "budget" in name or "position_gain" in name:
             start = {"evidence_threshold": 0.7, "budget_logit": -0.8}.get(last, 12.0 if "slope" in name else 0.4)
@@ -259,7 +259,9 @@ def project(activation: Array, budget: float) -> Array:
     return np.clip(activation - high, 0, 1)
 
 
-def exchange(w: Weights, level: int, tokens: list[dict[str, Array]], valid: dict[str, Array], case: Case) -> dict[str, Any]:
+def exchange(
+    w: Weights, level: int, tokens: list[dict[str, Array]], valid: dict[str, Array], case: Case
+) -> dict[str, Any]:
     """One level of IntraCED. Full Mix: modality j is taken from level + j, in that level's own coordinates."""
     mixed = case.level_order == "shuffled"
     z, coordinates, q, k, v, alpha, budget = ({} for _ in range(7))  # type: ignore[var-annotated]

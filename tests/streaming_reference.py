@@ -29,6 +29,7 @@ from tiny_bundle import WORDS
 HOP_NS, WINDOW_HOPS = 200_000_000, 30
 SLOTS, SAMPLES, TOKENS, TEXT_TOKENS = 3, 3200, 5, 64
 SIZE_PX = 112
+LEFT_SAMPLES = 240
 WINDOW_NS = WINDOW_HOPS * HOP_NS
 ORIGIN_NS = 987_654_321_012
 
@@ -70,15 +71,15 @@ def record(seed: int, hops: int, first_hop: int = 0) -> Recording:
     rng = np.random.default_rng(seed)
     start_ns = ORIGIN_NS + first_hop * HOP_NS
     end_ns = start_ns + hops * HOP_NS
+    coarse = rng.integers(0, 256, (64, 7, 7, 3), dtype=np.uint8)
+    faces = coarse.repeat(SIZE_PX // 7, 1).repeat(SIZE_PX // 7, 2)
     frames, time_ns = [], start_ns - 40_000_000
     away = sorted(rng.uniform(0, hops, 2) * HOP_NS + start_ns)
     while time_ns < end_ns:
         time_ns += int(rng.uniform(15e6, 90e6))  # 11 to 66 frames a second: empty slots and frames that share one
         if away[0] < time_ns < away[1]:
             continue
-        coarse = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
-        crop = coarse.repeat(16, 0).repeat(16, 1) if rng.random() > 0.1 else None
-        frames.append(Frame(time_ns, crop))
+        frames.append(Frame(time_ns, faces[rng.integers(len(faces))] if rng.random() > 0.1 else None))
     loudness = rng.uniform(-4, 0, hops).repeat(SAMPLES)
     samples = (rng.normal(0, 0.3, hops * SAMPLES) * 10**loudness).clip(-1, 1).astype(np.float32)
     present = np.ones(hops * SAMPLES, np.bool_)
@@ -105,6 +106,7 @@ def speak(rng: np.random.Generator, start_ns: int, hops: int) -> list[Words]:
 
 
 def without(recording: Recording, modality: str) -> Recording:
+    """The same recording with one device missing."""
     match modality:
         case "vision":
             return replace(recording, frames=[])
@@ -188,31 +190,28 @@ class Offline:
         self.said: dict[str, Said] = {}  # by segment id
         self.next_step = 0
         hops = recording.hops
-        heard = np.where(recording.present, recording.samples, np.float32(0))
-        self.mel = log_mel(np.concatenate([np.zeros(240, np.float32), heard]))
+        heard = recording.samples * recording.present
+        self.heard = np.concatenate([np.zeros(LEFT_SAMPLES, np.float32), heard])
         self.acoustic_valid = recording.present.reshape(hops * TOKENS, -1).all(1).astype(np.float32)
-        self.crops = np.zeros((hops * SLOTS, SIZE_PX, SIZE_PX, 3), np.uint8)
-        self.vision_valid = np.zeros(hops * SLOTS, np.float32)
-        taken: set[int] = set()
-        for frame in recording.frames:
+        self.slots: list[Frame | None] = [None] * (hops * SLOTS)
+        for frame in reversed(recording.frames):  # so that the first frame of a slot is the one that stays
             # The slot whose centre k / 15 s is nearest, counted from the recording's first hop.
             slot = round((frame.captured_ns - ORIGIN_NS) * 15 / NS_PER_S) - recording.first_hop * SLOTS
-            if slot in taken or not 0 <= slot < hops * SLOTS:
-                continue
-            taken.add(slot)
-            if frame.crop is not None:
-                self.crops[slot], self.vision_valid[slot] = frame.crop, 1.0
+            if 0 <= slot < len(self.slots):
+                self.slots[slot] = frame
 
     @torch.no_grad()
     def encode(self, hops: int, begin: int = 0) -> list[dict[str, torch.Tensor]]:
         """Per level the described tokens of sound and picture of hops [begin, hops), nothing known of earlier ones."""
         slots, tokens = slice(begin * SLOTS, hops * SLOTS), slice(begin * TOKENS, hops * TOKENS)
-        seen = self.vision_valid[slots]
+        crops = [None if frame is None else frame.crop for frame in self.slots[slots]]
+        faces = [crop for crop in crops if crop is not None]
+        mel = log_mel(self.heard[begin * SAMPLES : hops * SAMPLES + LEFT_SAMPLES])
         batch = replace(
             nothing(),
-            frames=torch.from_numpy(self.crops[slots][seen > 0]).permute(0, 3, 1, 2),
-            vision_valid=torch.from_numpy(seen)[None],
-            mel=torch.from_numpy(self.mel[4 * tokens.start : 4 * tokens.stop])[None],
+            frames=torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2) if faces else nothing().frames,
+            vision_valid=torch.tensor([[float(crop is not None) for crop in crops]]),
+            mel=torch.from_numpy(mel)[None],
             acoustic_valid=torch.from_numpy(self.acoustic_valid[tokens])[None],
             vision_step=torch.tensor([self.recording.first_hop * SLOTS + slots.start]),
             acoustic_step=torch.tensor([self.recording.first_hop * TOKENS + tokens.start]),
@@ -226,7 +225,7 @@ class Offline:
         Asked for in order of `hops`, or after `place_words` for every hop between.
         """
         text = [self.describe(said) for said in self.place_words(hops)]
-        empty = torch.zeros(1, 0, self.model.levels[0].token_width)
+        empty = torch.zeros(1, 0, encoded[0]["vision"].shape[-1])
         start = max(0, hops - WINDOW_HOPS) - begin
         window = [
             {
@@ -244,7 +243,7 @@ class Offline:
             "omega": out.omega[0].numpy(),
             "beta": out.beta[0].numpy(),
             "eta": out.eta[0].numpy(),
-            "mass": np.array(mass) / counts,
+            "mass": np.array(mass) / np.array(counts),
             "budget": np.stack([level.budget[0].numpy() for level in out.levels]),
             "present": out.levels[0].present[0].numpy(),
             "shared": np.stack([level.shared[0].numpy() for level in out.levels]),

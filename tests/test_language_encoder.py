@@ -55,7 +55,9 @@ def test_a_folder_gives_the_hidden_states_of_its_own_model(kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize(("layers", "taps"), [(3, (1, 2, 3)), (4, (1, 3, 4)), (6, (2, 4, 6)), (12, (4, 8, 12))])
-def test_the_levels_are_taken_after_each_third_of_the_layers(layers: int, taps: tuple[int, ...], tmp_path: Path) -> None:
+def test_the_levels_are_taken_after_each_third_of_the_layers(
+    layers: int, taps: tuple[int, ...], tmp_path: Path
+) -> None:
     write_backbone(tmp_path, layers=layers)
     assert LanguageEncoder.from_folder(tmp_path).taps == taps
 

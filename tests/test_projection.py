@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import reference
 from clcr.projection import project_budget
 
 unit = st.floats(0.0, 1.0, allow_subnormal=False)

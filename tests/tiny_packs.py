@@ -16,7 +16,7 @@ SLOTS, ACOUSTIC_TOKENS = 9, 15
 
 
 def write_packs(folder: Path) -> None:
-    """packs/faces, packs/clips (video with sound, and sound alone), packs/texts and a tokenizer file, below `folder`."""
+    """packs/faces, packs/clips (video with sound, sound alone), packs/texts and a tokenizer file, below `folder`."""
     _write(folder / "packs" / "faces", [_sample(index, "face") for index in range(36)])
     kinds = ["clip", "clip", "sound"]
     _write(folder / "packs" / "clips", [_sample(index, kinds[index // 6 % 3]) for index in range(54)])
@@ -34,7 +34,7 @@ def _sample(index: int, kind: str) -> dict[str, NDArray[np.generic] | str]:
     return {
         "id": f"{kind}{index:03d}",
         "label": EMOTIONS[label],
-        "split": "dev" if index % 18 >= 12 else "train",
+        "split": "dev" if index // 6 in (1, 5, 6) else "train",
         "speaker": SPEAKERS[index // 18 % 3],
         "kind": {"clip": "video", "sound": "audio"}.get(kind, kind),
         "grey": (grey if kind == "face" else grey[:0]).astype(np.uint8),

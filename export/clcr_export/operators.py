@@ -102,6 +102,6 @@ def _check_border(name: str, value: onnx.ValueInfoProto) -> None:
     if tensor.elem_type not in BORDER_DTYPES:
         allowed = ", ".join(BORDER_DTYPES.values())
         raise GraphError(f"{name}: {value.name} is {TensorProto.DataType.Name(tensor.elem_type)}; allowed: {allowed}")
-    first, *rest = tensor.shape.dim
-    if first.dim_param != STREAMS or any(not dim.HasField("dim_value") for dim in rest):
+    first, rest = tensor.shape.dim[:1], tensor.shape.dim[1:]
+    if [dim.dim_param for dim in first] != [STREAMS] or any(not dim.HasField("dim_value") for dim in rest):
         raise GraphError(f"{name}: {value.name} must be [{STREAMS}, fixed...]")

@@ -66,7 +66,7 @@ def export_bundle(checkpoint: Path, target: Path, options: ExportOptions, say: S
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """One thread and one seed: two exports agree to the byte, the figures of the proof included, on any number of cores."""
+    """One thread and one seed, so that two exports agree to the byte, the figures of the proof included."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

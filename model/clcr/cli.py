@@ -19,7 +19,7 @@ exit codes: 0 finished, 1 other error, 2 recipe or flag, 7 checkpoint, 8 diverge
 """
 _EVAL_EXAMPLES = """examples:
   clcr-eval runs/base/final --pack cache/packs/ravdess --json out.json
-  clcr-eval runs/javased/final --pack cache/packs/javased --having VA --subsets V,A,VA --by-speaker --plots out/
+  clcr-eval runs/javased/final --pack cache/packs/javased_av --by-speaker --plots out/
   clcr-eval runs/javased/final --pack cache/packs/ravdess --fit-temperature
 exit codes: 0 done, 1 other error, 2 recipe or flag, 7 checkpoint
 """
@@ -80,7 +80,7 @@ def _train(options: argparse.Namespace) -> int:
             raise ConfigError("--leave-one-speaker-out needs --init CHECKPOINT, a model that never saw these speakers")
         from clcr import loso
 
-        report = loso.leave_one_speaker_out(options.run, recipe, options.init, options.pack)
+        report = loso.leave_one_speaker_out(options.run, recipe, options.init, tuple(options.pack))
         print(loso.summary(report))
         return 0 if report["complete"] else STOPPED_CODE
     if options.resume:

@@ -23,25 +23,27 @@ SUBSETS = ("V", "A", "VA")
 SPLITS = ("train", "dev")
 
 
-def leave_one_speaker_out(folder: Path, recipe: Recipe, init: Path, pack: Path) -> dict[str, Any]:
+def leave_one_speaker_out(folder: Path, recipe: Recipe, init: Path, packs: tuple[Path, ...]) -> dict[str, Any]:
     """Run the folds that are not done yet; returns (and writes to FOLDER/loso.json) what is known so far.
+
+    packs: the one that is scored, then others that hold the same speakers; a fold's speaker is left out of all.
 
     Nothing is chosen by looking at the left-out speaker: no development packs, the last weights, a fixed step count.
     A fold stopped by a signal goes on where it stopped. Raises ConfigError if `init` was trained on the pack.
     """
     base = checkpoint.load_info(init)
-    if pack.name in trained_on(init):
-        raise ConfigError(f"{init}: was trained on {pack.name}; --init needs a checkpoint that never saw its speakers")
-    speakers = pack_speakers(pack, base.labels)
-    recipe = fold_recipe(recipe, pack)
+    for seen in sorted({pack.name for pack in packs} & trained_on(init)):
+        raise ConfigError(f"{init}: was trained on {seen}; --init needs a checkpoint that never saw its speakers")
+    speakers = pack_speakers(packs[0], base.labels)
+    recipe = fold_recipe(recipe, packs)
     complete = True
     for speaker in speakers:
         if not (folder / f"speaker_{speaker}.json").exists():
-            complete = run_fold(folder, recipe, init, (pack, speaker))
+            complete = run_fold(folder, recipe, init, (packs, speaker))
             if not complete:
                 break
     report = pooled(folder, speakers, base.labels)
-    report.update({"complete": complete, "init": str(init), "pack": pack.name, "steps": recipe.steps})
+    report.update({"complete": complete, "init": str(init), "pack": packs[0].name, "steps": recipe.steps})
     checkpoint.write_json(folder / "loso.json", report)
     return report
 
@@ -55,31 +57,32 @@ def trained_on(init: Path) -> set[str]:
     return names
 
 
-def fold_recipe(recipe: Recipe, pack: Path) -> Recipe:
-    """The recipe with every split of the pack to train on and nothing to watch. Raises ConfigError if it lacks it."""
-    if not any(Path(use.pack).name == pack.name for use in recipe.train):
-        raise ConfigError(f"recipe: does not train on {pack.name}; use configs/train_javased.yaml")
+def fold_recipe(recipe: Recipe, packs: tuple[Path, ...]) -> Recipe:
+    """The recipe with every split of the packs to train on and nothing to watch. Raises ConfigError if it lacks one."""
+    names = {pack.name for pack in packs}
+    for lacking in sorted(names - {Path(use.pack).name for use in recipe.train}):
+        raise ConfigError(f"recipe: does not train on {lacking}; use configs/train_javased.yaml or another --pack")
     uses = tuple(
-        msgspec.structs.replace(use, splits=SPLITS) if Path(use.pack).name == pack.name else use for use in recipe.train
+        msgspec.structs.replace(use, splits=SPLITS) if Path(use.pack).name in names else use for use in recipe.train
     )
     return msgspec.structs.replace(recipe, train=uses, dev=(), best=Best(of=()))
 
 
-def run_fold(folder: Path, recipe: Recipe, init: Path, left_out: tuple[Path, str]) -> bool:
-    """Fine-tune without one speaker of a pack and score its clips with video and sound; False when stopped early."""
-    pack, speaker = left_out
-    name = f"{pack.name}/{speaker}"
+def run_fold(folder: Path, recipe: Recipe, init: Path, left_out: tuple[tuple[Path, ...], str]) -> bool:
+    """Fine-tune without one speaker of the packs and score its clips with video and sound; False when stopped early."""
+    packs, speaker = left_out
+    names = tuple(f"{pack.name}/{speaker}" for pack in packs)
     work = folder / f"speaker_{speaker}"
     checkpoint.recover(work / "last")
     if (work / "last" / "state.json").exists():
-        run = resume_run(work, recipe, (name,))
+        run = resume_run(work, recipe, names)
     else:
         shutil.rmtree(work, ignore_errors=True)
-        run = start_run(work, recipe, model_from(init, recipe), (name,))
+        run = start_run(work, recipe, model_from(init, recipe), names)
     if train(run) != FINISHED:
         return False
     model = checkpoint.load_checkpoint(work / "final")
-    clips = restrict(speakers_pack(pack, SPLITS, (speaker,), model.config.labels), "VA")
+    clips = restrict(speakers_pack(packs[0], SPLITS, (speaker,), model.config.labels), "VA")
     subsets: dict[str, Any] = {}
     for subset in SUBSETS:
         predicted = evaluate_subset(model, clips, subset)

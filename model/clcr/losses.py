@@ -57,10 +57,11 @@ class TotalLoss(nn.Module):
         self.config = config
         self.register_buffer("class_weights", class_weights)
         generator = torch.Generator().manual_seed(0)
-        sketch, _ = torch.linalg.qr(torch.randn(config.private_rank, SKETCH, generator=generator))
+        rank = min(SKETCH, config.private_rank)
+        sketch, _ = torch.linalg.qr(torch.randn(config.private_rank, rank, generator=generator))
         self.register_buffer("sketch", sketch)
         pairs = len(LEVELS) * len(list(combinations(MODALITIES, 2)))
-        self.register_buffer("covariances", torch.eye(2 * SKETCH).repeat(pairs, 1, 1))
+        self.register_buffer("covariances", torch.eye(2 * rank).repeat(pairs, 1, 1))
 
     def forward(self, outputs: Outputs, labels: Tensor) -> dict[str, Tensor]:
         """labels: int64 (B,) classes, -1 where unknown; float (B,) for regression. Keys: total, task, intra, inter."""
@@ -75,6 +76,8 @@ class TotalLoss(nn.Module):
     def _task(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.config.task == "regression":
             return functional.l1_loss(logits.squeeze(-1), labels)
+        if not bool((labels >= 0).any()):
+            return logits.sum() * 0.0  # the mean over no labels would be NaN
         return functional.cross_entropy(
             logits, labels, weight=self.class_weights, ignore_index=-1, label_smoothing=self.config.label_smoothing
         )
@@ -103,7 +106,8 @@ class TotalLoss(nn.Module):
         joint = EMA * self.covariances[pair] + (1 - EMA) * batch
         if self.training:
             self.covariances[pair] = joint.detach()
-        return whitened_correlation(joint[:SKETCH, :SKETCH], joint[:SKETCH, SKETCH:], joint[SKETCH:, SKETCH:])
+        rank = self.sketch.shape[1]
+        return whitened_correlation(joint[:rank, :rank], joint[:rank, rank:], joint[rank:, rank:])
 
     @staticmethod
     def _pooled(level: LevelOutputs, modality: str, rows: Tensor) -> Tensor:

@@ -131,8 +131,11 @@ def train(run: Run, until_step: int | None = None) -> str:
     before_seconds = run.progress.seconds
     window: list[dict[str, float]] = []
     feed = Feed(recipe, class_names(run.model), run.leave_out)
-    with _stop_signals() as stopping, feed.prefetching(run.progress.step, end) as batches:
-        bar = tqdm(total=recipe.steps, initial=run.progress.step, unit="step", mininterval=2.0)
+    with (
+        _stop_signals() as stopping,
+        feed.prefetching(run.progress.step, end) as batches,
+        tqdm(total=recipe.steps, initial=run.progress.step, unit="step", mininterval=2.0) as bar,
+    ):
         for groups in batches:
             window.append(train_step(run, groups))
             now_ns = run.clock.now_ns()
@@ -150,7 +153,6 @@ def train(run: Run, until_step: int | None = None) -> str:
             if now_ns - saved_ns > recipe.checkpoint_minutes * 60e9:
                 save_state(run)
                 saved_ns = now_ns
-        bar.close()
     save_state(run)
     if run.progress.step < recipe.steps:
         return STOPPED
