@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -64,7 +64,7 @@ def load_weights(model: CLCR, weights: reference.Weights) -> None:
         raise AssertionError(f"the reference and the model differ in weights: {strange or unexpected}")
     for name, value in weights.items():
         if ".bases." in name:
-            model.get_submodule(name).weight = torch.from_numpy(value)  # type: ignore[assignment]
+            model.get_submodule(name).weight = torch.from_numpy(value)
 
 
 def batch_of(samples: list[reference.Sample]) -> Batch:
@@ -135,6 +135,19 @@ def removed(batch: Batch, *modalities: str) -> Batch:
     for m in modalities:
         values |= cut[m]
     return changed(batch, **values)
+
+
+def pieces(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
+    """Consecutive parts of a tensor."""
+    starts = np.cumsum([0, *sizes])
+    return [x.narrow(dim, int(start), size) for start, size in zip(starts, sizes, strict=False)]
+
+
+def row_of(batch: Batch, row: int) -> Batch:
+    """One sample of a batch."""
+    frames = pieces(batch.frames, [int(count) for count in batch.vision_valid.sum(1)])[row]
+    values = {name: value[row : row + 1] for name, value in vars(batch).items() if name != "frames"}
+    return Batch(frames=frames, **values)
 
 
 def fused(model: CLCR, tokens: list[Tokens], end_hop: int, grid: Grid = GRID) -> list[Tokens]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
     found["vision.stem.weight"] = (vision[0], 3, 3, 3)
     norm("vision.stem_norm", vision[0])
-    for i, (a, b) in enumerate(zip(vision[:-1], vision[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(vision)):
         for part, shape in (("first", (b, a, 3, 3)), ("second", (b, b, 3, 3)), ("shortcut", (b, a, 1, 1))):
             found[f"vision.blocks.{i}.{part}.weight"] = shape
             norm(f"vision.blocks.{i}.{part}_norm", b)
@@ -179,17 +180,17 @@ def positions(start: int, count: int) -> Array:
 
 def norm(x: Array, weight: Array | float = 1.0, bias: Array | float = 0.0, eps: float = 1e-6) -> Array:
     centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
+    return np.asarray(centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias)
 
 
 def gelu(x: Array) -> Array:
-    return x * 0.5 * (1.0 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2.0)))
+    return np.asarray(x * 0.5 * (1.0 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2.0))))
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
     """x (channels, rows, columns), already padded; kernel (out, in, rows, columns)."""
     windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], axis=(1, 2))[:, ::stride, ::stride]
-    return np.einsum("chwij,ocij->ohw", windows, kernel)
+    return np.asarray(np.einsum("chwij,ocij->ohw", windows, kernel))
 
 
 def front_end(w: Weights, frames: Array, valid: Array) -> Array:
@@ -264,7 +265,7 @@ def exchange(
 ) -> dict[str, Any]:
     """One level of IntraCED. Full Mix: modality j is taken from level + j, in that level's own coordinates."""
     mixed = case.level_order == "shuffled"
-    z, coordinates, q, k, v, alpha, budget = ({} for _ in range(7))  # type: ignore[var-annotated]
+    z, coordinates, q, k, v, alpha, budget = ({} for _ in range(7))
     for j, m in enumerate(MODALITIES):
         own = f"levels.{(level + j) % 3 if mixed else level}"
         frame, mask = w[f"{own}.bases.frame"], valid[m][:, None]

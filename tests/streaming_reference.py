@@ -192,7 +192,7 @@ class Offline:
         hops = recording.hops
         heard = recording.samples * recording.present
         self.heard = np.concatenate([np.zeros(LEFT_SAMPLES, np.float32), heard])
-        self.acoustic_valid = recording.present.reshape(hops * TOKENS, -1).all(1).astype(np.float32)
+        self.acoustic_valid = recording.present.reshape(hops * TOKENS, -1).min(axis=1).astype(np.float32)
         self.slots: list[Frame | None] = [None] * (hops * SLOTS)
         for frame in reversed(recording.frames):  # so that the first frame of a slot is the one that stays
             # The slot whose centre k / 15 s is nearest, counted from the recording's first hop.

@@ -18,7 +18,7 @@ from clcr.batch import Batch
 from clcr.config import MODALITIES, ModelConfig
 from clcr.intraced import LevelExchange, LevelOutputs
 from clcr.model import CLCR, Outputs, Tokens
-from clcr_factory import TINY, batch_of, changed, random_batch, removed, tiny_model, without
+from clcr_factory import TINY, batch_of, changed, random_batch, removed, row_of, tiny_model, without
 
 SWITCHES = ("hierarchy", "intraced", "intercad", "level_order", "pool_gate", "position")
 checked = settings(deadline=None, max_examples=15)
@@ -76,7 +76,8 @@ def test_alpha_is_in_the_budget_of_every_level_and_modality(seed: int, gamma: fl
         for index, m in enumerate(MODALITIES):
             alpha = level.alpha[m]
             assert bool(((alpha >= 0) & (alpha <= 1)).all())
-            assert bool((alpha.sum(-1) <= level.budget[:, index] + 1e-6).all())
+            spent, budget = alpha.double().sum(-1), level.budget[:, index].double()
+            assert bool((spent <= budget * (1 + 1e-6) + 1e-6).all())
             assert bool((alpha[level.valid[m] == 0] == 0).all())
 
 
@@ -211,10 +212,8 @@ def test_a_sample_alone_equals_itself_in_a_batch(seed: int) -> None:
     rng = np.random.default_rng(seed)
     batch = random_batch(seed, samples=3, coverage=float(rng.random()))
     together = run(tiny_model(), batch)
-    frames = batch.frames.split([int(n) for n in batch.vision_valid.sum(1)])
     for row in range(3):
-        values = {name: getattr(batch, name)[row : row + 1] for name in vars(batch) if name != "frames"}
-        alone = run(tiny_model(), Batch(frames=frames[row], **values))
+        alone = run(tiny_model(), row_of(batch, row))
         torch.testing.assert_close(together.logits[row], alone.logits[0], atol=5e-6, rtol=0)
 
 
@@ -253,10 +252,9 @@ def test_gradients_of_a_level_equal_finite_differences(seed: int) -> None:
 
 
 def test_every_trained_weight_has_a_gradient() -> None:
-    model = tiny_model().train()
-    batch = random_batch(1, samples=4, hops=6)
-    model(batch).logits.square().sum().backward()
-    silent = [n for n, p in model.named_parameters() if p.grad is None or float(p.grad.abs().sum()) == 0.0]
+    model = tiny_model()
+    model(random_batch(1, samples=4, hops=6)).logits.square().sum().backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-5]
     assert silent == ["intercad.level_score.2.bias"]  # the same constant for every level: softmax ignores it
 
 
@@ -359,5 +357,5 @@ def test_probabilities_are_tempered() -> None:
 def test_a_configuration_comes_back_from_its_dictionary_and_unknown_settings_are_refused() -> None:
     stored = json.loads(json.dumps(TINY.to_dict()))
     assert ModelConfig.from_dict(stored) == TINY
-    with pytest.raises(ValueError, match="unknown model setting 'shared_ranks'; known: .*shared_rank"):
+    with pytest.raises(ValueError, match=r"unknown model setting 'shared_ranks'; known: .*shared_rank"):
         ModelConfig.from_dict(stored | {"shared_ranks": 3})

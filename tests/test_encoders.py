@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from clcr.config import ModelConfig
 from clcr.encoders import AcousticStem, CausalConv, TemporalStage, VisionFrontEnd
-from clcr_factory import TINY, changed, random_batch, tiny_model
+from clcr_factory import TINY, changed, pieces, random_batch, tiny_model
 
 checked = settings(deadline=None, max_examples=15)
 cuts = st.lists(st.integers(1, 5), min_size=1, max_size=8)
@@ -30,7 +30,7 @@ def stage_runner(seed: int, steps: int, dilation: int) -> Runner:
 
     def run(chunks: list[int]) -> Tensor:
         state, outputs = stage.initial_state(2, TINY.width), []
-        for part, mask in zip(x.split(chunks, 1), valid.split(chunks, 1), strict=True):
+        for part, mask in zip(pieces(x, chunks, 1), pieces(valid, chunks, 1), strict=True):
             z, state = stage(part, mask, state)
             outputs.append(z)
         return torch.cat(outputs, 1)
@@ -45,8 +45,8 @@ def stem_runner(seed: int, steps: int) -> Runner:
 
     def run(chunks: list[int]) -> Tensor:
         state, outputs = stem.initial_state(2), []
-        for part, mask in zip(mel.split([4 * c for c in chunks], 1), valid.split(chunks, 1), strict=True):
-            z, *state = stem(part, mask, *state)  # type: ignore[assignment]
+        for part, mask in zip(pieces(mel, [4 * c for c in chunks], 1), pieces(valid, chunks, 1), strict=True):
+            z, *state = stem(part, mask, *state)
             outputs.append(z)
         return torch.cat(outputs, 1)
 
@@ -127,7 +127,7 @@ def test_future_input_never_changes_a_past_token(seed: int, from_hop: int) -> No
     for before, after in zip(model.encode(batch), model.encode(other), strict=True):
         for m, steps in (("vision", 3), ("acoustic", 5)):
             past = slice(0, steps * from_hop)
-            torch.testing.assert_close(before[m][:, past], after[m][:, past], atol=2e-6, rtol=0)
+            torch.testing.assert_close(before[m][:, past], after[m][:, past], atol=1e-5, rtol=0)
 
 
 @checked

@@ -28,7 +28,8 @@ def write_backbone(folder: Path, kind: str = "bert", layers: int = 3) -> Any:
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **SIZES, **FAMILY[kind], num_hidden_layers=layers)
-    backbone = AutoModel.from_config(config, attn_implementation="eager").eval()
+    build: Any = AutoModel.from_config
+    backbone = build(config, attn_implementation="eager").eval()
     backbone.save_pretrained(folder)
     return backbone
 
@@ -68,7 +69,7 @@ def test_pruning_the_vocabulary_changes_no_hidden_state(kind: str, tmp_path: Pat
     whole = LanguageEncoder.from_folder(tmp_path).eval()
     kept = [1, 5, 0, 7, 9, 30, 22, 39]
     pruned = LanguageEncoder.from_folder(tmp_path, kept).eval()
-    assert pruned.embeddings.get_submodule("word_embeddings").weight.shape[0] == len(kept)
+    assert pruned.embeddings.get_parameter("word_embeddings.weight").shape[0] == len(kept)
     new = torch.tensor([[3, 1, 7, 2, 5, 6]])
     valid = torch.ones(1, 6)
     with torch.no_grad():
@@ -137,7 +138,8 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_is_not_of_the_bert_family_is_refused(kind: str, sizes: dict[str, int], tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
-    AutoModel.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(tmp_path)
+    build: Any = AutoModel.from_config
+    build(AutoConfig.for_model(kind, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"'{kind}' is not a BERT-family encoder; allowed: bert, "):
         LanguageEncoder.from_folder(tmp_path)
 

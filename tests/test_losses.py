@@ -161,6 +161,12 @@ def test_running_covariances_move_in_training_only() -> None:
     loss.train()(outputs, labels)
     moved = (loss.covariances - EMA * start) / (1 - EMA)
     assert not loss.covariances.requires_grad
+    level, both = outputs.levels[0], []
+    for m in ("vision", "acoustic"):
+        mask = level.valid[m].unsqueeze(-1)
+        pooled = (level.private_tokens[m] * mask).sum(1) / mask.sum(1)
+        both.append((pooled @ loss.sketch).detach().numpy())
+    np.testing.assert_allclose(moved[0], np.cov(np.concatenate(both, 1), rowvar=False), atol=1e-4)
     for joint in moved:
         torch.testing.assert_close(joint, joint.T, atol=1e-5, rtol=0)
         assert joint.shape == (2 * TINY.private_rank, 2 * TINY.private_rank)

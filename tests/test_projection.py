@@ -149,8 +149,8 @@ def separated(y: Tensor, budget: float) -> bool:
     """Whether a step of 1e-6 crosses no kink: no ties, no token at its threshold, no budget at its edge."""
     alpha = projected(y, budget)
     multiplier = float((y - alpha).max()) if float(y.sum()) > budget else 0.0
-    apart = torch.cat([y, torch.tensor([multiplier, 0.0, 1.0], dtype=y.dtype)]).unique().diff()
-    distinct = len(y.unique()) == len(y) and bool((apart > 1e-4).all())
+    apart = np.diff(np.unique([*y.tolist(), multiplier, 0.0, 1.0]))
+    distinct = len(set(y.tolist())) == len(y) and bool((apart > 1e-4).all())
     return distinct and abs(float(y.sum()) - budget) > 1e-3 and budget > 1e-3
 
 

@@ -31,6 +31,7 @@ from clcr_stream.clock import VirtualClock
 from clcr_stream.language import LanguageStream
 from clcr_stream.level import Levels
 from clcr_stream.loop import Pipeline, Schedule, Session
+from clcr_stream.positions import sinusoid
 from clcr_stream.prediction import Identity
 from clcr_stream.sources.base import FOREVER_NS, Modality, SourceReport
 from clcr_stream.text import Tokenizer
@@ -244,6 +245,18 @@ def a_little_less_exchange(recording: Recording) -> Recording:
 def test_the_comparison_notices_input_that_differs(runtime: Runtime, tampered: Any) -> None:
     recording = record(7, 16)
     assert worst_difference(runtime, stream(runtime, tampered(recording)), recording) > TOLERANCE
+
+
+@pytest.mark.parametrize("module", ["window", "language"])
+def test_the_comparison_notices_positions_that_are_one_step_off(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    def shifted(steps: NDArray[np.int64], width: int, base: float) -> NDArray[np.float32]:
+        return sinusoid(steps + 1, width, base)
+
+    monkeypatch.setattr(f"clcr_stream.{module}.sinusoid", shifted)
+    recording = record(7, 16)
+    assert worst_difference(runtime, stream(runtime, recording), recording) > TOLERANCE
 
 
 def test_a_lost_state_is_noticed_and_has_healed_when_the_window_has_passed(runtime: Runtime) -> None:

@@ -1,4 +1,4 @@
-"""A narrow CLCR with random weights as a checkpoint folder: all that the exporter needs, small enough to prove often."""
+"""A narrow CLCR with random weights as a checkpoint folder: all an exporter needs, small enough to prove often."""
 
 from __future__ import annotations
 

@@ -38,7 +38,12 @@ def train_main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="SPEAKER", help="never train on these speakers")
     parser.add_argument("--leave-one-speaker-out", action="store_true", help="one short fine-tuning per speaker")
     parser.add_argument(
-        "--pack", type=Path, default=Path("cache/packs/javased"), help="pack of --leave-one-speaker-out"
+        "--pack",
+        type=Path,
+        nargs="+",
+        default=[Path("cache/packs/javased_av"), Path("cache/packs/javased_audio")],
+        metavar="DIR",
+        help="with --leave-one-speaker-out: the pack to score, then others with the same speakers",
     )
     options = parser.parse_args(arguments)
     return _reporting("clcr-train", lambda: _train(options))

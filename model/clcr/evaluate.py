@@ -15,7 +15,6 @@ from clcr.batch import Batch
 from clcr.config import LEVELS, MODALITIES
 from clcr.data.cache import Pack
 from clcr.data.mixture import evaluation_batches
-from clcr.feed import padded
 from clcr.metrics import Bootstrap, Floats
 from clcr.model import CLCR, Outputs
 from clcr.recipe import subset_modalities
@@ -108,7 +107,7 @@ def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32) 
     seen = np.zeros(len(pack), bool)
     with parametrize.cached():
         for batch, _, rows in evaluation_batches(pack, batch_size, subset_modalities(subset)):
-            outputs = model(padded(batch))
+            outputs = model(batch)
             logits[rows] = outputs.logits.double().numpy()
             seen[rows] = True
             tally.add(outputs)

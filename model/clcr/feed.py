@@ -90,7 +90,7 @@ class Feed:
         for name, mixture in self._mixtures.items():
             batch, labels = mixture.sample(self._counts[name], step)
             hidden = rng.random(len(batch)) < self._recipe.empty_share
-            groups.append(Group(hide(padded(batch), torch.from_numpy(hidden)), labels, len(batch) / total))
+            groups.append(Group(hide(batch, torch.from_numpy(hidden)), labels, len(batch) / total))
         return groups
 
     @contextmanager
@@ -125,21 +125,6 @@ def hide(batch: Batch, rows: Tensor) -> Batch:
     values["frames"] = batch.frames[~rows[owner]]
     for name in ("vision_valid", "acoustic_valid", "token_valid"):
         values[name] = values[name] * shown
-    return Batch(**values)
-
-
-def padded(batch: Batch) -> Batch:
-    """The batch with one masked step for a modality that has none: the projection's maximum needs an element."""
-    values = {field.name: getattr(batch, field.name) for field in fields(Batch)}
-    rows = len(batch)
-    if not batch.vision_valid.shape[1]:
-        values["vision_valid"] = batch.vision_valid.new_zeros(rows, 1)
-    if not batch.acoustic_valid.shape[1]:
-        values["acoustic_valid"] = batch.acoustic_valid.new_zeros(rows, 1)
-        values["mel"] = batch.mel.new_zeros(rows, 4, batch.mel.shape[2])
-    if not batch.token_valid.shape[1]:
-        values["token_valid"] = batch.token_valid.new_zeros(rows, 1)
-        values["token_ids"] = batch.token_ids.new_zeros(rows, 1)
     return Batch(**values)
 
 

@@ -42,9 +42,9 @@ class LanguageEncoder(nn.Module):
             folder, local_files_only=True, attn_implementation="eager", dtype=torch.float32
         )
         if backbone.config.model_type not in BERT_FAMILY:
-            raise ValueError(
-                f"{folder}: {backbone.config.model_type!r} is not a BERT-family encoder; allowed: {', '.join(BERT_FAMILY)}"
-            )
+            allowed = ", ".join(BERT_FAMILY)
+            kind = backbone.config.model_type
+            raise ValueError(f"{folder}: {kind!r} is not a BERT-family encoder; allowed: {allowed}")
         if kept_ids is not None:
             old = backbone.embeddings.word_embeddings
             new = nn.Embedding(len(kept_ids), old.embedding_dim, padding_idx=0)

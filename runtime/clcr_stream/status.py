@@ -112,8 +112,10 @@ def rss_mb() -> float | None:
 
 
 def peak_rss_mb() -> float:
-    """The most resident memory this process had, MB."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
+    """The most resident memory this process had, MB (ru_maxrss would count the parent that forked it)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        lines = [line for line in status if line.startswith("VmHWM:")]
+    return round(int(lines[0].split()[1]) * 1024 / 1e6, 1) if lines else 0.0
 
 
 def summary(account: Account, sources: Sequence[messages.Source]) -> dict[str, object]:

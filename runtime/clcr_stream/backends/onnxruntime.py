@@ -91,7 +91,6 @@ def _open_session(name: str, onnx: bytes) -> Any:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ORT raises its own Fail, InvalidGraph, InvalidProtobuf, NotImplemented types
