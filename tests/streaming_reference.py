@@ -196,7 +196,7 @@ class Offline:
         self.slots: list[Frame | None] = [None] * (hops * SLOTS)
         for frame in reversed(recording.frames):  # so that the first frame of a slot is the one that stays
             # The slot whose centre k / 15 s is nearest, counted from the recording's first hop.
-            slot = round((frame.captured_ns - ORIGIN_NS) * 15 / NS_PER_S) - recording.first_hop * SLOTS
+            slot = ((frame.captured_ns - ORIGIN_NS) * 30 + NS_PER_S) // (2 * NS_PER_S) - recording.first_hop * SLOTS
             if 0 <= slot < len(self.slots):
                 self.slots[slot] = frame
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+import clcr_stream
+import tiny_bundle
 from clcr_stream.backends import Arrays, allocate, open_backend
 from clcr_stream.errors import BackendError
 from tiny_bundle import STATE, graph_bytes, tiny_manifest
@@ -64,6 +70,21 @@ def test_warming_up_leaves_no_trace_in_the_state() -> None:
     engine = open_backend("auto").load("level1", graph_bytes(MANIFEST, "level1"), MANIFEST.engines["level1"])
     inputs = random_inputs("level1", 1)
     np.testing.assert_allclose(engine.run(inputs)["budget"][0, -1], inputs["acoustic_valid"].mean(), rtol=1e-6)
+
+
+def test_an_engine_leaves_the_thread_s_small_numbers_alone() -> None:
+    """Flush-to-zero, once set by a session, would stay with the thread that made it or ran it (docs/LOG.md)."""
+    kept: list[float] = []
+
+    def use_an_engine() -> None:
+        engine = open_backend("auto").load("level1", graph_bytes(MANIFEST, "level1"), MANIFEST.engines["level1"])
+        engine.run(random_inputs("level1", 1))
+        kept.append(float(np.full(1, 1e-38, np.float32)[0] * np.float32(1e-2)))
+
+    thread = threading.Thread(target=use_an_engine)  # a leak must not outlive this test
+    thread.start()
+    thread.join()
+    assert kept[0] > 0
 
 
 def test_outputs_are_the_same_memory_at_every_run() -> None:
@@ -136,3 +157,22 @@ def test_a_graph_that_wants_external_data_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_backend_is_told_what_is_allowed() -> None:
     with pytest.raises(BackendError, match="allowed: auto, onnxruntime, null"):
         open_backend("tensorflow")
+
+
+def test_onnx_runtime_is_loaded_without_its_telemetry(tmp_path: Path) -> None:
+    """Since 1.29 its Linux wheels keep a device id and a queue of events for Microsoft under the user's folders."""
+    code = (
+        "from clcr_stream.backends import open_backend\n"
+        "from tiny_bundle import graph_bytes, tiny_manifest\n"
+        "manifest = tiny_manifest()\n"
+        "graph = graph_bytes(manifest, 'intercad')\n"
+        "open_backend('auto').load('intercad', graph, manifest.engines['intercad'])\n"
+    )
+    # It also keeps silent where one of these is set, which a user's machine has not.
+    kept = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("ORT_")}
+    private = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), str(tmp_path))
+    folders = (Path(tiny_bundle.__file__).parent, Path(clcr_stream.__file__).parents[1])
+    path = os.pathsep.join(map(str, folders))
+    done = subprocess.run([sys.executable, "-c", code], env=kept | private | {"PYTHONPATH": path}, timeout=60)
+    assert done.returncode == 0
+    assert list(tmp_path.rglob("*")) == []

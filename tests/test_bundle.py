@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clcr_stream import bundle
-from clcr_stream.bundle import MANIFEST_NAME, check_manifest, default_bundle_folder, load_bundle, parse_manifest
+from clcr_stream.bundle import default_bundle_folder, load_bundle
 from clcr_stream.errors import BundleError
+from clcr_stream.manifest import MANIFEST_NAME, check_manifest, parse_manifest
 from tiny_bundle import tiny_manifest, write_bundle
 
 

@@ -12,13 +12,26 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zmq.auth
 
 import clcr_stream
 from clcr_stream import doctor, messages
 from clcr_stream.cli import main, run_parser
 from clcr_stream.doctor import list_cameras
+from clcr_stream.endpoint import CurveServer
 from clcr_stream.publisher import Publisher, PublishOptions
-from clcr_stream.status import Account, Header, Last, StatusLine, make_status, status_line, summary, summary_text
+from clcr_stream.sources.base import STARTING
+from clcr_stream.status import (
+    Account,
+    Header,
+    Last,
+    Notices,
+    StatusLine,
+    make_status,
+    status_line,
+    summary,
+    summary_text,
+)
 from tiny_bundle import write_bundle
 
 
@@ -45,18 +58,9 @@ def test_help_shows_exit_codes_and_ends_with_zero(command: list[str], capsys: py
 def test_help_of_the_run_shows_examples_and_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     text = run_parser().format_help()
     assert "clcr-stream --input talk.mp4" in text
-    for flag in (
-        "--camera",
-        "--mic",
-        "--input",
-        "--pace",
-        "--transcript",
-        "--bundle",
-        "--backend",
-        "--config",
-        "--bind",
-    ):
-        assert flag in text
+    flags = "camera mic input pace transcript bundle backend config bind curve-secret curve-clients stream output"
+    for flag in flags.split():
+        assert f"--{flag}" in text
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,8 @@ def test_help_of_the_run_shows_examples_and_every_flag(capsys: pytest.CaptureFix
         (["doctor", "--no"], 2, "unrecognized arguments"),
         (["sub", "--topics", "prediction,all"], 2, "allowed are session, prediction, transcript, status"),
         (["sub", "nonsense://x"], 2, "nonsense://x"),
+        (["sub", "--curve-secret", "a"], 2, "--curve-secret FILE and --curve-server FILE go together"),
+        (["--curve-secret", "a"], 2, "publish.curve needs both"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_its_own_code(
@@ -96,7 +102,12 @@ def test_a_mistake_is_one_line_on_stderr_and_its_own_code(
         (["--camera", "0", "--mic", "none", "--pace", "max"], 2, "--pace max needs recordings"),
         (["--camera", "csi://0", "--mic", "none"], 3, "GStreamer"),
         (["--output", "/nowhere/x.jsonl", "--camera", "none", "--mic", "none"], 2, "--output /nowhere/x.jsonl"),
-        (["--bind", "tcp://0.0.0.0:5999", "--camera", "0", "--mic", "none"], 6, "off loopback"),
+        (["--bind", "tcp://0.0.0.0:5999", "--camera", "0", "--mic", "none"], 6, "give --curve-secret FILE and"),
+        (
+            ["--curve-secret", "/nowhere/k", "--curve-clients", "/", "--camera", "0", "--mic", "none"],
+            6,
+            "/nowhere/k: not",
+        ),
     ],
 )
 def test_a_mistake_that_needs_a_bundle_to_be_seen(
@@ -166,6 +177,40 @@ def test_sub_prints_what_an_endpoint_publishes(publisher: Publisher, capsys: pyt
     assert "starting, published 0 of 0 ticks" in capsys.readouterr().out
 
 
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A folder of certificates, and `allowed`, the folder of those who may read."""
+    for name in ("server", "reader", "stranger"):
+        zmq.auth.create_certificates(tmp_path, name)
+        (tmp_path / f"{name}.key_secret").chmod(0o600)
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "reader.key").rename(tmp_path / "allowed" / "reader.key")
+    return tmp_path
+
+
+def test_curve_flags_open_an_address_off_loopback(bundle: Path, keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--bundle", str(bundle), "--backend", "null", "--bind", "tcp://0.0.0.0:*"]
+    curve = ["--curve-secret", str(keys / "server.key_secret"), "--curve-clients", str(keys / "allowed")]
+    assert main(["doctor", *flags]) == 1
+    assert "FAIL endpoint: --bind tcp://0.0.0.0:*: off loopback only with CURVE" in capsys.readouterr().out
+    assert main(["doctor", *flags, *curve]) == 0
+    assert "ok   endpoint: tcp://0.0.0.0:" in capsys.readouterr().out
+
+
+def test_sub_reads_a_curve_endpoint_with_an_allowed_key_only(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = PublishOptions(
+        endpoint="tcp://127.0.0.1:*",
+        heartbeat_ms=50,
+        curve=CurveServer(keys / "server.key_secret", keys / "allowed"),
+    )
+    with Publisher(options, lambda: some_status("default")) as found:
+        sub = ["sub", found.endpoint, "--topics", "status", "--count", "1", "--json"]
+        curve = ["--curve-server", str(keys / "server.key"), "--curve-secret"]
+        assert main([*sub, "--timeout", "20", *curve, str(keys / "reader.key_secret")]) == 0
+        assert json.loads(capsys.readouterr().out)["type"] == "status"
+        assert main([*sub, "--timeout", "0.5", *curve, str(keys / "stranger.key_secret")]) == 6
+
+
 def test_sub_with_nobody_there_gives_up_with_code_6(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sub", "--stream", "nobody", "--timeout", "0.1"]) == 6
     assert "is `clcr-stream` running there?" in capsys.readouterr().err
@@ -209,6 +254,39 @@ def test_percentiles_are_of_the_newest_values_only() -> None:
     for value in [1000.0] * 10 + [1.0] * 5000:
         account.published(value, value, value, Last())
     assert account.latencies()[0] == messages.Latency(p50=1.0, p95=1.0, p99=1.0)
+
+
+def camera(state: str, reason: str | None = None) -> tuple[messages.Source, ...]:
+    return (msgspec.convert({"name": "0", "kind": "camera", "state": state, "reason": reason}, messages.Source),)
+
+
+def test_why_a_source_is_not_there_is_told_once_until_it_comes_back() -> None:
+    notices = Notices()
+    assert notices.new(camera("waiting", STARTING)) == []
+    assert notices.new(camera("waiting", "no such camera; looking every 2 s")) == [
+        "camera 0: waiting: no such camera; looking every 2 s"
+    ]
+    assert notices.new(camera("waiting", "no such camera; looking every 2 s")) == []
+    assert notices.new(camera("live")) == ["camera 0: back"]
+    assert notices.new(camera("live")) == []
+    assert notices.new(camera("stale", "no new picture for 1.1 s")) == ["camera 0: stale: no new picture for 1.1 s"]
+    assert notices.new(camera("stale", "no new picture for 1.6 s")) == []
+    assert notices.new(camera("failed", "broken")) == ["camera 0: failed: broken"]
+
+
+def test_a_source_that_is_there_from_the_start_and_ends_is_not_mentioned() -> None:
+    notices = Notices()
+    told = [notices.new(camera(state)) for state in ("waiting", "live", "ended")]
+    assert told == [[], [], []]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_notice_stays_on_the_screen_even_when_the_session_is_short(terminal: bool) -> None:
+    out, pending = Lines(terminal), ["camera 0: waiting: no such camera"]
+    with StatusLine(lambda: "all is well", out, 3600.0, lambda: [pending.pop()] if pending else []):  # type: ignore[arg-type]
+        pass
+    assert "camera 0: waiting: no such camera\n" in out.text
+    assert out.text.count("camera 0") == 1
 
 
 class Lines:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clcr_stream.config import Config, load_config
+from clcr_stream.config import Config, CurveConfig, load_config
 from clcr_stream.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -43,6 +43,12 @@ def test_a_flag_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) ->
     assert (config.run.duration_s, config.run.settle_ms, config.model.gamma) == (9.0, 5, 0.5)
 
 
+def test_a_flag_beats_a_key_of_a_section_within_a_section(tmp_path: Path) -> None:
+    path = written(tmp_path, "publish: {stream: a, curve: {secret_file: of file, clients_folder: of file}}")
+    publish = load_config(path, {"publish.curve.secret_file": "of flag"}).publish
+    assert (publish.stream, publish.curve) == ("a", CurveConfig(secret_file="of flag", clients_folder="of file"))
+
+
 def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, ""), {}) == Config()
     assert load_config(written(tmp_path, "run:\n"), {}) == Config()
@@ -62,6 +68,12 @@ def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> Non
         ("model: {gamma: 5}", "model.gamma is 5"),
         ("publish: {stream: 'a b'}", "publish.stream is 'a b'"),
         ("sources: {input: a.mp4, camera: '0'}", "sources.input replaces"),
+        (
+            "publish: {curve: {secret: a}}",
+            "unknown key publish.curve.secret; allowed here: secret_file, clients_folder",
+        ),
+        ("publish: {curve: {secret_file: a}}", "needs both secret_file and clients_folder"),
+        ("publish: {curve: {clients_folder: a}}", "--curve-secret FILE and --curve-clients DIR"),
         ("run: {quiet: true, quiet: false}", "key 'quiet' appears twice"),
         ("a: &x [1]\nb: *x", "aliases are not allowed"),
         ("run: !!python/object:os.system {}", "not valid YAML"),

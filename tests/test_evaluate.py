@@ -97,12 +97,11 @@ def test_the_exchange_statistics_are_shares_and_weights(model: CLCR) -> None:
 
 def test_participation_follows_from_alpha_by_its_definition(model: CLCR) -> None:
     from clcr.data.mixture import evaluation_batches
-    from clcr.feed import padded
 
     pack = restrict(Pack(CLIPS, "dev"), "VA")
     batch, _, _ = next(evaluation_batches(pack, len(pack), ("vision", "acoustic")))
     with torch.no_grad():
-        level = model(padded(batch)).levels[1]
+        level = model(batch).levels[1]
     alpha, valid = level.alpha["acoustic"], level.valid["acoustic"]
     expected = float(((alpha > 0) & (valid > 0)).sum() / valid.sum())
     exchange = evaluate_subset(model, pack, "VA").exchange

@@ -39,9 +39,10 @@ from clcr_export.proof import (
 )
 from clcr_export.proof import offline as offline_model
 from clcr_export.writer import ExportOptions, export_bundle
-from clcr_stream.bundle import ENGINES, contract, load_bundle
-from clcr_stream.bundle import MODALITIES as BUNDLE_MODALITIES
+from clcr_stream.bundle import load_bundle
 from clcr_stream.errors import BundleError
+from clcr_stream.manifest import ENGINES, contract
+from clcr_stream.manifest import MODALITIES as BUNDLE_MODALITIES
 from tiny_checkpoint import CONFIG, tiny_model, write_tiny_checkpoint
 
 GRID = Grid()

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from clcr_stream.backends import Arrays, open_backend
 from clcr_stream.backends.null import NullEngine
-from clcr_stream.bundle import Bundle, EngineSpec, load_bundle
+from clcr_stream.bundle import Bundle, load_bundle
 from clcr_stream.language import LanguageTokens
 from clcr_stream.level import Levels
+from clcr_stream.manifest import EngineSpec
 from clcr_stream.prediction import why_invalid
 from clcr_stream.window import Chunk, Grid, ModalityView, _allocate
 from tiny_bundle import tiny_manifest, write_bundle

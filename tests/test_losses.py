@@ -120,7 +120,7 @@ def test_without_regularisers_the_loss_is_the_task_alone() -> None:
 def test_level_weights_on_agreeing_levels_cost_nothing() -> None:
     """L_mix by hand: sum over pairs of kappa omega omega', kappa = (1 - cos(g, g')) / 2."""
     outputs = outputs_of(tiny_model())
-    total = TotalLoss(replace(TINY))
+    total = TotalLoss(replace(TINY, lambda_mix=1.0))
     agreeing = replace(outputs, summaries=outputs.summaries[:, :1].expand(-1, 3, -1))
     mix = float((total._inter(outputs) - total._inter(agreeing)).detach())
     g, omega = (x.detach().double().numpy() for x in (outputs.summaries, outputs.omega))

@@ -19,9 +19,10 @@ import zmq
 import zmq.auth
 
 from clcr_stream import messages
+from clcr_stream.endpoint import CurveServer
 from clcr_stream.errors import PublishError
 from clcr_stream.messages import Message, Prediction, Status, Transcript, decode, split
-from clcr_stream.publisher import CurveServer, Publisher, PublishOptions
+from clcr_stream.publisher import Publisher, PublishOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "wire"
@@ -85,8 +86,8 @@ def stop_reader(process: subprocess.Popen[str]) -> None:
 
 def test_a_late_joiner_gets_the_last_session_status_and_prediction_once_each_and_no_transcript(tmp_path: Path) -> None:
     with publishing(tmp_path) as publisher:
-        publisher.publish(golden("session", 0))  # type: ignore[type-var]
-        publisher.publish(golden("transcript", 0))  # type: ignore[type-var]
+        publisher.publish(golden("session", 0))
+        publisher.publish(golden("transcript", 0))
         publisher.publish(status())
         for seq in (1, 2, 5):
             publisher.publish(prediction(seq))
@@ -289,7 +290,7 @@ def test_a_tcp_port_in_use_is_a_publish_error_with_exit_code_6() -> None:
 
 @pytest.mark.parametrize("endpoint", ["tcp://*:5555", "tcp://0.0.0.0:5555", "tcp://[::]:5555", "tcp://eth0:5555"])
 def test_tcp_off_loopback_is_refused_without_curve(endpoint: str) -> None:
-    with pytest.raises(PublishError, match="off loopback only with CURVE"):
+    with pytest.raises(PublishError, match=r"off loopback only with CURVE .* give --curve-secret FILE and"):
         Publisher(PublishOptions(endpoint=endpoint), status)
 
 
@@ -353,6 +354,14 @@ def test_a_secret_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
         Publisher(options, status)
 
 
+def test_an_allow_list_that_is_not_there_is_refused_and_not_an_empty_one(tmp_path: Path) -> None:
+    _, secret = zmq.auth.create_certificates(tmp_path, "server")
+    Path(secret).chmod(0o600)
+    options = PublishOptions(endpoint="tcp://127.0.0.1:*", curve=CurveServer(Path(secret), tmp_path / "none"))
+    with pytest.raises(PublishError, match="none: not a folder; --curve-clients"):
+        Publisher(options, status)
+
+
 def test_a_message_of_another_stream_is_refused(tmp_path: Path) -> None:
     with publishing(tmp_path, stream="other") as publisher, pytest.raises(PublishError, match="'default'"):
         publisher.publish(prediction(1))
@@ -363,7 +372,7 @@ def test_transcripts_are_all_delivered_in_order(tmp_path: Path) -> None:
         publisher.publish(prediction(1))
         assert read(reader).seq == 1
         for _ in range(30):
-            publisher.publish(golden("transcript", 0))  # type: ignore[type-var]
+            publisher.publish(golden("transcript", 0))
         got: list[int] = []
         while len(got) < 30:
             message = read(reader)

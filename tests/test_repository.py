@@ -259,6 +259,15 @@ def test_a_script_is_executable_and_valid_bash(name: str) -> None:
     assert run("bash", "-n", name).returncode == 0
 
 
+@pytest.mark.parametrize("folder", ["runtime/clcr_stream", "model/clcr", "export/clcr_export"])
+def test_the_architecture_has_one_line_for_each_module_and_none_for_another(folder: str) -> None:
+    section = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split(f"### {folder}/\n", 1)[1].split("\n### ")[0]
+    listed = re.findall(r"^    (\S+\.py) +\S", section, re.MULTILINE)
+    modules = [path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*.py")]
+    wanted = [name for name in modules if name != "__init__.py" and name != "data/__init__.py"]
+    assert sorted(listed) == sorted(wanted)
+
+
 def fake_commands(folder: Path, commands: dict[str, str]) -> str:
     """Put shell scripts in front of the real commands; returns the PATH to use."""
     for name, body in commands.items():

@@ -339,7 +339,14 @@ def test_a_stream_name_in_use_is_code_6(command: Command) -> None:
 def test_no_camera_and_no_microphone_wait_as_absent_and_say_so(command: Command, place: Path) -> None:
     output = place / "absent.jsonl"
     given = ("--camera", "/dev/video97", "--mic", "name:no such microphone", "--duration", "1.4")
-    summary = command.summary(*given, "--output", output)
+    done = command.run(*given, "--output", output, "--json")
+    assert done.returncode == 0, done.stderr
+    for told in (
+        "camera /dev/video97: waiting: no such camera; looking every 2 s, ",
+        "microphone name:no such microphone: waiting: ",
+    ):
+        assert done.stderr.count(told) == 1
+    summary = json.loads(done.stdout)
     assert summary["published"] >= 1
     assert {prediction.degraded for prediction in predictions(output)} == {("no_input",)}
     for kind in ("camera", "microphone"):

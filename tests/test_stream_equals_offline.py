@@ -26,11 +26,12 @@ from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream import messages
 from clcr_stream.backends import Arrays, Engine
 from clcr_stream.backends.onnxruntime import OnnxRuntimeBackend
-from clcr_stream.bundle import Bundle, EngineSpec, load_bundle
+from clcr_stream.bundle import Bundle, load_bundle
 from clcr_stream.clock import VirtualClock
 from clcr_stream.language import LanguageStream
 from clcr_stream.level import Levels
 from clcr_stream.loop import Pipeline, Schedule, Session
+from clcr_stream.manifest import EngineSpec
 from clcr_stream.positions import sinusoid
 from clcr_stream.prediction import Identity
 from clcr_stream.sources.base import FOREVER_NS, Modality, SourceReport

@@ -33,6 +33,10 @@ def test_the_size_check_finds_a_long_file_and_a_long_function_and_a_stale_except
         "code/long.py:",
         "code/long.py:f:",
     ]
+    (tmp_path / "tests").mkdir()
+    for name, lines in (("a", 700), ("b", 701)):
+        (tmp_path / f"tests/test_{name}.py").write_text("\n" * lines, encoding="utf-8")
+    assert [line.split(" ")[0] for line in tool.findings(tmp_path, ["tests"], {})] == ["tests/test_b.py:"]
     allowed = {"code/long.py": "reason", "code/long.py:f": "reason"}
     assert tool.findings(tmp_path, ["code"], allowed) == []
     stale = tool.findings(tmp_path, ["code"], {**allowed, "code/short.py": "reason"})

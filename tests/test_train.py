@@ -355,3 +355,17 @@ def test_a_fold_trains_without_its_speaker_and_the_stopped_one_reports_incomplet
     assert seen == [("clips/s1",), ("clips/s1",)]
     assert report["complete"] is False
     assert code == STOPPED_CODE
+
+
+def test_renewed_parameters_start_fresh_and_the_others_are_carried_over(recipe: Recipe, tmp_path: Path) -> None:
+    model = start.new_model(recipe)
+    with torch.no_grad():
+        for parameter in model.intercad.parameters():
+            parameter.fill_(7.0)
+    info = checkpoint.CheckpointInfo(model.config.labels)
+    checkpoint.save_checkpoint(tmp_path / "old", model, Path(recipe.tokenizer), info)
+    renewed = start.model_from(tmp_path / "old", _changed(recipe, renew=("intercad.level_score.",)))
+    assert not torch.eq(renewed.intercad.level_score[0].weight, 7.0).any()
+    assert torch.eq(renewed.intercad.anchors, 7.0).all()
+    with pytest.raises(ConfigError, match="renew names no parameter: levle"):
+        start.model_from(tmp_path / "old", _changed(recipe, renew=("levle",)))

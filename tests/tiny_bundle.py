@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from clcr_stream.bundle import (
+from clcr_stream.manifest import (
     ENGINES,
     STREAMS,
     AcousticSpec,

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from clcr_stream.messages import Modality, Prediction, Session, Status, Transcript, decode
+from clcr_stream.status import Notices
 
 BAR_CELLS = 30
 PLAIN_PERIOD_NS = 1_000_000_000
@@ -68,6 +69,7 @@ class View:
         self._next_ns = 0
         self._said: set[tuple[str, str]] = set()
         self._status: Status | None = None
+        self._notices = Notices()
 
     def show(self, message: Session | Prediction | Transcript | Status) -> str:
         """What to print for `message`; often nothing."""
@@ -77,7 +79,7 @@ class View:
             return f"{about}\n{' '.join(message.intended_use.notice.split())}\n"
         if isinstance(message, Status):
             self._status = message
-            return ""
+            return self._above("".join(f"{line}\n" for line in self._notices.new(message.sources)))
         if isinstance(message, Transcript):
             return self._words(message)
         return self._prediction(message)
@@ -100,8 +102,14 @@ class View:
         if not segment.final or (segment.id, segment.text) in self._said:
             return ""
         self._said.add((segment.id, segment.text))
+        return self._above(f'           "{segment.text}"\n')
+
+    def _above(self, text: str) -> str:
+        """Lines that stay, where the redrawn block was; the next prediction draws it again below."""
+        if not text:
+            return ""
         up, self._drawn = self._up(), 0
-        return f'{up}           "{segment.text}"\n'
+        return up + text
 
     def _prediction(self, prediction: Prediction) -> str:
         now_ns = prediction.window.end_ns

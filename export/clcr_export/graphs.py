@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clcr.config import LEVELS
 from clcr.model import CLCR
 from clcr.streaming import Grid, StreamingInterCAD, StreamingLanguage, StreamingLevel
-from clcr_stream.bundle import STREAMS, EngineSpec, TensorSpec
+from clcr_stream.manifest import STREAMS, EngineSpec, TensorSpec
 
 OPSET = 17
 IR_VERSION = 8

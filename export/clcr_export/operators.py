@@ -9,8 +9,8 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from clcr_export.graphs import IR_VERSION, OPSET
-from clcr_stream.bundle import STREAMS
 from clcr_stream.errors import ClcrError
+from clcr_stream.manifest import STREAMS
 
 FORBIDDEN = {
     "Loop": "control flow does not run inside a CUDA graph",

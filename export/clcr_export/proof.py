@@ -8,6 +8,7 @@ a comparison that would not notice is worth nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -129,6 +130,7 @@ def largest(values: Iterable[float]) -> float:
 
 def sessions(graphs: Mapping[str, Graph]) -> Run:
     """ONNX Runtime on the exported bytes, one thread each, as the runtime runs them."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # or importing it writes a device id and events to disk
     onnxruntime: Any = importlib.import_module("onnxruntime")  # its stubs do not export what it does
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -21,17 +21,17 @@ from clcr_export import __version__
 from clcr_export.graphs import Graph, export_graph, round_to_half, streaming_modules
 from clcr_export.operators import check_operators
 from clcr_export.proof import Chain, Proof, make_scenario, prove, sessions, vocabulary_size
-from clcr_stream.bundle import (
+from clcr_stream.bundle import load_bundle
+from clcr_stream.features import MelSpec
+from clcr_stream.manifest import (
     AcousticSpec,
     IntendedUse,
     LanguageSpec,
     Manifest,
     ModelSpec,
     VisionSpec,
-    load_bundle,
     write_manifest,
 )
-from clcr_stream.features import MelSpec
 from clcr_stream.text import Tokenizer
 
 HOP_NS = 200_000_000

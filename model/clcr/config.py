@@ -32,6 +32,7 @@ class ModelConfig:
     pool_gate: Literal["none", "log_alpha"] = "none"
     lambda_intra: float = 0.1
     lambda_inter: float = 0.1
+    lambda_mix: float = 0.01  # of L_mix inside L_Inter; at 1 the level weights collapse onto one level (docs/LOG.md)
     label_smoothing: float = 0.0
     # Ablations of the paper's table: each False (or "shuffled") removes one part.
     hierarchy: bool = True  # False: every level reads the deepest features

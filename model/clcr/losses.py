@@ -129,4 +129,4 @@ class TotalLoss(nn.Module):
         weights = outputs.omega.unsqueeze(2) * outputs.omega.unsqueeze(1)
         off_diagonal = 1.0 - torch.eye(len(LEVELS), device=weights.device)
         mix = (kappa * weights * off_diagonal).sum((1, 2)).mean()
-        return torch.stack(redundancy).mean() + torch.stack(leakage).mean() + mix
+        return torch.stack(redundancy).mean() + torch.stack(leakage).mean() + self.config.lambda_mix * mix

@@ -69,6 +69,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 1e-3
     learning_rates: dict[str, float] = {}  # by parameter-name prefix; the longest that fits wins
     freeze: tuple[str, ...] = ()  # parameter-name prefixes
+    renew: tuple[str, ...] = ()  # parameter-name prefixes that --init does not carry over: they start fresh
     freeze_statistics: bool = False  # keep batch-norm statistics, for small fine-tuning sets
     final_rate: float = 0.02  # share of the learning rate left at the end of the cosine
     weight_decay: float = 0.02

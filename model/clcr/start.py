@@ -32,13 +32,17 @@ def new_model(recipe: Recipe) -> CLCR:
 
 def model_from(folder: Path, recipe: Recipe) -> CLCR:
     """A checkpoint's model with the recipe's changes to its settings; sizes and labels must stay."""
+    torch.manual_seed(recipe.seed)
     model = load_checkpoint(folder)
     changes = ModelConfig.from_dict(recipe.model)
     model.config = replace(model.config, **{name: getattr(changes, name) for name in recipe.model})
     fresh = CLCR(model.config, LanguageEncoder.from_config(model.language.backbone_config))
     if {n: v.shape for n, v in fresh.state_dict().items()} != {n: v.shape for n, v in model.state_dict().items()}:
         raise CheckpointError(f"{folder}: the recipe's model settings change the shape of its weights; leave them out")
-    fresh.load_state_dict(model.state_dict())
+    carried = {name: value for name, value in model.state_dict().items() if not name.startswith(recipe.renew)}
+    if recipe.renew and len(carried) == len(model.state_dict()):
+        raise ConfigError(f"recipe: renew names no parameter: {', '.join(recipe.renew)}")
+    fresh.load_state_dict(carried, strict=False)
     return fresh
 
 

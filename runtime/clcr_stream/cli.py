@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clcr_stream import __version__
@@ -50,6 +51,8 @@ _KEYS = {
     "bind": "publish.bind",
     "stream": "publish.stream",
     "format": "publish.format",
+    "curve_secret": "publish.curve.secret_file",
+    "curve_clients": "publish.curve.clients_folder",
     "output": "publish.output",
     "duration": "run.duration_s",
     "settle_ms": "run.settle_ms",
@@ -113,8 +116,12 @@ def run_parser() -> argparse.ArgumentParser:
     model.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
     publish = parser.add_argument_group("publishing")
     publish.add_argument(
-        "--bind", metavar="ENDPOINT", help="ipc:///PATH or tcp://127.0.0.1:PORT (default: an ipc socket of the user)"
+        "--bind", metavar="ENDPOINT", help="ipc:///PATH or tcp://ADDRESS:PORT (default: an ipc socket of the user)"
     )
+    publish.add_argument(
+        "--curve-secret", metavar="FILE", help="our server.key_secret: encrypt, as an address off loopback needs"
+    )
+    publish.add_argument("--curve-clients", metavar="DIR", help="folder of the .key files of those who may read")
     publish.add_argument("--stream", metavar="NAME", help="name in the topics clcr/NAME/... (default: default)")
     publish.add_argument("--format", choices=("json", "msgpack"), help="payload on the wire (default: json)")
     publish.add_argument("--output", metavar="FILE.jsonl|-", help="write the same payloads as JSON lines")
@@ -149,7 +156,12 @@ def _run(arguments: Sequence[str]) -> int:
             return
         _say(f"publishing clcr/{config.publish.stream}/... on {running.endpoint}")
         _say(f"notice: {' '.join(running.manifest.intended_use.notice.split())}")
-        with status.StatusLine(lambda: status.status_line(running.account, running.sources()), sys.stderr):
+        notices = status.Notices()
+        with status.StatusLine(
+            lambda: status.status_line(running.account, running.sources()),
+            sys.stderr,
+            notices=lambda: notices.new(running.sources()),
+        ):
             yield
 
     with _stopping_on_signals(stop):
@@ -203,16 +215,15 @@ def _doctor(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    for name in ("bundle", "backend", "bind", "stream"):
-        parser.add_argument(f"--{name}", help="as in a plain run")
+    shared = ("bundle", "backend", "bind", "stream", "curve_secret", "curve_clients")
+    for name in shared:
+        parser.add_argument(f"--{name.replace('_', '-')}", help="as in a plain run")
     parser.add_argument("--config", metavar="FILE", help="as in a plain run")
     given = parser.parse_args(arguments)
     from clcr_stream.config import load_config
     from clcr_stream.doctor import as_plain, examine, healthy
 
-    config = load_config(
-        given.config, {_KEYS[name]: getattr(given, name) for name in ("bundle", "backend", "bind", "stream")}
-    )
+    config = load_config(given.config, {_KEYS[name]: getattr(given, name) for name in shared})
     checks = examine(config)
     if given.json:
         _print(as_plain(checks))
@@ -239,8 +250,12 @@ def _subscribe(arguments: Sequence[str]) -> int:
     parser.add_argument("--count", type=int, help="end after so many messages")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="exit 6 when nothing comes for so long")
     parser.add_argument("--json", action="store_true", help="print each payload as one line of JSON")
+    parser.add_argument("--curve-secret", metavar="FILE", help="our .key_secret, for an endpoint with CURVE")
+    parser.add_argument("--curve-server", metavar="FILE", help="the publisher's server.key")
     given = parser.parse_args(arguments)
-    from clcr_stream.client import Subscriber
+    if (given.curve_secret is None) != (given.curve_server is None):
+        raise ConfigError("--curve-secret FILE and --curve-server FILE go together; docs/wire.md makes both")
+    from clcr_stream.client import CurveClient, Subscriber
     from clcr_stream.messages import KINDS, encode
 
     topics = [kind for kind in KINDS if kind in given.topics.split(",")]
@@ -248,7 +263,8 @@ def _subscribe(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--topics {given.topics}: allowed are {', '.join(KINDS)}, separated by commas")
     stop = threading.Event()
     left = given.count
-    with _stopping_on_signals(stop), Subscriber(given.endpoint, given.stream, topics) as subscriber:
+    curve = None if given.curve_secret is None else CurveClient(Path(given.curve_secret), Path(given.curve_server))
+    with _stopping_on_signals(stop), Subscriber(given.endpoint, given.stream, topics, curve=curve) as subscriber:
         while not stop.is_set() and left != 0:
             got = subscriber.receive(timeout_ms=200)
             if got is not None:

@@ -36,7 +36,7 @@ class MonotonicClock:
 
 
 class VirtualClock:
-    """A clock that jumps to whatever it is asked to wait for: replay as fast as the machine can, tests without sleeps."""
+    """A clock that jumps to whatever it is asked to wait for: replay at the machine's speed, tests without sleeps."""
 
     def __init__(self, start_ns: int = 0) -> None:
         self._now_ns = start_ns

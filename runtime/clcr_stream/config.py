@@ -37,6 +37,13 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     gamma: float | None = None
 
 
+class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Encryption, needed off loopback: our secret certificate and the folder of the readers' public ones."""
+
+    secret_file: str | None = None
+    clients_folder: str | None = None
+
+
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where predictions go; a null `bind` is the user's own ipc socket, `output` a file of JSON lines or "-"."""
 
@@ -44,6 +51,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     stream: str = "default"
     format: Literal["json", "msgpack"] = "json"
     output: str | None = None
+    curve: CurveConfig = CurveConfig()
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,21 +72,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def load_config(path: Path | str | None, flags: Mapping[str, Any]) -> Config:
-    """The tree of `path` (None: defaults) with `flags` ("section.key" -> value, None = not given) laid over it.
+    """The tree of `path` (None: defaults) with `flags` (dotted key -> value, None = not given) laid over it.
 
     Raises ConfigError naming the file, the path of the key, and what is allowed there.
     """
     where = "flags" if path is None else str(path)
     tree = {} if path is None else _read_yaml(Path(path))
     config = _convert(tree, where)
-    given: dict[str, dict[str, Any]] = {}
-    for key, value in flags.items():
-        if value is not None:
-            section, _, name = key.partition(".")
-            given.setdefault(section, {})[name] = value
+    given = {key: value for key, value in flags.items() if value is not None}
     merged = msgspec.to_builtins(config)
-    for section, values in given.items():
-        merged.setdefault(section, {}).update(values)
+    for key, value in given.items():
+        *sections, name = key.split(".")
+        branch = merged
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[name] = value
     config = _convert(merged, where if not given else f"{where} and flags" if path is not None else where)
     _check(config, where)
     return config
@@ -124,6 +132,12 @@ def _check(config: Config, where: str) -> None:
     for message, holds in rules.items():
         if not holds:
             raise ConfigError(f"{where}: {message}")
+    curve = config.publish.curve
+    if (curve.secret_file is None) != (curve.clients_folder is None):
+        raise ConfigError(
+            f"{where}: publish.curve needs both secret_file and clients_folder (--curve-secret FILE and "
+            "--curve-clients DIR), made as docs/wire.md says"
+        )
     if config.sources.input is not None and (config.sources.camera or config.sources.mic):
         raise ConfigError(f"{where}: sources.input replaces sources.camera and sources.mic; give one or the other")
 

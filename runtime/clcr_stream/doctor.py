@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import io
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +14,6 @@ from clcr_stream.errors import ClcrError
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "PyYAML", "tokenizers")
 VIDEO_CLASS = Path("/sys/class/video4linux")
-PYAUDIO_HINT = 'run `apt-get install portaudio19-dev gcc python3-dev` and `pip install "clcr-stream[live]"`'
 
 
 @dataclass(frozen=True)
@@ -69,13 +65,12 @@ def list_cameras(root: Path = VIDEO_CLASS) -> list[dict[str, str]]:
 
 
 def list_microphones() -> list[dict[str, str | int]]:
-    """Inputs that PortAudio knows: index, name, rate. ClcrError with what to install when PyAudio is missing."""
-    try:
-        import pyaudio
-    except ImportError as error:
-        raise ClcrError(f"PyAudio cannot be imported ({error}); {PYAUDIO_HINT}") from error
-    with _quiet_stderr():
-        audio = pyaudio.PyAudio()
+    """Inputs that PortAudio knows: index, name, rate. SourceError with what to install when PyAudio is missing."""
+    from clcr_stream.sources.microphone import load_pyaudio, quiet_stderr
+
+    module = load_pyaudio()
+    with quiet_stderr():
+        audio = module.PyAudio()
         try:
             devices = [audio.get_device_info_by_index(index) for index in range(audio.get_device_count())]
         finally:
@@ -85,26 +80,6 @@ def list_microphones() -> list[dict[str, str | int]]:
         for device in devices
         if int(device["maxInputChannels"]) > 0
     ]
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """ALSA and JACK write to file descriptor 2 while PortAudio looks for devices."""
-    try:
-        saved = os.dup(2)
-    except OSError:
-        yield
-        return
-    sink = os.open(os.devnull, os.O_WRONLY)
-    with contextlib.suppress(OSError, io.UnsupportedOperation):
-        sys.stderr.flush()
-    os.dup2(sink, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
 
 
 def _guarded(name: str, check: Callable[[], str]) -> Check:
@@ -160,10 +135,10 @@ def _microphones() -> Check:
 
 def _endpoint(config: Config) -> str:
     from clcr_stream import messages
-    from clcr_stream.publisher import Publisher, PublishOptions
+    from clcr_stream.publisher import Publisher
+    from clcr_stream.run import publish_options
     from clcr_stream.status import Account, Header, make_status
 
     header = Header(config.publish.stream, messages.new_session_id(), messages.read_boot_id(), 0)
-    options = PublishOptions(stream=config.publish.stream, endpoint=config.publish.bind)
-    with Publisher(options, lambda: make_status(Account(), (), header, 0.0)) as publisher:
+    with Publisher(publish_options(config), lambda: make_status(Account(), (), header, 0.0)) as publisher:
         return f"{publisher.endpoint} can be bound"

@@ -1,11 +1,11 @@
 """The tree of errors a user can meet; each says what was given, what is allowed and what to run.
 
-    ClcrError                 exit code 1
-    ├── ConfigError           2   a flag or a configuration key
-    ├── SourceError           3   a camera, microphone, file, URL or transcript
-    ├── BundleError           4   a bundle that does not verify
-    ├── BackendError          5   an engine that does not load or run
-    └── PublishError          6   an endpoint that cannot be bound
+ClcrError                 exit code 1
+├── ConfigError           2   a flag or a configuration key
+├── SourceError           3   a camera, microphone, file, URL or transcript
+├── BundleError           4   a bundle that does not verify
+├── BackendError          5   an engine that does not load or run
+└── PublishError          6   an endpoint that cannot be bound
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.backends import Engine
-from clcr_stream.bundle import Manifest
+from clcr_stream.manifest import Manifest
 from clcr_stream.positions import sinusoid
 from clcr_stream.transcript import Segment
 

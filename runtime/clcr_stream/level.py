@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.backends import Arrays, Backend, Engine
-from clcr_stream.bundle import MODALITIES, Bundle
+from clcr_stream.bundle import Bundle
 from clcr_stream.clock import NS_PER_MS
 from clcr_stream.language import LanguageTokens
+from clcr_stream.manifest import MODALITIES
 from clcr_stream.window import Chunk
 
 F64 = NDArray[np.float64]

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from clcr_stream import messages
-from clcr_stream.bundle import Manifest
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock
 from clcr_stream.language import LanguageStream
 from clcr_stream.level import Levels
+from clcr_stream.manifest import Manifest
 from clcr_stream.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
 from clcr_stream.ring import NEVER_NS
 from clcr_stream.sources.base import Source

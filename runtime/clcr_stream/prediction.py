@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from clcr_stream import messages
-from clcr_stream.bundle import MODALITIES, Manifest
 from clcr_stream.clock import NS_PER_MS
 from clcr_stream.language import LanguageTokens
 from clcr_stream.level import LevelOutputs
+from clcr_stream.manifest import MODALITIES, Manifest
 from clcr_stream.window import Chunk, ModalityView
 
 SUM_TOLERANCE = 1e-3

@@ -1,17 +1,13 @@
 """Publish messages over ZeroMQ: XPUB, one frame per message, the last value again for whoever joins late.
 
 One thread owns the sockets; `publish` hands a finished frame over and returns, so no reader, slow, stopped or hostile,
-delays the caller. Defaults reach nobody but the user: an ipc socket in a 0700 folder. Loopback TCP when asked (any user
-of the machine can read it); other addresses only with CURVE keys and an allow-list.
+delays the caller.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import ipaddress
 import os
-import re
 import socket
 import threading
 import time
@@ -26,15 +22,14 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from clcr_stream.clock import NS_PER_MS
+from clcr_stream.endpoint import CurveServer, allowed_keys, bind, check_curve, checked_endpoint, claim, secret_key
 from clcr_stream.errors import PublishError
 from clcr_stream.messages import (
     KINDS,
     Format,
     Kind,
-    Prediction,
-    Session,
+    Message,
     Status,
-    Transcript,
     default_endpoint,
     encode,
     kind_of,
@@ -44,23 +39,10 @@ from clcr_stream.messages import (
 _INBOX_FRAMES = 256
 _EVENTS_PER_TURN = 64  # so that a flood of subscriptions cannot keep the thread from sending
 _MAX_UPSTREAM_BYTES = 1024  # a subscription is a topic; below 276 bytes the handshake itself fails
-_SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final zero
 _KEPT: tuple[Kind, ...] = ("session", "status", "prediction")
-_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[^:/\[\]]+):(\d{1,5}|\*)")
 _REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
-_M = TypeVar("_M", Session, Prediction, Transcript, Status)
-
-
-@dataclass(frozen=True)
-class CurveServer:
-    """Keys for an endpoint that leaves the host: our secret certificate, and a folder of the readers' public ones.
-
-    The folder is read at each handshake: a `.key` file added or removed counts from the next connection on.
-    """
-
-    secret_file: Path
-    allowed_folder: Path
+_M = TypeVar("_M", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -161,9 +143,12 @@ class Publisher:
         self.close()
 
     def _open(self) -> None:
-        wanted = _checked(self._options)
+        text = self._options.endpoint or default_endpoint(self._options.stream)
+        wanted = checked_endpoint(text, self._options.curve)
+        if self._options.curve is not None:
+            check_curve(self._options.curve)
         if wanted.startswith("ipc://"):
-            self._cleanup.callback(os.close, _claim(Path(wanted[len("ipc://") :]), self._options.stream))
+            self._cleanup.callback(os.close, claim(Path(wanted[len("ipc://") :]), self._options.stream))
         self._wake_out, self._wake_in = socket.socketpair()
         for end in (self._wake_out, self._wake_in):
             end.setblocking(False)
@@ -182,7 +167,7 @@ class Publisher:
         self._monitor = self._xpub.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _REFUSALS)
         self._cleanup.callback(self._monitor.close, linger=0)
         self._cleanup.callback(self._xpub.disable_monitor)
-        self.endpoint = _bind(self._xpub, wanted)
+        self.endpoint = bind(self._xpub, wanted)
 
     def _numbered(self, message: _M) -> tuple[_M, bytes]:
         kind = kind_of(message)
@@ -292,52 +277,9 @@ class Publisher:
         """Answer one ZAP request (RFC 27): yes to a CURVE key whose certificate lies in the allow-list's folder."""
         assert self._zap is not None and self._options.curve is not None
         version, request, _domain, _address, _identity, mechanism, *keys = self._zap.recv_multipart()
-        known = mechanism == b"CURVE" and len(keys) == 1 and keys[0] in _allowed(self._options.curve.allowed_folder)
+        known = mechanism == b"CURVE" and len(keys) == 1 and keys[0] in allowed_keys(self._options.curve.allowed_folder)
         verdict = [b"200", b"OK"] if known else [b"400", b"key not in the allow-list"]
         self._zap.send_multipart([version, request, *verdict, b"", b""])
-
-
-def _checked(options: PublishOptions) -> str:
-    """The endpoint to bind. Raises PublishError for a form that is not understood or not safe."""
-    text = options.endpoint or default_endpoint(options.stream)
-    if text.startswith("ipc:///"):
-        if len(os.fsencode(text[len("ipc://") :])) > _SOCKET_PATH_BYTES:
-            raise PublishError(f"{text}: path is over {_SOCKET_PATH_BYTES} bytes; pass a shorter one with --bind")
-        return text
-    match = _TCP.fullmatch(text)
-    if match is None or (match[2] != "*" and int(match[2]) > 65535):
-        raise PublishError(f"--bind {text}: not understood; allowed are ipc:///PATH and tcp://ADDRESS:PORT")
-    host = "127.0.0.1" if match[1] == "localhost" else match[1]
-    try:
-        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and options.curve is None:
-        raise PublishError(
-            f"--bind {text}: off loopback only with CURVE keys and an allow-list; use tcp://127.0.0.1:{match[2]} or "
-            "make keys as docs/wire.md says"
-        )
-    return f"tcp://{host}:{match[2]}"
-
-
-def _claim(path: Path, stream: str) -> int:
-    """The descriptor of a held lock beside the socket: binding an ipc path in use would quietly take it over."""
-    lock = path.with_name(path.name + ".lock")
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise PublishError(f"{lock}: cannot be opened: {error.strerror}; pass another --bind") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        raise PublishError(
-            f"ipc://{path}: in use by process {holder} (stream {stream!r}); stop it or pass another --stream"
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
 
 
 def _configure(xpub: zmq.Socket[bytes], options: PublishOptions) -> None:
@@ -355,45 +297,5 @@ def _configure(xpub: zmq.Socket[bytes], options: PublishOptions) -> None:
     ):
         xpub.setsockopt(option, value)
     if options.curve is not None:
-        xpub.curve_secretkey = _secret_key(options.curve.secret_file)
+        xpub.curve_secretkey = secret_key(options.curve.secret_file)
         xpub.curve_server = True
-
-
-def _bind(xpub: zmq.Socket[bytes], wanted: str) -> str:
-    """Bind and return the endpoint with its real port."""
-    try:
-        xpub.bind(wanted)
-        bound = xpub.getsockopt_string(zmq.LAST_ENDPOINT)
-        if bound.startswith("ipc://"):
-            Path(bound[len("ipc://") :]).chmod(0o600)
-    except (zmq.ZMQError, OSError) as error:
-        raise PublishError(
-            f"{wanted}: cannot be bound: {os.strerror(error.errno or 0)}; stop what holds it or pass another --bind"
-        ) from None
-    return bound
-
-
-def _secret_key(path: Path) -> bytes:
-    from zmq.auth import load_certificate
-
-    try:
-        if path.stat().st_mode & 0o077:
-            raise PublishError(f"{path}: a secret key that others can read; run `chmod 600 {path}`")
-        _, secret = load_certificate(path)
-    except (OSError, ValueError) as error:
-        raise PublishError(f"{path}: not a CURVE certificate: {error}; make one as docs/wire.md says") from None
-    if secret is None:
-        raise PublishError(f"{path}: holds no secret key; give the .key_secret file")
-    return secret
-
-
-def _allowed(folder: Path) -> set[bytes]:
-    """The 32-byte public keys of the allow-list; a file that is not a certificate admits nobody."""
-    from zmq.auth import load_certificate
-    from zmq.utils import z85
-
-    keys = set()
-    for path in folder.glob("*.key"):
-        with contextlib.suppress(OSError, ValueError):
-            keys.add(z85.decode(load_certificate(path)[0]))
-    return keys

@@ -18,13 +18,15 @@ import msgspec
 
 from clcr_stream import __version__, messages
 from clcr_stream.backends import Backend, open_backend
-from clcr_stream.bundle import TOKENIZER_NAME, Bundle, Manifest, default_bundle_folder, load_bundle
+from clcr_stream.bundle import Bundle, default_bundle_folder, load_bundle
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, VirtualClock
 from clcr_stream.config import Config
+from clcr_stream.endpoint import CurveServer
 from clcr_stream.errors import ConfigError
 from clcr_stream.language import LanguageStream
 from clcr_stream.level import Levels
 from clcr_stream.loop import Pipeline, Schedule, Session
+from clcr_stream.manifest import TOKENIZER_NAME, Manifest
 from clcr_stream.prediction import Identity
 from clcr_stream.publisher import Publisher, PublishOptions
 from clcr_stream.ring import AudioRing, RingCounts, VisionRing
@@ -105,7 +107,7 @@ class Outbox:
     def send(self, message: messages.Message) -> None:
         """Publish a session, prediction or transcript."""
         if self.publisher is not None:
-            message = self.publisher.publish(message)  # type: ignore[type-var]  # any one of the union is allowed
+            message = self.publisher.publish(message)
         if self._lines is not None:
             self._lines.write(message)
 
@@ -172,8 +174,7 @@ def run(config: Config, stop: threading.Event, observe: Observer) -> dict[str, A
             uptime_s = (time.monotonic_ns() - started_ns) / NS_PER_S
             return outbox.note(make_status(session.account, source_messages(sources, rings), header, uptime_s))
 
-        options = PublishOptions(stream=identity.stream, endpoint=config.publish.bind, format=config.publish.format)
-        outbox.publisher = Publisher(options, heartbeat)
+        outbox.publisher = Publisher(publish_options(config), heartbeat)
         stack.callback(outbox.publisher.close)
         stack.callback(outbox.close)
         outbox.send(session_message(loaded, identity, grid, source_messages(sources, rings)))
@@ -202,6 +203,14 @@ def source_spec(config: Config) -> SourceSpec:
         transcript=sources.transcript,
         pace=sources.pace,
     )
+
+
+def publish_options(config: Config) -> PublishOptions:
+    """Where and how to publish, as configured."""
+    wanted, curve = config.publish, None
+    if wanted.curve.secret_file is not None and wanted.curve.clients_folder is not None:
+        curve = CurveServer(Path(wanted.curve.secret_file), Path(wanted.curve.clients_folder))
+    return PublishOptions(stream=wanted.stream, endpoint=wanted.bind, format=wanted.format, curve=curve)
 
 
 def check_sources(config: Config, sources: Sequence[Source]) -> None:

@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream import messages
+from clcr_stream.sources.base import NOT_STARTED, STARTING
 
 LATE, OVERRUN, INVALID = "late", "overrun", "invalid"
 REASONS = (LATE, OVERRUN, INVALID)
+TROUBLED = ("waiting", "stale", "failed")
+NOTICE_PERIOD_S = 0.5
 KEPT_SAMPLES = 4096  # 13 minutes at 5 Hz: enough for a p99, and bounded for a run of weeks
 
 
@@ -113,7 +116,7 @@ def rss_mb() -> float | None:
 
 def peak_rss_mb() -> float:
     """The most resident memory this process had, MB (ru_maxrss would count the parent that forked it)."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+    with Path("/proc/self/status").open(encoding="ascii", errors="replace") as status:
         lines = [line for line in status if line.startswith("VmHWM:")]
     return round(int(lines[0].split()[1]) * 1024 / 1e6, 1) if lines else 0.0
 
@@ -208,11 +211,44 @@ def make_status(
     )
 
 
-class StatusLine:
-    """Shows one line about the session: rewritten in place on a terminal, a plain line now and then elsewhere."""
+class Notices:
+    """What a person has to be told of the sources, once: why one is not there, and that it came back."""
 
-    def __init__(self, show: Callable[[], str], out: TextIO, period_s: float | None = None) -> None:
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str], str] = {}
+
+    def new(self, sources: Sequence[messages.Source]) -> list[str]:
+        """One line per source whose state calls for one since the last call."""
+        lines = []
+        for source in sources:
+            key = (source.kind, source.name)
+            told = self._told.get(key)
+            if source.state in TROUBLED and source.reason not in (None, NOT_STARTED, STARTING):
+                # The state alone is compared: a reason may count seconds.
+                if told != source.state:
+                    self._told[key] = source.state
+                    lines.append(f"{source.kind} {source.name}: {source.state}: {source.reason}")
+            elif source.state == "live" and told is not None:
+                del self._told[key]
+                lines.append(f"{source.kind} {source.name}: back")
+        return lines
+
+
+class StatusLine:
+    """Shows one line about the session: rewritten in place on a terminal, a plain line now and then elsewhere.
+
+    `notices` is asked for lines that stay, twice a second and at the end.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[], str],
+        out: TextIO,
+        period_s: float | None = None,
+        notices: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._show = show
+        self._notices = notices
         self._out = out
         self._in_place = out.isatty()
         self._period_s = period_s if period_s is not None else 0.5 if self._in_place else 10.0
@@ -226,13 +262,23 @@ class StatusLine:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(1.0)
+        self._tell()
         if self._in_place:
             self._write("\r\x1b[K")
 
     def _run(self) -> None:
-        while not self._stop.wait(self._period_s):
-            columns = shutil.get_terminal_size().columns
-            self._write(f"\r\x1b[K{self._show()[: columns - 1]}" if self._in_place else f"{self._show()}\n")
+        turns = max(1, round(self._period_s / NOTICE_PERIOD_S))
+        turn = 0
+        while not self._stop.wait(min(self._period_s, NOTICE_PERIOD_S)):
+            self._tell()
+            turn = (turn + 1) % turns
+            if turn == 0:
+                columns = shutil.get_terminal_size().columns
+                self._write(f"\r\x1b[K{self._show()[: columns - 1]}" if self._in_place else f"{self._show()}\n")
+
+    def _tell(self) -> None:
+        for line in self._notices():
+            self._write(f"\r\x1b[K{line}\n" if self._in_place else f"{line}\n")
 
     def _write(self, text: str) -> None:
         # A closed terminal must not end the session.

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.bundle import Manifest
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.features import MelSpec, log_mel
+from clcr_stream.manifest import Manifest
 from clcr_stream.positions import sinusoid
 from clcr_stream.ring import NEVER_NS, AudioRing, VisionRing
 from clcr_stream.transcript import Segment, Transcript

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr.data.cache import MEL_PER_TOKEN, MODALITIES, WINDOW_HOPS, Clip
+from clcr.data.cache import MEL_PER_TOKEN, MODALITIES, TOKENS_PER_HOP, WINDOW_HOPS, Clip
 from clcr.data.prepare import FACE_PX, GREY_PX
 from clcr_stream.features import DEFAULT_MEL
 
@@ -31,6 +31,8 @@ class Augment:
     crop_hops: tuple[int, int] = (5, 20)  # 1 to 4 s, clips with video
     audio_crop_p: float = 0.3  # sound alone is cropped this often
     gain_db: float = 10.0
+    warp: float = 0.12  # of the frequency axis, each way: another vocal tract
+    stretch: float = 0.12  # of the time axis, each way, sound alone: another tempo
     noise_p: float = 0.5
     noise_snr_db: tuple[float, float] = (0.0, 30.0)
     mask_p: float = 0.5
@@ -47,7 +49,7 @@ class Augment:
         return replace(
             clip,
             frames=self._frames(clip.frames, rng),
-            mel=self._sound(clip.mel, rng) if len(clip.mel) else clip.mel,
+            mel=self._sound(clip.mel, rng, alone=not len(clip.slots)) if len(clip.mel) else clip.mel,
             tokens=self._words(clip.tokens, rng),
         )
 
@@ -103,7 +105,12 @@ class Augment:
         moved = (FACE_PX - 1) / 2 + rng.uniform(-self.shift, self.shift, 2) * FACE_PX
         return np.column_stack([turn, moved - turn @ np.full(2, (side - 1) / 2)])
 
-    def _sound(self, mel: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    def _sound(self, mel: NDArray[np.float32], rng: np.random.Generator, alone: bool) -> NDArray[np.float32]:
+        mel = _resampled(mel, 1.0 + rng.uniform(-self.warp, self.warp), axis=1, length=mel.shape[1])
+        if alone:
+            tempo = 1.0 + rng.uniform(-self.stretch, self.stretch)
+            longest = WINDOW_HOPS * TOKENS_PER_HOP * MEL_PER_TOKEN
+            mel = _resampled(mel, tempo, axis=0, length=min(longest, max(MEL_PER_TOKEN, int(len(mel) / tempo))))
         offset = int(rng.integers(0, MEL_PER_TOKEN)) if len(mel) > MEL_PER_TOKEN else 0
         mel = mel[offset : offset + (len(mel) - offset) // MEL_PER_TOKEN * MEL_PER_TOKEN]
         gain = rng.uniform(-self.gain_db, self.gain_db) * _LN_PER_DB
@@ -154,6 +161,17 @@ def _drop_slots(clip: Clip, kept: NDArray[np.bool_]) -> Clip:
     if not slots.any():
         return clip
     return replace(clip, frames=clip.frames[kept[clip.slots]], slots=slots)
+
+
+def _resampled(mel: NDArray[np.float32], step: float, axis: int, length: int) -> NDArray[np.float32]:
+    """Linear interpolation along one axis at 0, step, 2 * step, ...; the last value is held beyond the end."""
+    at = np.minimum(np.arange(length) * step, mel.shape[axis] - 1)
+    low = np.minimum(at.astype(np.int64), mel.shape[axis] - 2) if mel.shape[axis] > 1 else np.zeros(length, np.int64)
+    share = (at - low).astype(np.float32)
+    share = share[:, None] if axis == 0 else share
+    high = np.minimum(low + 1, mel.shape[axis] - 1)
+    moved: NDArray[np.float32] = mel.take(low, axis) * (1.0 - share) + mel.take(high, axis) * share
+    return moved
 
 
 def _stripe(length: int, most: int, rng: np.random.Generator) -> slice:

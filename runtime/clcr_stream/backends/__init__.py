@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.bundle import EngineSpec, TensorSpec
 from clcr_stream.errors import BackendError
+from clcr_stream.manifest import EngineSpec, TensorSpec
 
 BACKENDS = ("auto", "onnxruntime", "null")
 Arrays = Mapping[str, NDArray[Any]]

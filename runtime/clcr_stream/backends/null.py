@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clcr_stream.backends import Arrays, allocate, fill
-from clcr_stream.bundle import EngineSpec
+from clcr_stream.manifest import EngineSpec
 
 # Distributions have to be valid, else no prediction would ever leave the loop.
 _SHARES = ("probs", "omega", "beta")

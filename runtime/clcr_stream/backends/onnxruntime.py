@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from numpy.typing import NDArray
 
 from clcr_stream.backends import Arrays, allocate, fill
-from clcr_stream.bundle import EngineSpec, TensorSpec
 from clcr_stream.errors import BackendError
+from clcr_stream.manifest import EngineSpec, TensorSpec
 
 WARM_UP_RUNS = 3
 _ONNX_TYPES = {"float32": "tensor(float)", "int32": "tensor(int32)"}
@@ -78,6 +79,9 @@ class OnnxRuntimeBackend:
 
 
 def _open_session(name: str, onnx: bytes) -> Any:
+    # Since 1.29 the Linux wheels write a device id to disk and send events to Microsoft from the import on, unless told
+    # before it; disable_telemetry_events() comes too late for that.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         ort: Any = importlib.import_module("onnxruntime")
     except ImportError as error:

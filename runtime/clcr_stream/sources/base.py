@@ -19,6 +19,7 @@ from clcr_stream.transcript import Transcript
 
 FOREVER_NS = 2**63 - 1
 CLOSE_TIMEOUT_S = 2.0
+NOT_STARTED, STARTING = "not started", "starting"  # reasons of a source that is only being opened
 POLL_S = 0.05  # how soon a waiter notices a stop event that nobody announces
 LEAD_MARGIN_NS = 500 * NS_PER_MS  # a lossless source leaves this much of the ring to what the loop has just read
 
@@ -133,7 +134,7 @@ class ThreadedSource(ABC):
         self._watermark_ns = sinks.origin_ns
         self._consumed_ns = sinks.origin_ns
         self._state: State = "waiting"
-        self._reason = "not started"
+        self._reason = NOT_STARTED
 
     @property
     def name(self) -> str:
@@ -165,7 +166,7 @@ class ThreadedSource(ABC):
     def start(self) -> None:
         if self._thread is not None:
             raise RuntimeError(f"{self.name}: started twice")
-        self._set_state("waiting", "starting")
+        self._set_state("waiting", STARTING)
         self._thread = threading.Thread(target=self._guarded_run, name=f"source {self.name}", daemon=True)
         self._thread.start()
 

@@ -23,7 +23,10 @@ QUIET_NS = 500 * NS_PER_MS
 RETRY_NS = 2 * NS_PER_S
 QUEUE_BLOCKS = 256  # 5 s: more than the reader thread can ever be late without being dead
 ALLOWED = "default, an index, name:TEXT, a file, test:// or none"
-INSTALL = 'PyAudio is not installed; run `apt-get install portaudio19-dev` and `pip install "clcr-stream[live]"`'
+INSTALL = (
+    "PyAudio is not installed; run `apt-get install portaudio19-dev gcc python3-dev` and "
+    '`pip install "clcr-stream[live]"`'
+)
 _STDERR_LOCK = threading.Lock()
 
 
@@ -54,7 +57,11 @@ def load_pyaudio() -> Any:
 def quiet_stderr() -> Iterator[None]:
     """Send file descriptor 2 to /dev/null: PortAudio, ALSA and JACK print pages while they look for devices."""
     with _STDERR_LOCK:
-        saved = os.dup(2)
+        try:
+            saved = os.dup(2)
+        except OSError:  # closed, as by `2>&-`: nothing to silence
+            yield
+            return
         null = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(null, 2)
@@ -107,7 +114,7 @@ class MicrophoneSource(ThreadedSource):
                 self._listen(self._load())
             except (SourceError, OSError, ValueError) as error:
                 if not self.stop.is_set():
-                    self._set_state("stale" if self._was_live else "waiting", str(error))
+                    self._set_state("stale" if self._was_live else "waiting", f"{error}; looking every 2 s")
                     self.sinks.clock.wait_until(self.sinks.clock.now_ns() + RETRY_NS, self.stop)
 
     def _listen(self, module: Any) -> None:
