@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import os
 import platform
 import sys
 import threading
@@ -87,12 +88,21 @@ class JsonLines:
                     self._file.flush()
                 except OSError as error:
                     self.failure = str(error.strerror)
+                    if not self._owned:
+                        _forget_stdout()
 
     def close(self) -> None:
         """Close the file; stdout stays open."""
         if self._owned:
             with contextlib.suppress(OSError):
                 self._file.close()
+
+
+def _forget_stdout() -> None:
+    """Point stdout at nothing: what its buffer still holds would fail again at exit and turn exit code 0 into 120."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
 
 
 class Outbox:
