@@ -110,10 +110,19 @@ def _bundle(config: Config) -> str:
 
 
 def _backend(config: Config) -> str:
-    from clcr_stream.run import load
+    from clcr_stream.backends import open_backend
+    from clcr_stream.bundle import default_bundle_folder, load_bundle
+    from clcr_stream.golden import replay_golden
 
-    loaded = load(config)
-    return f"{loaded.levels.backend}: all engines load and run"
+    bundle = load_bundle(config.model.bundle if config.model.bundle is not None else default_bundle_folder())
+    backend = open_backend(config.model.backend)
+    replayed = replay_golden(bundle, backend)
+    if replayed is None:
+        return f"{backend.name} (the bundle has no golden vectors to check it with)"
+    hops, worst = replayed
+    return (
+        f"{backend.name}: all engines run and repeat the bundle's {hops} golden hops (largest difference {worst:.1e})"
+    )
 
 
 def _cameras() -> Check:
