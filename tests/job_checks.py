@@ -41,10 +41,15 @@ def validate(received: Iterable[Received]) -> Figures:
 
 
 def check_order(received: Sequence[Received]) -> Figures:
-    """One session message, all else of its session; each second a status; the goodbye last and its account true."""
-    first, last = received[0].message, received[-1].message
-    assert first["type"] == "session"
-    assert {got.message["session"] for got in received} == {first["session"]}
+    """One session message, all else of its session; each second a status; the goodbye last and its account true.
+
+    A reader that joins a session that runs may see a prediction first: its subscription holds as soon as libzmq has it,
+    and what is re-sent follows when the publisher has read of it.
+    """
+    (first,) = [index for index, got in enumerate(received) if got.message["type"] == "session"]
+    session, last = received[first].message, received[-1].message
+    assert first < 4, [got.topic for got in received[: first + 1]]
+    assert {got.message["session"] for got in received} == {session["session"]}
     statuses = [got.message for got in received if got.message["type"] == "status"]
     assert [status["state"] for status in statuses].count("goodbye") == 1
     assert last["type"] == "status" and last["state"] == "goodbye", last

@@ -30,6 +30,7 @@ READER = """
 import sys, time, zmq
 socket = zmq.Context().socket(zmq.SUB)
 socket.setsockopt(zmq.RCVHWM, 0)
+socket.setsockopt(zmq.RECONNECT_IVL, 10)
 socket.setsockopt(zmq.SUBSCRIBE, sys.argv[2].encode())
 socket.connect(sys.argv[1])
 out = sys.stdout.buffer
@@ -168,6 +169,8 @@ class Reader:
             arrived, topic, payload = line.split(b" ", 2)
             got = Received(int(arrived), topic.decode(), json.loads(payload))
             with self._came:
+                if any((got.topic, got.message) == (known.topic, known.message) for known in self._received[-8:]):
+                    continue  # re-sent to a late joiner that had it already, which every reader must drop by its seq
                 self._received.append(got)
                 self._came.notify_all()
 

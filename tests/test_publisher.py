@@ -103,6 +103,7 @@ def test_a_late_joiner_gets_the_last_session_status_and_prediction_once_each_and
         ("session", 1),
         ("status", 1),
     ]
+    assert messages.kind_of(first[0]) == "session"  # it says what the others mean
     assert (messages.kind_of(after), after.seq) == ("prediction", 6)
 
 

@@ -207,9 +207,13 @@ class Publisher:
             if self._monitor in ready:
                 self._count_peers()
             # Subscriptions are read before the inbox and answered after it, from what was sent last: a late joiner gets
-            # nothing older than others have, and what was handed over meanwhile follows in order.
+            # nothing older than others have, and what was handed over meanwhile follows in order. Only the session,
+            # which says what all the rest means, goes first.
             wanted = self._subscriptions() if self._xpub in ready else set()
-            for kind in wanted - self._flush():
+            if "session" in wanted:
+                self._xpub.send(self._kept["session"], zmq.DONTWAIT)
+            answered = self._flush() | {"session"}
+            for kind in sorted(wanted - answered):
                 self._xpub.send(self._kept[kind], zmq.DONTWAIT)
             if self._beat_asked.is_set() or time.monotonic_ns() >= next_ns:
                 self._beat_asked.clear()
