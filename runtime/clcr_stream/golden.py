@@ -11,40 +11,40 @@ from numpy.typing import NDArray
 from clcr_stream.backends import Arrays, Backend
 from clcr_stream.bundle import Bundle
 from clcr_stream.errors import BackendError
-from clcr_stream.manifest import ENGINES, Manifest
+from clcr_stream.language import LanguageTokens
+from clcr_stream.level import LEVELS, Levels
+from clcr_stream.manifest import Manifest
 from clcr_stream.positions import sinusoid
+from clcr_stream.window import Chunk, ModalityView, Tick
 
 GOLDEN_NAME = "golden.npz"
 TOLERANCE = 1e-4
-LEVELS = (1, 2, 3)
+_ANY = ModalityView(coverage=1.0, quality=None, newest_ns=None, age_ms=None, seen=0)  # only scales what is not compared
 
 
 def replay_golden(bundle: Bundle, backend: Backend) -> tuple[int, float] | None:
     """Hops replayed and the largest absolute difference to what the bundle recorded; None when it recorded nothing.
 
-    Raises BackendError when a difference is over TOLERANCE or not a number.
+    The hops go through the same `Levels` as a session's. Raises BackendError when a difference is over TOLERANCE or not
+    a number.
     """
     if GOLDEN_NAME not in bundle.files:
         return None
     with np.load(io.BytesIO(bundle.files[GOLDEN_NAME]), allow_pickle=False) as archive:
         golden = {name: archive[name] for name in archive.files}
     manifest = bundle.manifest
-    engines = {name: backend.load(name, bundle.engine_bytes(name), manifest.engines[name]) for name in ENGINES}
-    heads = ("value" if manifest.task == "regression" else "probs", "omega", "beta", "eta")
+    encoder = backend.load("language", bundle.engine_bytes("language"), manifest.engines["language"])
+    levels = Levels(bundle, backend)
     worst = 0.0
     for hop in range(len(golden["frames"])):
-        words: Arrays = engines["language"].run(_language_inputs(golden, hop, manifest))
-        inputs = dict(_hop_inputs(golden, hop, manifest))
-        pooled: dict[str, NDArray[Any]] = {}
-        for level in LEVELS:
-            out = engines[f"level{level}"].run({**inputs, "language_h": words[f"language_{level}"]})
-            inputs.update(vision_in=out["vision_out"], acoustic_in=out["acoustic_out"])
-            pooled.update(
-                {f"shared_{level}": out["shared"], f"private_{level}": out["private"], "present": out["present"]}
-            )
-        head = engines["intercad"].run(pooled)
-        for name in heads:
-            difference = float(np.abs(head[name][0] - golden[name][hop]).max())
+        words = encoder.run(_language_inputs(golden, hop, manifest))
+        states = {level: words[f"language_{level}"] for level in LEVELS}
+        language = LanguageTokens(states, golden["token_valid"][hop : hop + 1], 1.0, None, 0)
+        chunk = Chunk(Tick(hop + 1, 0, 0, 0), _hop_inputs(golden, hop, manifest), _ANY, _ANY, [])
+        said = levels.step(chunk, language, float(golden["gamma"]))
+        score = "value" if manifest.task == "regression" else "probs"
+        for name, found in {score: said.output, "omega": said.omega, "beta": said.beta, "eta": said.eta}.items():
+            difference = float(np.abs(found - golden[name][hop]).max())
             if not difference <= TOLERANCE:
                 raise BackendError(
                     f"{backend.name}: golden vectors of bundle {manifest.name}: {name} of hop {hop + 1} differs by "
@@ -63,7 +63,7 @@ def _language_inputs(golden: Arrays, hop: int, manifest: Manifest) -> Arrays:
     }
 
 
-def _hop_inputs(golden: Arrays, hop: int, manifest: Manifest) -> Arrays:
+def _hop_inputs(golden: Arrays, hop: int, manifest: Manifest) -> dict[str, NDArray[Any]]:
     slots, tokens = manifest.vision.slots_per_hop, manifest.acoustic.tokens_per_hop
     return {
         "vision_in": golden["frames"][hop : hop + 1].astype(np.float32),
@@ -72,8 +72,6 @@ def _hop_inputs(golden: Arrays, hop: int, manifest: Manifest) -> Arrays:
         "acoustic_valid": golden["acoustic_valid"][hop : hop + 1],
         "vision_position": _positions(hop * slots, slots, manifest),
         "acoustic_position": _positions(hop * tokens, tokens, manifest),
-        "language_valid": golden["token_valid"][hop : hop + 1],
-        "gamma": np.full((1, 1), golden["gamma"], np.float32),
     }
 
 
