@@ -14,10 +14,9 @@ from torch import Tensor, nn
 import reference
 from clcr.batch import Batch
 from clcr.config import LEVELS, MODALITIES, ModelConfig
-from clcr.intraced import LevelExchange
 from clcr.language import LanguageEncoder
 from clcr.model import CLCR, Tokens
-from clcr.streaming import Grid, StreamingLevel
+from clcr.streaming import DESCRIBED, Grid, StreamingLevel
 
 TINY = ModelConfig(
     labels=("a", "b", "c"),
@@ -160,7 +159,7 @@ def fused(model: CLCR, tokens: list[Tokens], end_hop: int, grid: Grid = GRID) ->
     for level in tokens:
         window = {"language": level["language"]}
         for m, (end, length) in spans.items():
-            window[m] = level[m][:, max(0, end - length) : end]
+            window[m] = level[m].window(max(0, end - length), end)
         cut.append({m: window[m] for m in MODALITIES})
     return cut
 
@@ -196,13 +195,11 @@ class Streamed:
             "acoustic_valid": batch.acoustic_valid[:, a],
             "vision_position": self.positions["vision"][:, v],
             "acoustic_position": self.positions["acoustic"][:, a],
-            "language_valid": batch.token_valid,
             "gamma": torch.full((rows, 1), gamma),
         }
         outputs = []
         for index, level in enumerate(self.levels):
-            given["language_h"] = self.language[index]
-            inputs = given | self.state[index]
+            inputs = given | self.language[index] | self.state[index]
             out = dict(zip(level.output_names, level(*(inputs[name] for name in level.input_names)), strict=True))
             self.state[index] = {name: out[f"{name}_next"] for name in level.state_names}
             given |= {"vision_in": out["vision_out"], "acoustic_in": out["acoustic_out"]}
@@ -222,12 +219,7 @@ def dense_frames(batch: Batch) -> Tensor:
     return laid
 
 
-def language_inputs(model: CLCR, batch: Batch) -> list[Tensor]:
-    """H_1, H_2, H_3 of the language modality as language.onnx gives them."""
-    hidden = model.language(batch.token_ids, batch.token_valid)
-    position = model.positions(batch.language_step, batch_steps(batch, "language"))
-    levels: list[LevelExchange] = list(model.levels)  # type: ignore[arg-type]
-    return [
-        level.tokenise("language", project(z), position, batch.token_valid)
-        for level, project, z in zip(levels, model.project["language"], hidden, strict=True)  # type: ignore[call-overload]
-    ]
+def language_inputs(model: CLCR, batch: Batch) -> list[dict[str, Tensor]]:
+    """The described language tokens of levels 1, 2 and 3, under the names of the levels' inputs."""
+    described = [level["language"].parts() for level in model.encode(batch)]
+    return [dict(zip((f"language_{part}" for part in DESCRIBED), parts, strict=True)) for parts in described]

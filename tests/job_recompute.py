@@ -47,6 +47,7 @@ from streaming_reference import (
 )
 
 MEL_FRAMES, WIDTH = 20, 128
+TOKEN_AXIS = {"qkv": 2, "marks": 2, "pool": 1}  # of the described words; streams are axis 0
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -128,6 +129,11 @@ class Graphs:
         }
         self._state: Arrays = {}
 
+    def shape(self, name: str, output: str) -> list[int]:
+        """The shape of one output for one stream."""
+        (found,) = [item.shape for item in self._sessions[name].get_outputs() if item.name == output]
+        return [1, *found[1:]]
+
     def run(self, name: str, inputs: Arrays) -> Arrays:
         """The outputs; every `X_next` is the next run's `X`, zeros before the first."""
         session = self._sessions[name]
@@ -150,20 +156,19 @@ def by_graphs(bundle: Path, recording: Recording, gamma: float) -> Iterator[Arra
     for hop in range(recording.hops):
         slots = laid.slots[hop * SLOTS : (hop + 1) * SLOTS]
         crops = [np.zeros((SIZE_PX, SIZE_PX, 3)) if f is None or f.crop is None else f.crop for f in slots]
-        language, language_valid = _language(graphs, laid, hop + 1)
+        language = _language(graphs, laid, hop + 1)
         common: Arrays = {
             "vision_valid": _f32([[f is not None and f.crop is not None for f in slots]]),
             "acoustic_valid": laid.acoustic_valid[None, hop * TOKENS : (hop + 1) * TOKENS],
             "vision_position": sinusoid(np.arange(hop * SLOTS, (hop + 1) * SLOTS), WIDTH)[None],
             "acoustic_position": sinusoid(np.arange(hop * TOKENS, (hop + 1) * TOKENS), WIDTH)[None],
-            "language_valid": language_valid,
             "gamma": _f32([[gamma]]),
         }
         tokens: Arrays = {
             "vision_in": _f32(np.stack(crops).transpose(0, 3, 1, 2)[None]),
             "acoustic_in": mel[None, hop * MEL_FRAMES : (hop + 1) * MEL_FRAMES],
         }
-        valid.append(common)
+        valid.append(common | {"language_valid": language[0]["language_marks"][:, 1]})
         yield _answer(graphs, common | tokens, language, _counts(valid))
 
 
@@ -178,13 +183,13 @@ def _counts(hops: list[Arrays]) -> NDArray[np.float64]:
     return np.maximum(1.0, [seen, heard, float(window[-1]["language_valid"].sum())])
 
 
-def _answer(graphs: Graphs, inputs: Arrays, language: list[NDArray[np.float32]], counts: NDArray[np.float64]) -> Arrays:
+def _answer(graphs: Graphs, inputs: Arrays, language: list[Arrays], counts: NDArray[np.float64]) -> Arrays:
     """One hop through the three levels and InterCAD."""
     summaries: Arrays = {}
     alphas = []
     out: Arrays = {}
     for level in (1, 2, 3):
-        out = graphs.run(f"level{level}", inputs | {"language_h": language[level - 1]})
+        out = graphs.run(f"level{level}", inputs | language[level - 1])
         inputs = inputs | {"vision_in": out["vision_out"], "acoustic_in": out["acoustic_out"]}
         summaries |= {f"shared_{level}": out["shared"], f"private_{level}": out["private"]}
         alphas.append([out[f"alpha_{modality}"][0].astype(np.float64) for modality in MODALITIES])
@@ -197,9 +202,9 @@ def _answer(graphs: Graphs, inputs: Arrays, language: list[NDArray[np.float32]],
     }
 
 
-def _language(graphs: Graphs, laid: Offline, hops: int) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
-    """The words of the window that ends after `hops` hops, each segment encoded alone."""
-    parts: list[list[NDArray[np.float32]]] = []
+def _language(graphs: Graphs, laid: Offline, hops: int) -> list[Arrays]:
+    """Per level its inputs of language for the window that ends after `hops` hops, each segment encoded alone."""
+    spoken: list[tuple[int, Arrays]] = []
     for said in laid.place_words(hops):
         count = len(said.ids)
         ids, valid, position = (
@@ -210,14 +215,20 @@ def _language(graphs: Graphs, laid: Offline, hops: int) -> tuple[list[NDArray[np
         ids[0, :count], valid[0, :count] = said.ids, 1.0
         position[0, :count] = sinusoid(np.arange(said.first_step, said.first_step + count), WIDTH)
         inputs = {"token_ids": ids, "token_valid": _f32(valid), "position": _f32(position)}
-        out = graphs.run("language", inputs)
-        parts.append([out[f"language_{level}"][0, :count] for level in (1, 2, 3)])
-    levels, mask = [np.zeros((1, TEXT_TOKENS, WIDTH), np.float32) for _ in range(3)], np.zeros((1, TEXT_TOKENS))
-    for level in range(3):
-        shown = np.concatenate([np.zeros((0, WIDTH), np.float32), *(part[level] for part in parts)])[-TEXT_TOKENS:]
-        levels[level][0, : len(shown)] = shown
-        mask[0, : len(shown)] = 1.0
-    return levels, _f32(mask)
+        spoken.append((count, graphs.run("language", inputs)))
+    levels: list[Arrays] = []
+    for level in (1, 2, 3):
+        words: Arrays = {}
+        for part, axis in TOKEN_AXIS.items():
+            name = f"language_{part}_{level}"
+            tokens = [np.moveaxis(out[name], axis, 0)[:count] for count, out in spoken]
+            laid_out = np.zeros(graphs.shape("language", name), np.float32)
+            if tokens:
+                shown = np.concatenate(tokens)[-TEXT_TOKENS:]
+                np.moveaxis(laid_out, axis, 0)[: len(shown)] = shown
+            words[f"language_{part}"] = laid_out
+        levels.append(words)
+    return levels
 
 
 def by_model(checkpoint: Path, recording: Recording) -> Iterator[Arrays]:

@@ -147,13 +147,12 @@ class Recording:
 
 def read_all(source: Source, sinks: Sinks, hops: int | None = None) -> Recording:
     """Start a lossless source and read it hop by hop as the loop does, to its end or for `hops`; then close it."""
-    stop = threading.Event()
     vision, audio, said = [], [], []
     source.start()
     hop = 0
     while hop != hops and not (source.finished and _hop_end(hop) >= max(sinks.vision.newest_ns, sinks.audio.newest_ns)):
         hop += 1
-        assert source.wait_filled(_hop_end(hop), stop)
+        assert await_filled(source, _hop_end(hop))
         vision.append(sinks.vision.read(3 * (hop - 1), 3))
         audio.append(sinks.audio.read(3200 * (hop - 1), 3200 * hop))
         said.append(sinks.transcript.between(_hop_end(hop) - 6 * NS_PER_S, _hop_end(hop)))
@@ -204,6 +203,11 @@ class SteppedClock:
             return self._moved.wait_for(lambda: bool(self.waits) and self.waits[-1] >= deadline_ns, timeout_s)
 
 
+def await_filled(source: Source, end_ns: int, timeout_s: float = 30.0) -> bool:
+    """Until a source has pushed everything before `end_ns`, as the loop sees it."""
+    return eventually(lambda: source.filled(end_ns), timeout_s)
+
+
 def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
     """Poll until `condition` holds; for what happens in another thread and announces itself nowhere."""
     deadline_ns = time.monotonic_ns() + int(timeout_s * NS_PER_S)
@@ -211,5 +215,5 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
     while not condition():
         if time.monotonic_ns() > deadline_ns:
             return False
-        pause.wait(0.005)
+        pause.wait(0.001)
     return True

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from clcr.batch import Batch
 from clcr.config import MODALITIES
-from clcr.model import CLCR
+from clcr.intraced import Described
+from clcr.model import CLCR, Tokens
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.features import log_mel
 from clcr_stream.ring import AudioRing, VisionRing
@@ -201,7 +202,7 @@ class Offline:
                 self.slots[slot] = frame
 
     @torch.no_grad()
-    def encode(self, hops: int, begin: int = 0) -> list[dict[str, torch.Tensor]]:
+    def encode(self, hops: int, begin: int = 0) -> list[Tokens]:
         """Per level the described tokens of sound and picture of hops [begin, hops), nothing known of earlier ones."""
         slots, tokens = slice(begin * SLOTS, hops * SLOTS), slice(begin * TOKENS, hops * TOKENS)
         crops = [None if frame is None else frame.crop for frame in self.slots[slots]]
@@ -219,19 +220,18 @@ class Offline:
         return self.model.encode(batch)
 
     @torch.no_grad()
-    def at(self, hops: int, encoded: list[dict[str, torch.Tensor]], begin: int = 0) -> dict[str, NDArray[Any]]:
+    def at(self, hops: int, encoded: list[Tokens], begin: int = 0) -> dict[str, NDArray[Any]]:
         """What the model says of the window that ends after `hops` hops, given the tokens since hop `begin`.
 
         Asked for in order of `hops`, or after `place_words` for every hop between.
         """
         text = [self.describe(said) for said in self.place_words(hops)]
-        empty = torch.zeros(1, 0, encoded[0]["vision"].shape[-1])
         start = max(0, hops - WINDOW_HOPS) - begin
         window = [
             {
-                "vision": tokens["vision"][:, start * SLOTS : (hops - begin) * SLOTS],
-                "acoustic": tokens["acoustic"][:, start * TOKENS : (hops - begin) * TOKENS],
-                "language": torch.cat([empty, *(part[level] for part in text)], 1)[:, -TEXT_TOKENS:],
+                "vision": tokens["vision"].window(start * SLOTS, (hops - begin) * SLOTS),
+                "acoustic": tokens["acoustic"].window(start * TOKENS, (hops - begin) * TOKENS),
+                "language": joined([tokens["language"], *(part[level] for part in text)]),
             }
             for level, tokens in enumerate(encoded)
         ]
@@ -271,7 +271,7 @@ class Offline:
         self.said = {segment.id: self.said[segment.id] for segment in overlapping}
         return [self.said[segment.id] for segment in overlapping]
 
-    def describe(self, said: Said) -> list[torch.Tensor]:
+    def describe(self, said: Said) -> list[Described]:
         """Per level the described tokens of one segment, encoded alone and without padding."""
         batch = replace(
             nothing(),
@@ -280,6 +280,16 @@ class Offline:
             language_step=torch.tensor([said.first_step]),
         )
         return [level["language"] for level in self.model.encode(batch)]
+
+
+def joined(parts: list[Described]) -> Described:
+    """The last tokens of several segments, one after the other."""
+    qkv, marks, pool = (
+        torch.cat(tensors, axis)
+        for axis, tensors in zip((2, 2, 1), zip(*(p.parts() for p in parts), strict=True), strict=True)
+    )
+    whole = Described(qkv, marks, pool)
+    return whole.window(max(0, whole.length - TEXT_TOKENS), whole.length)
 
 
 def nothing() -> Batch:

@@ -162,15 +162,15 @@ def test_an_engine_file_that_is_a_path_is_refused(folder: Path) -> None:
     assert "files: ../level1.onnx is missing" in refusal(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, True, 1.5])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, True, 1.5])
 def test_another_format_version_is_refused(folder: Path, version: object) -> None:
     edit_manifest(folder, lambda tree: tree.update(format=version))
-    assert "this runtime reads 1" in refusal(folder)
+    assert "this runtime reads 2" in refusal(folder)
 
 
 def test_a_key_that_appears_twice_is_refused(folder: Path) -> None:
     text = (folder / MANIFEST_NAME).read_text()
-    (folder / MANIFEST_NAME).write_text(text.replace('"format": 1,', '"format": 1, "format": 1,'))
+    (folder / MANIFEST_NAME).write_text(text.replace('"format": 2,', '"format": 2, "format": 2,'))
     assert "'format' appears twice" in refusal(folder)
 
 

@@ -27,6 +27,7 @@ from clcr_stream.status import (
     Last,
     Notices,
     StatusLine,
+    View,
     make_status,
     status_line,
     summary,
@@ -233,8 +234,16 @@ def test_the_status_line_shows_sources_label_cost_and_skips() -> None:
     account = Account()
     account.published(10.0, 5.0, 1.0, Last("happy", 0.91, ("language_absent",)))
     account.skipped("late", 3)
-    line = status_line(account, (messages.Source(name="0", kind="camera", state="live"),))
+    view = View("left", account, (messages.Source(name="0", kind="camera", state="live"),))
+    line = status_line([view])
     assert line == "camera:live | happy 0.91 | tick 5/5 ms p50/p95 | published 1 skipped 3 | language_absent"
+
+
+def test_the_status_line_of_several_streams_names_each() -> None:
+    waiting = messages.Source(name="1", kind="camera", state="waiting")
+    line = status_line([View("left", Account(), ()), View("right", Account(), (waiting,))])
+    left, right = line.split(" || ")
+    assert left.startswith("left: ") and right.startswith("right: camera:waiting | no prediction yet")
 
 
 def test_the_summary_adds_up_and_knows_its_percentiles() -> None:
@@ -256,7 +265,11 @@ def test_percentiles_are_of_the_newest_values_only() -> None:
     assert account.latencies()[0] == messages.Latency(p50=1.0, p95=1.0, p99=1.0)
 
 
-def camera(state: str, reason: str | None = None) -> tuple[messages.Source, ...]:
+def camera(state: str, reason: str | None = None, stream: str = "default") -> tuple[View, ...]:
+    return (View(stream, Account(), camera_sources(state, reason)),)
+
+
+def camera_sources(state: str, reason: str | None) -> tuple[messages.Source, ...]:
     return (msgspec.convert({"name": "0", "kind": "camera", "state": state, "reason": reason}, messages.Source),)
 
 
@@ -272,6 +285,13 @@ def test_why_a_source_is_not_there_is_told_once_until_it_comes_back() -> None:
     assert notices.new(camera("stale", "no new picture for 1.1 s")) == ["camera 0: stale: no new picture for 1.1 s"]
     assert notices.new(camera("stale", "no new picture for 1.6 s")) == []
     assert notices.new(camera("failed", "broken")) == ["camera 0: failed: broken"]
+
+
+def test_the_same_camera_name_in_two_streams_is_told_for_each_with_its_stream() -> None:
+    notices = Notices()
+    left, right = camera("waiting", "gone", "left"), camera("waiting", "gone", "right")
+    assert notices.new(left + right) == ["left: camera 0: waiting: gone", "right: camera 0: waiting: gone"]
+    assert notices.new(left + camera("live", stream="right")) == ["right: camera 0: back"]
 
 
 def test_a_source_that_is_there_from_the_start_and_ends_is_not_mentioned() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clcr_stream.config import Config, CurveConfig, load_config
+from clcr_stream.config import Config, CurveConfig, StreamEntry, load_config, stream_configs
 from clcr_stream.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,9 +32,20 @@ def test_the_shipped_file_holds_every_key_with_its_default() -> None:
     assert load_config(path, {}) == Config()
     tree = yaml.safe_load(path.read_text())
     config = Config()
+    assert tree.pop("streams") == []
     assert {section: set(keys) for section, keys in tree.items()} == {
-        section: set(getattr(config, section).__struct_fields__) for section in config.__struct_fields__
+        section: set(getattr(config, section).__struct_fields__)
+        for section in config.__struct_fields__
+        if section != "streams"
     }
+
+
+def test_the_shipped_files_name_every_key_of_a_stream() -> None:
+    streams = load_config(REPOSITORY / "configs" / "two_cameras.yaml", {}).streams
+    assert len(streams) == 2
+    text = (REPOSITORY / "configs" / "default.yaml").read_text()
+    listed = text.split("a list of {")[1].split("}")[0].split(", ")
+    assert set(listed) == set(StreamEntry.__struct_fields__)
 
 
 def test_a_flag_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) -> None:
@@ -57,7 +68,7 @@ def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("runn: {}", "unknown key runn; allowed here: sources, model, publish, run"),
+        ("runn: {}", "unknown key runn; allowed here: sources, model, publish, run, streams"),
         ("run: {settle: 5}", "unknown key run.settle; allowed here: settle_ms"),
         ("run: {settle_ms: fast}", "run.settle_ms: Expected `float`"),
         ("publish: {format: xml}", "publish.format"),
@@ -66,6 +77,26 @@ def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> Non
         ("run: {settle_ms: .nan}", "run.settle_ms is nan"),
         ("run: {duration_s: 0}", "run.duration_s is 0"),
         ("model: {gamma: 5}", "model.gamma is 5"),
+        ("run: {max_streams: 0}", "run.max_streams is 0, allowed 1..1024"),
+        ("run: {max_streams: 1025}", "run.max_streams is 1025"),
+        ("run: {max_batch: 0}", "run.max_batch is 0, allowed 1..1024"),
+        ("streams: 5", "streams: Expected `array`"),
+        ("streams: [{sources: {camera: '0'}}]", "missing required field `name`"),
+        ("streams: [{name: a}, {name: b, colour: red}]", "unknown key streams[1].colour; allowed here: name, sources"),
+        ("streams: [{name: a, sources: {cam: '0'}}]", "unknown key streams[0].sources.cam; allowed here: camera"),
+        ("streams: [{name: a}, {name: b}, {name: a}]", "streams: name a is given twice"),
+        ("streams: [{name: a, bind: 'tcp://127.0.0.1:1'}, {name: b, bind: 'tcp://127.0.0.1:1'}]", "bind tcp://127"),
+        ("streams: [{name: a, output: x}, {name: b, output: x}]", "streams: output x is given twice"),
+        ("streams: [{name: a/b}]", "streams[0].name is 'a/b', allowed: 1 to 64 of"),
+        ("streams: [{name: ''}]", "streams[0].name is ''"),
+        ("streams: [{name: a, gamma: 4.1}]", "streams[0].gamma is 4.1, allowed 0..4"),
+        ("streams: [{name: a}, {name: b, duration_s: 0}]", "streams[1].duration_s is 0"),
+        ("streams: [{name: a, sources: {input: x, mic: '0'}}]", "streams[0].sources.input replaces streams[0].sourc"),
+        ("streams: [{name: a}]\nsources: {camera: '0'}", "streams replaces sources"),
+        ("streams: [{name: a}]\npublish: {stream: b}", "streams replaces publish.stream"),
+        ("streams: [{name: a}]\npublish: {bind: 'tcp://127.0.0.1:1'}", "streams replaces publish.stream, publish.bind"),
+        ("streams: [{name: a}]\npublish: {output: x}", "each stream has its own name, bind and output"),
+        ("streams: [{name: a}, {name: b}]\nrun: {max_streams: 1}", "2 streams, run.max_streams allows 1"),
         ("publish: {stream: 'a b'}", "publish.stream is 'a b'"),
         ("sources: {input: a.mp4, camera: '0'}", "sources.input replaces"),
         (
@@ -90,6 +121,36 @@ def test_what_is_wrong_is_said_with_its_path(tmp_path: Path, text: str, wanted: 
     message = refusal(path)
     assert wanted in message
     assert str(path) in message
+
+
+def test_an_entry_of_streams_has_its_own_and_takes_the_rest_from_model_run_and_publish(tmp_path: Path) -> None:
+    text = """
+model: {gamma: 0.5}
+publish: {format: msgpack}
+run: {duration_s: 3, settle_ms: 10}
+streams:
+  - {name: a, sources: {input: "test://"}}
+  - {name: b, gamma: 0, duration_s: 9, bind: "tcp://127.0.0.1:5556", output: b.jsonl}
+"""
+    first, second = stream_configs(load_config(written(tmp_path, text), {}))
+    assert (first.name, first.gamma, first.duration_s, first.bind, first.output) == ("a", 0.5, 3, None, None)
+    assert first.sources.input == "test://"
+    assert (second.gamma, second.duration_s, second.bind) == (0, 9, "tcp://127.0.0.1:5556")
+    assert second.output == "b.jsonl"
+    assert {(one.format, one.settle_ms) for one in (first, second)} == {("msgpack", 10)}
+
+
+def test_without_streams_the_only_one_is_that_of_sources_and_publish(tmp_path: Path) -> None:
+    for empty in ("", "streams:\n", "streams: []\n"):
+        text = f"{empty}sources: {{camera: test://}}\npublish: {{stream: x, bind: 'tcp://127.0.0.1:1', output: y}}"
+        (only,) = stream_configs(load_config(written(tmp_path, text), {"model.gamma": 2.0}))
+        assert (only.name, only.bind, only.output, only.gamma) == ("x", "tcp://127.0.0.1:1", "y", 2.0)
+        assert only.sources.camera == "test://"
+
+
+@pytest.mark.parametrize("flag", ["sources__camera", "sources__input", "publish__stream", "publish__output"])
+def test_a_flag_for_a_single_stream_contradicts_a_list_of_them(tmp_path: Path, flag: str) -> None:
+    assert "streams replaces" in refusal(written(tmp_path, "streams: [{name: a}]"), **{flag: "x"})
 
 
 def test_a_flag_out_of_range_is_refused_like_a_key() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from clcr.config import ModelConfig
-from clcr.encoders import AcousticStem, CausalConv, TemporalStage, VisionFrontEnd
+from clcr.encoders import AcousticStem, CausalConv, TemporalStage, VisionFrontEnd, vision_front_end
 from clcr_factory import TINY, changed, pieces, random_batch, tiny_model
 
 checked = settings(deadline=None, max_examples=15)
@@ -126,8 +128,9 @@ def test_future_input_never_changes_a_past_token(seed: int, from_hop: int) -> No
     other = changed(batch, mel=future_mel, acoustic_valid=later, frames=frames)
     for before, after in zip(model.encode(batch), model.encode(other), strict=True):
         for m, steps in (("vision", 3), ("acoustic", 5)):
-            past = slice(0, steps * from_hop)
-            torch.testing.assert_close(before[m][:, past], after[m][:, past], atol=1e-5, rtol=0)
+            stop = steps * from_hop
+            for one, other in zip(before[m].window(0, stop).parts(), after[m].window(0, stop).parts(), strict=True):
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 @checked
@@ -178,3 +181,49 @@ def test_mel_normalisation_is_stored_with_the_weights() -> None:
     names = {name for name, _ in stem.named_buffers()}
     assert names == {"mel_mean", "mel_std"}
     np.testing.assert_array_equal(stem.initial_state(3)[0].numpy(), np.zeros((3, 1, TINY.mel_bands)))
+
+
+def resnet_multiply_adds() -> int:
+    """Of one 112x112 frame, by hand: stem to 56, pool to 28, stages at 28, 14, 7 and 4 pixels, linear."""
+    total = 3 * 49 * 64 * 56**2 + 4 * 9 * 64 * 64 * 28**2
+    for inputs, outputs, pixels in ((64, 128, 14), (128, 256, 7), (256, 512, 4)):
+        total += (9 * inputs * outputs + inputs * outputs + 3 * 9 * outputs * outputs) * pixels**2
+    return total + 512 * ModelConfig().width
+
+
+def test_the_resnet_has_the_layers_of_resnet18() -> None:
+    front_end = vision_front_end(replace(ModelConfig(), vision_front_end="resnet18")).eval()
+    without_classifier = 11_176_512  # parameters of ResNet-18 (He et al. 2016) up to its classifier
+    linear = 512 * ModelConfig().width + ModelConfig().width
+    assert sum(p.numel() for p in front_end.parameters()) == without_classifier + linear
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        found = front_end(torch.rand(1, 3, 112, 112) * 255)
+    assert found.shape == (1, ModelConfig().width)
+    assert counter.get_total_flops() == 2 * resnet_multiply_adds() == 2 * 484_913_152
+
+
+def test_the_resnet_learns_and_is_the_same_frame_by_frame() -> None:
+    torch.manual_seed(0)
+    front_end = vision_front_end(replace(TINY, vision_front_end="resnet18"))
+    front_end(torch.rand(4, 3, 32, 32) * 255).square().sum().backward()
+    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in front_end.parameters())
+    front_end.eval()
+    frames = torch.rand(3, 3, 32, 32) * 255
+    with torch.no_grad():
+        together = front_end(frames)
+        for index in range(3):
+            torch.testing.assert_close(together[index], front_end(frames[index : index + 1])[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["small", "resnet18"])
+def test_pixels_are_scaled_to_plus_minus_two(kind: str) -> None:
+    """The scale is taken out of the first convolution's weights, not out of the pixels."""
+    torch.manual_seed(0)
+    front_end = vision_front_end(replace(TINY, vision_front_end=kind)).eval()
+    frames = torch.rand(2, 3, 16, 16) * 255
+    x = front_end.stem_norm(front_end.stem((frames - 127.5) / 64.0)).relu()
+    if kind == "resnet18":
+        x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
+    expected = front_end.project(front_end.blocks(x).mean((2, 3)))
+    torch.testing.assert_close(front_end(frames), expected, atol=1e-5, rtol=1e-5)

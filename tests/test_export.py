@@ -20,7 +20,7 @@ from onnx import TensorProto, numpy_helper
 from clcr.checkpoint import CheckpointError, load_checkpoint
 from clcr.config import LEVELS, MODALITIES
 from clcr.model import CLCR
-from clcr.streaming import Grid
+from clcr.streaming import STATE_PARTS, STREAMED, Grid
 from clcr_export import writer
 from clcr_export.cli import main
 from clcr_export.graphs import Graph, export_graph, round_to_half, store_in_half, streaming_modules
@@ -41,7 +41,7 @@ from clcr_export.proof import offline as offline_model
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream.bundle import load_bundle
 from clcr_stream.errors import BundleError
-from clcr_stream.manifest import ENGINES, contract
+from clcr_stream.manifest import ENGINES, contract, language_words
 from clcr_stream.manifest import MODALITIES as BUNDLE_MODALITIES
 from tiny_checkpoint import CONFIG, tiny_model, write_tiny_checkpoint
 
@@ -218,27 +218,36 @@ def weights_of_shape(proto: onnx.ModelProto, shape: tuple[int, int]) -> list[NDA
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_bases_in_a_graph_are_orthonormal_and_shared_is_orthogonal_to_private(bundle: Path, level: int) -> None:
-    proto, width = onnx_of(bundle, f"level{level}"), CONFIG.width
-
-    def orthonormal(rank: int) -> list[NDArray[np.float32]]:
-        found = weights_of_shape(proto, (width, rank))
-        return [u for u in found if np.abs(u.T.astype(np.float64) @ u - np.eye(rank)).max() < 1e-5]
-
-    shared, private = orthonormal(CONFIG.shared_rank), orthonormal(CONFIG.private_rank)
-    assert shared and len({basis.tobytes() for basis in private}) == len(MODALITIES)
-    for basis in private:
-        assert min(np.abs(u.T.astype(np.float64) @ basis).max() for u in shared) < 1e-5
+def test_the_bases_in_the_graphs_are_orthonormal_and_shared_is_orthogonal_to_private(bundle: Path, level: int) -> None:
+    """A token's matrix begins with [U_sh | U_pr,m]; what leads back from the window's means is their transpose."""
+    rank, private_rank, width = CONFIG.shared_rank, CONFIG.private_rank, CONFIG.width
+    proto = onnx_of(bundle, f"level{level}")
+    described = weights_of_shape(proto, (width, 4 * rank + private_rank))
+    words = weights_of_shape(onnx_of(bundle, "language"), (width, 4 * rank + private_rank))
+    assert len(words) == len(LEVELS)
+    matrices = [m.astype(np.float64) for m in (*described, words[level - 1])]
+    assert len(matrices) == len(MODALITIES)
+    for matrix in matrices:
+        basis = matrix[:, : rank + private_rank]
+        assert np.abs(basis.T @ basis - np.eye(rank + private_rank)).max() < 1e-6
+        assert any(np.array_equal(u, matrix[:, :rank]) for u in weights_of_shape(proto, (width, rank)))
+    assert len({matrix[:, rank : rank + private_rank].tobytes() for matrix in matrices}) == len(MODALITIES)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_frozen_bases_of_a_module_are_the_model_s(graphs: dict[str, Graph], model: CLCR, level: int) -> None:
     module: Any = graphs[f"level{level}"].module
     shared, private = module.shared_basis.double(), {m: getattr(module, f"private_basis_{m}") for m in MODALITIES}
-    wanted_shared, wanted_private = model.levels[level - 1].bases()  # type: ignore[operator]
+    exchange = model.exchanges[level - 1]
+    with torch.no_grad():
+        wanted_shared, wanted_private = exchange.bases()
+        wanted = exchange.matrices(wanted_shared, wanted_private)
     assert torch.allclose(shared.float(), wanted_shared, atol=1e-5)
+    words: Any = graphs["language"].module
+    matrices = {m: getattr(module, f"matrix_{m}") for m in STREAMED} | {"language": getattr(words, f"matrix_{level}")}
     for m in MODALITIES:
         assert torch.allclose(private[m], wanted_private[m], atol=1e-5)
+        assert torch.allclose(matrices[m], wanted[m], atol=1e-5)
         assert (private[m].double().T @ private[m].double() - torch.eye(CONFIG.private_rank)).abs().max() < 1e-5
         assert (shared.T @ private[m].double()).abs().max() < 1e-5
 
@@ -254,6 +263,8 @@ def test_half_storage_halves_the_file_and_keeps_float32_arithmetic(model: CLCR, 
     saved = sum(2 * int(np.prod(item.dims)) for item in stored)
     large = [w for w in onnx.load_from_string(full.data).graph.initializer if np.prod(w.dims) >= 4096]
     assert len(stored) == len(large) > 0
+    described = weights_of_shape(proto, (CONFIG.width, 4 * CONFIG.shared_rank + CONFIG.private_rank))
+    assert [matrix.dtype for matrix in described] == [np.float32] * len(LEVELS)  # rounding would bend the bases
     assert saved * 0.9 < len(full.data) - len(half.data) < saved
     module_any: Any = module
     inputs = {key: value.numpy() for key, value in module_any.example().items()}
@@ -328,11 +339,7 @@ def test_each_set_of_modalities_equals_the_offline_model(
 @pytest.mark.parametrize(
     ("level", "state"),
     [(1, "acoustic_mel"), (1, "acoustic_stem")]
-    + [
-        (level, state)
-        for level in LEVELS
-        for state in ("vision_conv", "acoustic_conv", "vision_tokens", "acoustic_tokens")
-    ],
+    + [(level, state) for level in LEVELS for state in (f"{m}_{part}" for m in STREAMED for part in STATE_PARTS)],
 )
 def test_the_comparison_notices_the_loss_of_any_state(
     model: CLCR, graphs: dict[str, Graph], level: int, state: str
@@ -365,7 +372,7 @@ def test_a_proof_with_one_figure_beyond_the_tolerance_fails_and_names_it(kind: s
 @pytest.mark.parametrize("value", [0.0, 1e-4, float("nan")])
 def test_a_control_that_goes_unnoticed_fails(value: float) -> None:
     proof = passing_proof()
-    proof.control["level3.vision_conv zeroed"] = value
+    proof.control["level3.vision_conv_1 zeroed"] = value
     with pytest.raises(ParityError, match="went unnoticed"):
         proof.check()
 
@@ -453,7 +460,6 @@ def golden_tick(
         "acoustic_valid": golden["acoustic_valid"][row],
         "vision_position": position(index * manifest.vision.slots_per_hop, manifest.vision.slots_per_hop),
         "acoustic_position": position(index * manifest.acoustic.tokens_per_hop, manifest.acoustic.tokens_per_hop),
-        "language_valid": golden["token_valid"][row],
         "gamma": golden["gamma"].reshape(1, 1),
     }
     found: dict[str, NDArray[Any]] = {}
@@ -462,7 +468,9 @@ def golden_tick(
         spec = manifest.engines[f"level{level}"]
         zeros = {t.name: np.zeros([1, *t.shape[1:]], np.float32) for t in spec.inputs if t.name in spec.state}
         carried = state.get(spec.file, zeros)
-        out = run(f"level{level}", inputs | carried | {"language_h": text[f"language_{level}"]})
+        out = run(
+            f"level{level}", inputs | carried | {name: text[f"{name}_{level}"] for name in language_words(manifest)}
+        )
         state[spec.file] = {name: out[f"{name}_next"] for name in spec.state}
         inputs |= {"vision_in": out["vision_out"], "acoustic_in": out["acoustic_out"]}
         head |= {f"shared_{level}": out["shared"], f"private_{level}": out["private"], "present": out["present"]}

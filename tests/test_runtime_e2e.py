@@ -288,7 +288,7 @@ def break_hash(folder: Path) -> None:
 
 def break_version(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
 
 
 def break_with_symlink(folder: Path) -> None:
@@ -298,7 +298,7 @@ def break_with_symlink(folder: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "hash": (break_hash, "level2.onnx: sha256"),
-    "version": (break_version, "format is 2"),
+    "version": (break_version, "format is 99"),
     "missing": (lambda folder: (folder / "level3.onnx").unlink(), "level3.onnx: listed"),
     "extra": (lambda folder: (folder / "extra.onnx").touch(), "extra.onnx: not listed"),
     "symlink": (break_with_symlink, "level2.onnx: is a symlink"),

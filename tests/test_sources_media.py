@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from media import (
     ORIGIN_NS,
     MediaSpec,
     SteppedClock,
+    await_filled,
     corrupt_middle,
     eventually,
     make_sinks,
@@ -96,11 +98,11 @@ def test_the_decoder_stops_when_the_ring_is_full_and_goes_on_when_it_is_read(tmp
     source = FileSource(str(path), BOTH, sinks, "max")
     source.start()
     full_ns = ORIGIN_NS + sinks.lead_ns
-    assert source.wait_filled(full_ns - NS_PER_S, threading.Event())
+    assert await_filled(source, full_ns - NS_PER_S)
     assert not source.finished
     assert sinks.vision.newest_ns <= full_ns
     source.consumed(ORIGIN_NS + 6 * NS_PER_S)
-    assert source.wait_filled(full_ns + NS_PER_S, threading.Event())
+    assert await_filled(source, full_ns + NS_PER_S)
     source.close()
     assert source.finished
 
@@ -213,26 +215,28 @@ def test_the_end_of_the_file_is_the_end_of_the_source(tmp_path: Path) -> None:
     path = write_media(tmp_path / "a.mp4", MediaSpec(seconds=1))
     source = FileSource(str(path), BOTH, make_sinks(), "max")
     source.start()
-    assert source.wait_filled(FOREVER_NS, threading.Event())
+    assert await_filled(source, FOREVER_NS)
     assert source.finished
     assert source.report().reason == "end of input"
     source.close()
     source.close()
 
 
-def test_a_closed_source_lets_its_waiter_go(tmp_path: Path) -> None:
+def test_a_source_tells_once_when_what_a_tick_was_refused_has_come_and_when_it_ends(tmp_path: Path) -> None:
     path = write_media(tmp_path / "a.mp4", MediaSpec(seconds=12, fps=15))
-    source = FileSource(str(path), BOTH, make_sinks(), "max")
+    told: list[int] = []
+    source = FileSource(str(path), BOTH, replace(make_sinks(), notify=lambda: told.append(source.watermark_ns)), "max")
+    wanted_ns = ORIGIN_NS + NS_PER_S
+    assert not source.filled(wanted_ns)
     source.start()
-    answers: list[bool] = []
-    stop = threading.Event()
-    waiter = threading.Thread(target=lambda: answers.append(source.wait_filled(ORIGIN_NS + 11 * NS_PER_S, stop)))
-    waiter.start()
-    stop.set()
-    waiter.join(5)
-    assert answers == [False]
+    assert eventually(lambda: told != [])
+    assert told[0] >= wanted_ns
+    assert source.filled(wanted_ns)
+    assert eventually(lambda: source.watermark_ns >= wanted_ns + NS_PER_S)
+    assert not source.filled(ORIGIN_NS + 11 * NS_PER_S)
     source.close()
-    assert eventually(lambda: source.finished)
+    assert source.filled(ORIGIN_NS + 11 * NS_PER_S)
+    assert told == [told[0], FOREVER_NS]
 
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -18,7 +18,7 @@ from clcr_stream.sources.transcripts import (
     ZmqTranscriptSource,
     parse_zmq_url,
 )
-from media import ORIGIN_NS, SteppedClock, eventually, make_sinks
+from media import ORIGIN_NS, SteppedClock, await_filled, eventually, make_sinks
 
 
 def cues(seconds: int) -> str:
@@ -32,10 +32,9 @@ def test_a_long_file_is_fed_as_the_loop_reads_and_every_cue_is_seen(tmp_path: Pa
     source = TranscriptFileSource(str(path), sinks)
     source.start()
     seen: set[str] = set()
-    stop = threading.Event()
     for hop in range(1, 1510):
         end_ns = ORIGIN_NS + hop * NS_PER_S // 5
-        assert source.wait_filled(end_ns, stop)
+        assert await_filled(source, end_ns)
         visible = sinks.transcript.between(end_ns - 6 * NS_PER_S, end_ns)
         assert all(segment.end_ns <= end_ns for segment in visible)
         assert len(visible) <= 7

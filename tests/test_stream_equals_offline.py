@@ -6,8 +6,7 @@ tests the session loop. What it is compared with is in streaming_reference.py.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -24,20 +23,20 @@ from clcr.model import CLCR
 from clcr_export.graphs import round_to_half
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream import messages
-from clcr_stream.backends import Arrays, Engine
-from clcr_stream.backends.onnxruntime import OnnxRuntimeBackend
+from clcr_stream.backends import Graph, Program, Runner
+from clcr_stream.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeRunner
 from clcr_stream.bundle import Bundle, load_bundle
 from clcr_stream.clock import VirtualClock
 from clcr_stream.language import LanguageStream
-from clcr_stream.level import Levels
-from clcr_stream.loop import Pipeline, Schedule, Session
-from clcr_stream.manifest import EngineSpec
+from clcr_stream.level import Levels, open_encoder
 from clcr_stream.positions import sinusoid
 from clcr_stream.prediction import Identity
+from clcr_stream.session import Pipeline, Schedule, Session, _Filled, _show_words, _valid_counts
 from clcr_stream.sources.base import FOREVER_NS, Modality, SourceReport
 from clcr_stream.text import Tokenizer
 from clcr_stream.transcript import Segment
 from clcr_stream.window import Cutter, Grid
+from driving import drive
 from streaming_reference import (
     HOP_NS,
     ORIGIN_NS,
@@ -55,37 +54,26 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 TOLERANCE = 1e-4
 CONTEXT_HOPS = 15  # the temporal network sees 28 steps back: 10 hops of picture, 6 of sound
+KINDS = ("shared", "private")  # of a level's summaries
 Said = dict[str, NDArray[Any]]
 
 
-class Watched:
-    """An engine that remembers its last outputs."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.last: Said = {}
-
-    def run(self, inputs: Arrays) -> Arrays:
-        outputs = self._engine.run(inputs)
-        self.last = {name: array.copy() for name, array in outputs.items()}
-        return outputs
-
-    def reset(self) -> None:
-        self._engine.reset()
-
-
 class WatchedBackend:
-    """ONNX Runtime whose engines can be looked at."""
+    """ONNX Runtime whose programs also show the summaries that a level passes to InterCAD."""
 
     name = "onnxruntime"
 
     def __init__(self) -> None:
         self._backend = OnnxRuntimeBackend()
-        self.engines: dict[str, Watched] = {}
+        self.runner: OnnxRuntimeRunner | None = None  # of the levels
 
-    def load(self, name: str, onnx: bytes, spec: EngineSpec) -> Watched:
-        self.engines[name] = Watched(self._backend.load(name, onnx, spec))
-        return self.engines[name]
+    def open(self, program: Program, graphs: Mapping[str, Graph], seats: int) -> OnnxRuntimeRunner:
+        summaries = tuple(name for name in program.tensors if name.startswith(("shared_", "private_")))
+        program = replace(program, outputs=(*program.outputs, *summaries))
+        runner = self._backend.open(program, graphs, seats)
+        if summaries:
+            self.runner = runner
+        return runner
 
 
 @dataclass(frozen=True)
@@ -96,22 +84,23 @@ class Runtime:
     model: CLCR
     backend: WatchedBackend
     levels: Levels
+    encoder: Runner
     tokenizer: Tokenizer
 
     def pipeline(self, feeder: Feeder) -> Pipeline:
-        """Everything that a tick goes through, at the start of a stream."""
-        self.levels.reset()
+        """Everything that a hop goes through before the levels, at the start of a stream."""
         manifest, grid = self.bundle.manifest, Grid(ORIGIN_NS, self.bundle.manifest)
-        language = LanguageStream(self.tokenizer, self.backend.engines["language"], manifest)
-        return Pipeline(manifest, grid, feeder.rings, Cutter(manifest, grid), language, self.levels)
+        language = LanguageStream(self.tokenizer, self.encoder, manifest)
+        return Pipeline(manifest, grid, feeder.rings, Cutter(manifest, grid), language)
 
     def offline(self, recording: Recording) -> Offline:
         return Offline(self.model, self.tokenizer, recording)
 
     def levels_said(self) -> Said:
         """Shared and private summaries of the last tick, (levels, modalities, width)."""
-        levels = [self.backend.engines[f"level{level}"].last for level in (1, 2, 3)]
-        return {kind: np.stack([last[kind][0] for last in levels]) for kind in ("shared", "private")}
+        assert self.backend.runner is not None
+        said = self.backend.runner.outputs
+        return {kind: np.stack([said[f"{kind}_{level}"][0].copy() for level in (1, 2, 3)]) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +113,8 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
     round_to_half(model.language)  # as the bundle stores them
     round_to_half(model.project["language"])
     bundle, backend = load_bundle(folder / "bundle"), WatchedBackend()
-    levels = Levels(bundle, backend)
-    backend.load("language", bundle.engine_bytes("language"), bundle.manifest.engines["language"])
-    yield Runtime(bundle, model, backend, levels, Tokenizer(bundle.files["tokenizer.json"]))
+    levels, encoder = Levels(bundle, backend), open_encoder(bundle, backend)
+    yield Runtime(bundle, model, backend, levels, encoder, Tokenizer(bundle.files["tokenizer.json"]))
     torch.set_num_threads(threads)
 
 
@@ -137,15 +125,22 @@ def stream(
     feeder = Feeder(recording, seed, whole)
     pipeline = runtime.pipeline(feeder)
     ticks = []
+    levels, seat = runtime.levels, runtime.levels.take()
+    rows = levels.inputs(seat)
+    rows["gamma"][0] = recording.gamma
     for number in range(recording.first_hop + 1, recording.first_hop + recording.hops + 1):
         tick = pipeline.grid.tick(number)
         feeder.fill(tick.end_ns)
-        chunk = pipeline.cutter.cut(feeder.rings, tick)
-        out = pipeline.levels.step(chunk, pipeline.language.update(chunk.segments), recording.gamma)
+        chunk = pipeline.cutter.cut(feeder.rings, tick, rows)
+        language = pipeline.language.update(chunk.segments)
+        _show_words(language, rows)
+        levels.run(seat, 1)
+        out = levels.outputs(seat, _valid_counts(_Filled(chunk, language, 0, {}), runtime.bundle.manifest))
         names = ("output", "omega", "beta", "eta", "mass", "budget", "present")
         ticks.append({name: getattr(out, name) for name in names} | runtime.levels_said())
         if number == forget_after:
-            pipeline.levels.reset()
+            levels.clear(seat)
+    levels.leave(seat)
     return ticks
 
 
@@ -277,7 +272,7 @@ def test_after_a_year_of_streaming_the_numbers_still_equal_the_model(runtime: Ru
 
 
 class RecordedSource:
-    """A lossless source that fills the rings when the loop waits for it; no thread of its own."""
+    """A lossless source that fills the rings when the loop asks for them; no thread of its own."""
 
     name = "recording"
     modalities: tuple[Modality, ...] = ("vision", "acoustic", "language")
@@ -299,10 +294,10 @@ class RecordedSource:
     def close(self) -> None:
         """Nothing to close."""
 
-    def wait_filled(self, end_ns: int, stop: threading.Event) -> bool:
+    def filled(self, end_ns: int) -> bool:
         self._feeder.fill(end_ns)
         self.watermark_ns = FOREVER_NS if end_ns >= self._end_ns else max(end_ns, self.watermark_ns)
-        return not stop.is_set()
+        return True
 
     def consumed(self, end_ns: int) -> None:
         self.consumed_ns = end_ns
@@ -329,10 +324,12 @@ def run_session(runtime: Runtime, recording: Recording, paced: bool, send: Any) 
     """The whole loop over a recording, under a clock that jumps to whatever the loop waits for."""
     feeder = Feeder(recording, seed=11)
     source = RecordedSource(feeder, recording)
-    schedule = Schedule(settle_ns=0, paced=paced, last_tick=recording.hops, gamma=recording.gamma)
+    clock = VirtualClock(ORIGIN_NS)
+    schedule = Schedule(clock, settle_ns=0, paced=paced, last_tick=recording.hops, gamma=recording.gamma)
     identity = Identity("test", "0" * 32, "boot", runtime.bundle.id, "onnxruntime")
     session = Session(runtime.pipeline(feeder), [source], schedule, identity, send)
-    session.run(VirtualClock(ORIGIN_NS), threading.Event())
+    (ended,) = drive(runtime.levels, clock, [session])
+    assert ended.error is None
     assert source.consumed_ns == ORIGIN_NS + recording.hops * HOP_NS
     return session
 

@@ -34,7 +34,7 @@ WORDS = ["hello", "there", "good", "morning", "i", "am", "so", "glad", "to", "se
 def tiny_manifest(task: str = "classification") -> Manifest:
     """The default grid (0.2 s hops, 30 of them) with a narrow model and small crops."""
     manifest = Manifest(
-        format=1,
+        format=2,
         name="tiny",
         created_by="tests",
         task="classification" if task == "classification" else "regression",

@@ -13,8 +13,8 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 
+from clcr_stream import status
 from clcr_stream.messages import Modality, Prediction, Session, Status, Transcript, decode
-from clcr_stream.status import Notices
 
 BAR_CELLS = 30
 PLAIN_PERIOD_NS = 1_000_000_000
@@ -69,7 +69,7 @@ class View:
         self._next_ns = 0
         self._said: set[tuple[str, str]] = set()
         self._status: Status | None = None
-        self._notices = Notices()
+        self._notices = status.Notices()
 
     def show(self, message: Session | Prediction | Transcript | Status) -> str:
         """What to print for `message`; often nothing."""
@@ -79,7 +79,8 @@ class View:
             return f"{about}\n{' '.join(message.intended_use.notice.split())}\n"
         if isinstance(message, Status):
             self._status = message
-            return self._above("".join(f"{line}\n" for line in self._notices.new(message.sources)))
+            seen = status.View(message.stream, status.Account(), message.sources)
+            return self._above("".join(f"{line}\n" for line in self._notices.new([seen])))
         if isinstance(message, Transcript):
             return self._words(message)
         return self._prediction(message)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from clcr.config import LEVELS
@@ -62,6 +63,7 @@ def export_graph(name: str, module: Any, half_storage: bool = False) -> Graph:
             dynamo=False,
         )
     proto = onnx.load_from_string(buffer.getvalue())
+    fold_shapes(proto)
     if half_storage:
         store_in_half(proto)
     tidy(proto, dict(zip(module.output_names, outputs, strict=True)))
@@ -91,6 +93,7 @@ def round_to_half(module: nn.Module) -> None:
 def store_in_half(proto: onnx.ModelProto) -> None:
     """Store large float32 weights as float16 followed by a Cast; a weight that would change is an error.
 
+    Weights are the initializers; constants of the graph (the frozen bases, which rounding would bend) stay as they are.
     A table that is only gathered from is cast after the Gather, so that the runtime keeps it in half precision.
     """
     graph = proto.graph
@@ -115,6 +118,41 @@ def store_in_half(proto: onnx.ModelProto) -> None:
             casts.append((None, helper.make_node("Cast", [weight.name], [cast], to=TensorProto.FLOAT)))
     for after, cast_node in casts:
         graph.node.insert(0 if after is None else list(graph.node).index(after) + 1, cast_node)
+
+
+def fold_shapes(proto: onnx.ModelProto) -> None:
+    """Compute integers that follow from constants alone (the tracer's paddings): engines get them as constants."""
+    graph = proto.graph
+    known = {item.name: item for item in graph.initializer}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Constant":
+            known[node.output[0]] = node.attribute[0].t
+        elif len(node.output) == 1 and all(name in known for name in node.input if name):
+            given = {name: numpy_helper.to_array(known[name]) for name in node.input if name}
+            value = np.asarray(_run_node(node, given))
+            if np.issubdtype(value.dtype, np.integer):
+                known[node.output[0]] = numpy_helper.from_array(value, node.output[0])
+                graph.initializer.append(known[node.output[0]])
+                continue
+        kept.append(node)
+    needed = {name for node in kept for name in node.input} | {value.name for value in graph.output}
+    kept = [node for node in kept if node.op_type != "Constant" or node.output[0] in needed]
+    used = [item for item in graph.initializer if item.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(used)
+
+
+def _run_node(node: onnx.NodeProto, given: dict[str, Any]) -> Any:
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in given.items()
+    ]
+    graph = helper.make_graph([node], "one", inputs, [onnx.ValueInfoProto(name=node.output[0])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    outputs: Any = ReferenceEvaluator(model).run(None, given)
+    return outputs[0]
 
 
 def tidy(proto: onnx.ModelProto, outputs: dict[str, Tensor]) -> None:

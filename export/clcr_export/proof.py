@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from clcr.batch import Batch
 from clcr.config import LEVELS, MODALITIES
 from clcr.model import CLCR, Outputs
-from clcr.streaming import Grid
+from clcr.streaming import DESCRIBED, Grid
 from clcr_export.graphs import Graph
 from clcr_stream.errors import ClcrError
 
@@ -169,7 +169,7 @@ class Chain:
             state = self._state[name]
             if self._broken and self._broken[0] == name:
                 state[self._broken[1]] = np.zeros_like(state[self._broken[1]])
-            out = self._run(name, inputs | state | {"language_h": text[f"language_{level}"]})
+            out = self._run(name, inputs | state | words_of(text, level))
             self._state[name] = {key: out[f"{key}_next"] for key in state}
             inputs |= {"vision_in": out["vision_out"], "acoustic_in": out["acoustic_out"]}
             summaries |= {
@@ -192,9 +192,13 @@ def hop_inputs(model: CLCR, scenario: Scenario, index: int) -> Arrays:
         "acoustic_valid": scenario.acoustic_valid[index : index + 1],
         "vision_position": model.positions(torch.tensor([index * vision]), vision).numpy(),
         "acoustic_position": model.positions(torch.tensor([index * acoustic]), acoustic).numpy(),
-        "language_valid": scenario.token_valid[index : index + 1],
         "gamma": np.full((1, 1), scenario.gamma, np.float32),
     }
+
+
+def words_of(text: Arrays, level: int) -> Arrays:
+    """The language engine's outputs of one level under the names of that level's inputs."""
+    return {f"language_{part}": text[f"language_{part}_{level}"] for part in DESCRIBED}
 
 
 def language_inputs(model: CLCR, scenario: Scenario, index: int) -> Arrays:
@@ -219,7 +223,10 @@ def offline(model: CLCR, grid: Grid, scenario: Scenario, hops: int) -> Outputs:
     step = torch.tensor([scenario.language_step[hops - 1]])
     batch = Batch(frames, vision, mel, acoustic, ids, valid, zero, zero, step)
     keep = dict(zip(MODALITIES, (grid.vision_tokens, grid.acoustic_tokens, grid.language_tokens), strict=True))
-    window = [{m: tokens[:, -keep[m] :] for m, tokens in level.items()} for level in model.encode(batch)]
+    window = [
+        {m: tokens.window(max(0, tokens.length - keep[m]), tokens.length) for m, tokens in level.items()}
+        for level in model.encode(batch)
+    ]
     return model.aggregate(model.fuse(window, scenario.gamma))
 
 
@@ -256,7 +263,7 @@ def prove(
     scenario = make_scenario(model, grid, hops)
     chain = Chain(graphs, model, run)
     broken = {
-        f"level{level}.vision_conv zeroed": Chain(graphs, model, run, (f"level{level}", "vision_conv"))
+        f"level{level}.vision_conv_1 zeroed": Chain(graphs, model, run, (f"level{level}", "vision_conv_1"))
         for level in LEVELS
     }
     for index in range(hops):

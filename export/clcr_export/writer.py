@@ -24,6 +24,7 @@ from clcr_export.proof import Chain, Proof, make_scenario, prove, sessions, voca
 from clcr_stream.bundle import load_bundle
 from clcr_stream.features import MelSpec
 from clcr_stream.manifest import (
+    FORMAT_VERSION,
     AcousticSpec,
     IntendedUse,
     LanguageSpec,
@@ -133,7 +134,7 @@ def build_manifest(
     tokenizer = Tokenizer(Path(origin["checkpoint"]["path"]) / "tokenizer.json")
     config = model.config
     return Manifest(
-        format=1,
+        format=FORMAT_VERSION,
         name=options.name,
         created_by=f"clcr-export {__version__}",
         task=config.task,

@@ -20,7 +20,8 @@ class ModelConfig:
     shared_rank: int = 64
     private_rank: int = 32
     heads: int = 4
-    vision_channels: tuple[int, ...] = (16, 24, 48, 96, 128)
+    vision_front_end: Literal["small", "resnet18"] = "small"  # resnet18: the paper's, 19 times the work
+    vision_channels: tuple[int, ...] = (16, 24, 48, 96, 128)  # of the small front-end
     acoustic_channels: tuple[int, int] = (16, 32)
     mel_bands: int = 64
     dilations: tuple[int, int, int] = (1, 2, 4)

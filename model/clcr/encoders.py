@@ -6,6 +6,7 @@ chunks equals running on the whole prefix. A masked step contributes exactly wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -33,6 +34,26 @@ class ResidualBlock(nn.Module):
         return functional.relu(y + self.shortcut_norm(self.shortcut(x)))
 
 
+class PlainBlock(nn.Module):
+    """ResNet-18's basic block of stride 1: the shortcut is the input itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.first_norm(self.first(x)))
+        return functional.relu(self.second_norm(self.second(y)) + x)
+
+
+def vision_front_end(config: ModelConfig) -> VisionFrontEnd | ResNet18:
+    """The front-end that the configuration names."""
+    return ResNet18(config) if config.vision_front_end == "resnet18" else VisionFrontEnd(config)
+
+
 class VisionFrontEnd(nn.Module):
     """A small ResNet on face crops: (N, 3, 112, 112) RGB in 0..255 -> (N, width); 25 million multiply-adds a frame."""
 
@@ -46,10 +67,37 @@ class VisionFrontEnd(nn.Module):
         self.project = nn.Linear(channels[-1], config.width)
 
     def forward(self, frames: Tensor) -> Tensor:
-        x = (frames - 127.5) / 64.0
-        x = functional.relu(self.stem_norm(self.stem(x)))
+        x = functional.relu(self.stem_norm(_first_convolution(self.stem, frames)))
         pooled: Tensor = self.blocks(x).mean((2, 3))
         return self.project(self.dropout(pooled))  # type: ignore[no-any-return]
+
+
+class ResNet18(nn.Module):
+    """The paper's front-end: (N, 3, 112, 112) RGB in 0..255 -> (N, width); 485 million multiply-adds a frame.
+
+    7x7 convolution and 3x3 max pool of stride 2 each, 2-2-2-2 basic blocks of 64, 128, 256 and 512 channels, mean over
+    the image, linear. Trained from scratch, as in the paper.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.stem_norm = nn.BatchNorm2d(64)
+        widening = (block for a, b in pairwise((64, 128, 256, 512)) for block in (ResidualBlock(a, b), PlainBlock(b)))
+        self.blocks = nn.Sequential(PlainBlock(64), PlainBlock(64), *widening)
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(512, config.width)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = functional.relu(self.stem_norm(_first_convolution(self.stem, frames)))
+        x = functional.max_pool2d(x, 3, stride=2, padding=1)
+        pooled: Tensor = self.blocks(x).mean((2, 3))
+        return self.project(self.dropout(pooled))  # type: ignore[no-any-return]
+
+
+def _first_convolution(stem: nn.Conv2d, frames: Tensor) -> Tensor:
+    """Pixels to -2..2 and through `stem`; the weights are divided, as dividing pixels is 2 % of level 1's time."""
+    return functional.conv2d(frames - 127.5, stem.weight / 64.0, stride=stem.stride, padding=stem.padding)
 
 
 class AcousticStem(nn.Module):
@@ -110,10 +158,11 @@ class CausalConv(nn.Module):
         self.taps = nn.Linear(3 * width, width)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        steps, dilation = x.shape[1], self.dilation
+        steps = int(x.shape[1])
         extended = torch.cat([state.to(x.dtype), x], 1)
-        taps = [extended[:, k * dilation : k * dilation + steps] for k in range(3)]
-        return self.taps(torch.cat(taps, -1)), extended[:, -2 * dilation :]
+        places = torch.arange(steps).unsqueeze(1) + self.dilation * torch.arange(3)
+        taps = extended.index_select(1, places.reshape(-1).to(x.device))  # one Gather: slices cost a node each
+        return self.taps(taps.reshape(-1, steps, 3 * int(x.shape[2]))), extended[:, -2 * self.dilation :]
 
 
 class TemporalStage(nn.Module):
@@ -126,15 +175,14 @@ class TemporalStage(nn.Module):
         self.convs = nn.ModuleList(CausalConv(config.width, dilation) for _ in range(2))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, valid: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, T, width), valid (B, T), state (B, 4 * dilation, width) -> Z of this level and the next state."""
-        context, states = 2 * self.dilation, []
-        for index, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
-            u = functional.gelu(norm(x)) * valid.unsqueeze(-1)
-            y, next_state = conv(u, state[:, index * context : (index + 1) * context])
+    def forward(self, x: Tensor, valid: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """x (B, T, width), valid (B, T), a state (B, 2 * dilation, width) per convolution -> Z and the next states."""
+        mask, following = valid.unsqueeze(-1), []
+        for norm, conv, state in zip(self.norms, self.convs, states, strict=True):
+            y, after = conv(functional.gelu(norm(x)) * mask, state)
             x = x + self.dropout(y)
-            states.append(next_state)
-        return x, torch.cat(states, 1)
+            following.append(after)
+        return x, following
 
-    def initial_state(self, streams: int, width: int) -> Tensor:
-        return torch.zeros(streams, 4 * self.dilation, width)
+    def initial_state(self, streams: int, width: int) -> list[Tensor]:
+        return [torch.zeros(streams, 2 * self.dilation, width) for _ in self.convs]

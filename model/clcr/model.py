@@ -12,15 +12,15 @@ from torch.nn.utils import parametrize
 
 from clcr.batch import Batch
 from clcr.config import LEVELS, MODALITIES, ModelConfig
-from clcr.encoders import AcousticStem, TemporalStage, VisionFrontEnd
+from clcr.encoders import AcousticStem, TemporalStage, vision_front_end
 from clcr.intercad import InterCAD
-from clcr.intraced import LevelExchange, LevelOutputs
+from clcr.intraced import Described, LevelExchange, LevelOutputs
 from clcr.language import LanguageEncoder
 from clcr_stream.positions import sinusoid
 
 SHORT = 8  # rows of at most this many steps (single images) are encoded apart from long ones
 
-Tokens = dict[str, Tensor]
+Tokens = dict[str, Described]
 
 
 @dataclass
@@ -44,7 +44,7 @@ class CLCR(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.vision = VisionFrontEnd(config)
+        self.vision = vision_front_end(config)
         self.acoustic = AcousticStem(config)
         self.language = language
         self.stages = nn.ModuleDict(
@@ -77,7 +77,7 @@ class CLCR(nn.Module):
         return [cast(nn.Linear, layer) for layer in cast(nn.ModuleList, self.project[modality])]
 
     def encode(self, batch: Batch) -> list[Tokens]:
-        """Described tokens of the whole prefix: per level {modality: (B, T, token_width)}."""
+        """Described tokens of the whole prefix, per level and modality."""
         hidden = {
             "vision": self._temporal("vision", self._frames(batch), batch.vision_valid),
             "acoustic": self._temporal("acoustic", batch.mel, batch.acoustic_valid),
@@ -89,13 +89,13 @@ class CLCR(nn.Module):
         levels: list[Tokens] = []
         for index, level in enumerate(self.exchanges):
             source = index if self.config.hierarchy else len(self.levels) - 1
-            bases = level.bases()
+            matrices = level.matrices(*level.bases())
             tokens: Tokens = {}
             for m in MODALITIES:
                 projected = self.projections(m)[index](hidden[m][source])
                 with torch.autocast("cpu", enabled=False):
                     h = level.tokenise(m, projected.float(), position[m], valid[m])
-                    tokens[m] = level.describe(m, h, valid[m], bases)
+                    tokens[m] = level.describe(m, h, valid[m], matrices[m])
             levels.append(tokens)
         return levels
 
@@ -106,7 +106,8 @@ class CLCR(nn.Module):
         outputs = []
         with torch.autocast("cpu", enabled=False):
             for level, tokens in zip(self.exchanges, levels, strict=True):
-                knob = torch.full((tokens["vision"].shape[0], 1), gamma, device=tokens["vision"].device)
+                marks = tokens["vision"].marks
+                knob = torch.full((marks.shape[0], 1), gamma, device=marks.device)
                 outputs.append(level.fuse(tokens, knob, level.bases()))
         return outputs
 
@@ -154,7 +155,8 @@ class CLCR(nn.Module):
             if modality == "acoustic":
                 z, _, _ = self.acoustic(z, mask, *(s.to(z.device) for s in self.acoustic.initial_state(len(index))))
             for level, stage in enumerate(self.temporal(modality)):
-                z, _ = stage(z, mask, stage.initial_state(len(index), self.config.width).to(z.device))
+                start = [state.to(z.device) for state in stage.initial_state(len(index), self.config.width)]
+                z, _ = stage(z, mask, start)
                 padded = nn.functional.pad(z.float(), (0, 0, 0, steps - span))
                 outputs[level] = outputs[level].index_copy(0, index, padded)
         return outputs

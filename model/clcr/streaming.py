@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clcr.config import LEVELS, MODALITIES
 from clcr.encoders import TemporalStage
 from clcr.intercad import InterCAD
+from clcr.intraced import SCORE_LIMIT, Described, LevelOutputs
 from clcr.model import CLCR
 
 PUBLIC_OUTPUTS = (
@@ -28,6 +29,9 @@ PUBLIC_OUTPUTS = (
     "budget",
     "present",
 )
+STREAMED = ("vision", "acoustic")
+DESCRIBED = ("qkv", "marks", "pool")
+STATE_PARTS = ("conv_1", "conv_2", *DESCRIBED)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class StreamingLevel(nn.Module):
         if model.config.position != "absolute" or model.config.level_order != "aligned" or not model.config.hierarchy:
             raise ValueError("only position=absolute, level_order=aligned, hierarchy=true can run incrementally")
         index = level - 1
+        if model.exchanges[index].largest_score() > SCORE_LIMIT:
+            raise ValueError(
+                f"level {level}: scores of attention may reach {model.exchanges[index].largest_score():.0f}; "
+                f"engines are exact up to {SCORE_LIMIT:.0f}"
+            )
         self.level, self.grid = level, grid
         self.exchange = model.exchanges[index]
         self.vision_stage, self.acoustic_stage = (model.temporal(m)[index] for m in ("vision", "acoustic"))
@@ -60,14 +69,17 @@ class StreamingLevel(nn.Module):
         if level == 1:
             self.vision, self.acoustic = model.vision, model.acoustic
         shared, private = frozen_bases(model, index)
-        self.register_buffer("shared_basis", shared, persistent=False)
+        matrices = self.exchange.matrices(shared, private)
+        self.register_buffer("shared_basis", shared.float(), persistent=False)
         for m in MODALITIES:
-            self.register_buffer(f"private_basis_{m}", private[m], persistent=False)
+            self.register_buffer(f"private_basis_{m}", private[m].float(), persistent=False)
+        for m in STREAMED:  # language comes described
+            self.register_buffer(f"matrix_{m}", matrices[m].detach().float(), persistent=False)
 
     @property
     def state_names(self) -> tuple[str, ...]:
         stem = ("acoustic_mel", "acoustic_stem") if self.level == 1 else ()
-        return (*stem, "vision_conv", "acoustic_conv", "vision_tokens", "acoustic_tokens")
+        return (*stem, *(f"{m}_{part}" for m in STREAMED for part in STATE_PARTS))
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -91,57 +103,86 @@ class StreamingLevel(nn.Module):
             "acoustic_valid": torch.ones(streams, grid.acoustic_slots),
             "vision_position": torch.randn(streams, grid.vision_slots, width),
             "acoustic_position": torch.randn(streams, grid.acoustic_slots, width),
-            "language_h": torch.randn(streams, grid.language_tokens, width),
-            "language_valid": torch.ones(streams, grid.language_tokens),
+            **self._words(streams),
             "gamma": torch.ones(streams, 1),
         }
         return inputs | self.initial_state(streams)
 
     def initial_state(self, streams: int = 1) -> dict[str, Tensor]:
-        grid, tokens = self.grid, self.exchange.token_width
+        grid = self.grid
         state: dict[str, Tensor] = {}
         if self.level == 1:
             state["acoustic_mel"], state["acoustic_stem"] = self.acoustic.initial_state(streams)
-        for m in ("vision", "acoustic"):
-            state[f"{m}_conv"] = self._stage(m).initial_state(streams, self.width)
-        state["vision_tokens"] = torch.zeros(streams, grid.vision_tokens, tokens)
-        state["acoustic_tokens"] = torch.zeros(streams, grid.acoustic_tokens, tokens)
+        for m, tokens, slots in (
+            ("vision", grid.vision_tokens, grid.vision_slots),
+            ("acoustic", grid.acoustic_tokens, grid.acoustic_slots),
+        ):
+            state[f"{m}_conv_1"], state[f"{m}_conv_2"] = self.stage(m).initial_state(streams, self.width)
+            state |= self._empty(m, streams, tokens, tokens // slots)
         return state
+
+    def _words(self, streams: int) -> dict[str, Tensor]:
+        """Valid described tokens of language, at random."""
+        empty = self._empty("language", streams, self.grid.language_tokens, self.grid.language_tokens)
+        words = {name: torch.randn_like(value) for name, value in empty.items()}
+        activation = torch.rand(streams, 1, self.grid.language_tokens)
+        return words | {"language_marks": torch.cat([activation, torch.ones_like(activation)], 1)}
+
+    def _empty(self, modality: str, streams: int, tokens: int, rows: int) -> dict[str, Tensor]:
+        config = self.exchange.config
+        return {
+            f"{modality}_qkv": torch.zeros(streams, 3 * config.heads, tokens, config.shared_rank // config.heads),
+            f"{modality}_marks": torch.zeros(streams, 2, tokens),
+            f"{modality}_pool": torch.zeros(streams, rows, config.shared_rank + config.private_rank),
+        }
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs in the order of `input_names`, outputs in the order of `output_names`."""
         given = dict(zip(self._ordered_names(), inputs, strict=True))
-        valid = {m: given[f"{m}_valid"] for m in MODALITIES}
-        bases = (self.shared_basis, {m: getattr(self, f"private_basis_{m}") for m in MODALITIES})
-        z = {"vision": given["vision_in"], "acoustic": given["acoustic_in"]}
+        valid = {m: given[f"{m}_valid"] for m in STREAMED}
+        z = {m: given[f"{m}_in"] for m in STREAMED}
         state: dict[str, Tensor] = {}
         if self.level == 1:
             z["vision"] = self._front_end(given["vision_in"], valid["vision"])
             z["acoustic"], state["acoustic_mel"], state["acoustic_stem"] = self.acoustic(
                 given["acoustic_in"], valid["acoustic"], given["acoustic_mel"], given["acoustic_stem"]
             )
-        windows: dict[str, Tensor] = {}
-        for m in ("vision", "acoustic"):
-            z[m], state[f"{m}_conv"] = self._stage(m)(z[m], valid[m], given[f"{m}_conv"])
-            h = self.exchange.tokenise(m, self._project(m)(z[m]), given[f"{m}_position"], valid[m])
-            new = self.exchange.describe(m, h, valid[m], bases)
-            kept = given[f"{m}_tokens"][:, new.shape[1] :]
-            windows[m] = state[f"{m}_tokens"] = torch.cat([kept, new], 1)
-        masked = given["language_h"] * valid["language"].unsqueeze(-1)
-        windows["language"] = self.exchange.describe("language", masked, valid["language"], bases)
-        out = self.exchange.fuse(windows, given["gamma"], bases)
+        windows: dict[str, Described] = {}
+        for m in STREAMED:
+            z[m], (state[f"{m}_conv_1"], state[f"{m}_conv_2"]) = self.stage(m)(
+                z[m], valid[m], (given[f"{m}_conv_1"], given[f"{m}_conv_2"])
+            )
+            new = self.describe(m, z[m], given[f"{m}_position"], valid[m])
+            steps = new.length
+            windows[m] = Described(
+                torch.cat([given[f"{m}_qkv"][:, :, steps:], new.qkv], 2),
+                torch.cat([given[f"{m}_marks"][..., steps:], new.marks], 2),
+                torch.cat([given[f"{m}_pool"][:, 1:], new.pool.sum(1, keepdim=True)], 1),
+            )
+            state |= dict(zip((f"{m}_{part}" for part in DESCRIBED), windows[m].parts(), strict=True))
+        windows["language"] = Described(*(given[f"language_{part}"] for part in DESCRIBED))
+        out = self.fuse(windows, given["gamma"])
         public = (z["vision"], z["acoustic"], out.shared, out.private, *out.alpha.values(), out.budget, out.present)
         return (*public, *(state[name] for name in self.state_names))
 
-    def _stage(self, modality: str) -> TemporalStage:
+    def stage(self, modality: str) -> TemporalStage:
+        """The level's temporal network of vision or acoustic."""
         return self.vision_stage if modality == "vision" else self.acoustic_stage
 
-    def _project(self, modality: str) -> nn.Linear:
-        return self.vision_project if modality == "vision" else self.acoustic_project
+    def describe(self, modality: str, z: Tensor, position: Tensor, valid: Tensor) -> Described:
+        """Features of this level (B, T, width) -> described tokens."""
+        project = self.vision_project if modality == "vision" else self.acoustic_project
+        hidden = self.exchange.tokenise(modality, project(z), position, valid)
+        return self.exchange.describe(modality, hidden, valid, self.get_buffer(f"matrix_{modality}"))
+
+    def fuse(self, windows: dict[str, Described], gamma: Tensor) -> LevelOutputs:
+        """The exchange over described windows, with the frozen bases."""
+        private = {m: self.get_buffer(f"private_basis_{m}") for m in MODALITIES}
+        return self.exchange.fuse(windows, gamma, (self.shared_basis, private))
 
     def _ordered_names(self) -> Sequence[str]:
         fixed = ("vision_in", "acoustic_in", "vision_valid", "acoustic_valid", "vision_position", "acoustic_position")
-        return (*fixed, "language_h", "language_valid", "gamma", *self.state_names)
+        return (*fixed, "language_qkv", "language_marks", "language_pool", "gamma", *self.state_names)
 
     def _front_end(self, frames: Tensor, valid: Tensor) -> Tensor:
         grid = self.grid
@@ -151,16 +192,22 @@ class StreamingLevel(nn.Module):
 
 
 class StreamingLanguage(nn.Module):
-    """The language encoder with the three projections: (token_ids, token_valid, position) -> H_1, H_2, H_3."""
+    """The language encoder and all that the levels' windows need of its tokens (ARCHITECTURE.md, 3).
+
+    Tokens are described here, once per change of a segment, and not by the levels at every tick.
+    """
 
     input_names = ("token_ids", "token_valid", "position")
-    output_names = tuple(f"language_{level}" for level in LEVELS)
+    output_names = tuple(f"language_{part}_{level}" for level in LEVELS for part in DESCRIBED)
 
     def __init__(self, model: CLCR, grid: Grid) -> None:
         super().__init__()
         self.grid, self.width = grid, model.config.width
         self.language, self.project, self.levels = model.language, model.project["language"], model.levels
         self._pairs = list(zip(model.exchanges, model.projections("language"), strict=True))  # views of the above
+        for level, exchange in zip(LEVELS, model.exchanges, strict=True):
+            matrix = exchange.matrices(*frozen_bases(model, level - 1))["language"]
+            self.register_buffer(f"matrix_{level}", matrix.detach().float(), persistent=False)
 
     def example(self, streams: int = 1) -> dict[str, Tensor]:
         tokens = self.grid.language_tokens
@@ -171,11 +218,13 @@ class StreamingLanguage(nn.Module):
         }
 
     def forward(self, token_ids: Tensor, token_valid: Tensor, position: Tensor) -> tuple[Tensor, ...]:
-        hidden = self.language(token_ids, token_valid)
-        return tuple(
-            level.tokenise("language", project(z), position, token_valid)
-            for (level, project), z in zip(self._pairs, hidden, strict=True)
-        )
+        outputs: list[Tensor] = []
+        for index, z in enumerate(self.language(token_ids, token_valid)):
+            level, project = self._pairs[index]
+            h = level.tokenise("language", project(z), position, token_valid)
+            matrix = self.get_buffer(f"matrix_{index + 1}")
+            outputs += level.describe("language", h, token_valid, matrix).parts()
+        return tuple(outputs)
 
 
 class StreamingInterCAD(nn.Module):
@@ -210,7 +259,7 @@ class StreamingInterCAD(nn.Module):
 
 @torch.no_grad()
 def frozen_bases(model: CLCR, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """A level's bases as plain float32 matrices, re-orthonormalised in float64."""
+    """A level's bases as plain float64 matrices, re-orthonormalised."""
     shared, private = model.exchanges[index].bases()
     frame, triangle = torch.linalg.qr(shared.double())
     frame = frame * triangle.diagonal().sign()
@@ -218,5 +267,5 @@ def frozen_bases(model: CLCR, index: int) -> tuple[Tensor, dict[str, Tensor]]:
     for m, basis in private.items():
         outside = basis.double() - frame @ (frame.T @ basis.double())
         q, r = torch.linalg.qr(outside)
-        result[m] = (q * r.diagonal().sign()).float()
-    return frame.float(), result
+        result[m] = q * r.diagonal().sign()
+    return frame, result

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,8 +18,9 @@ from clcr_stream import __version__
 from clcr_stream.errors import ClcrError, ConfigError, PublishError
 
 if TYPE_CHECKING:
-    from clcr_stream import run
     from clcr_stream.client import Received
+    from clcr_stream.config import Config
+    from clcr_stream.host import Host
 
 EXIT_CODES = """exit codes:
   0 ok (also after SIGINT or SIGTERM)   1 anything not below
@@ -37,6 +39,8 @@ SUB_EXAMPLES = """examples:
   clcr-stream sub tcp://127.0.0.1:5556 --topics prediction,status --json
   clcr-stream sub --count 1 --timeout 5 --json       one prediction, for a script
 """
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 # flag destination -> key of the configuration
 _KEYS = {
@@ -139,39 +143,53 @@ def _run(arguments: Sequence[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         parser.error(f"unknown command {arguments[0]!r}; commands are devices, doctor, sub")
     given = parser.parse_args(arguments)
-    from clcr_stream.config import load_config
+    from clcr_stream.config import load_config, stream_configs
 
     config = load_config(given.config, {key: getattr(given, name) for name, key in _KEYS.items()})
-    if given.json and config.publish.output == "-":
+    if given.json and any(stream.output == "-" for stream in stream_configs(config)):
         raise ConfigError("--json and --output - both write to stdout; give --output FILE")
     from clcr_stream import run, status
 
     stop = threading.Event()
     quiet = config.run.quiet
 
+    def read_again() -> Config:
+        return load_config(given.config, {key: getattr(given, name) for name, key in _KEYS.items()})
+
     @contextlib.contextmanager
-    def observe(running: run.Running) -> Iterator[None]:
-        if quiet:
-            yield
-            return
-        _say(f"publishing clcr/{config.publish.stream}/... on {running.endpoint}")
-        _say(f"notice: {' '.join(running.manifest.intended_use.notice.split())}")
-        notices = status.Notices()
-        with status.StatusLine(
-            lambda: status.status_line(running.account, running.sources()),
-            sys.stderr,
-            notices=lambda: notices.new(running.sources()),
-        ):
+    def observe(host: Host) -> Iterator[None]:
+        def end() -> None:
+            stop.set()
+            host.wake()
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_on_signals(_ENDING, end, once=True))
+            if given.config is not None:
+                again = partial(host.ask, partial(run.reload, host, config, read_again))
+                stack.enter_context(_on_signals((signal.SIGHUP,), again))
+            if not quiet:
+                for stream in host.streams():
+                    _say(f"publishing clcr/{stream.config.name}/... on {stream.endpoint}")
+                _say(f"notice: {' '.join(host.manifest.intended_use.notice.split())}")
+                notices = status.Notices()
+                stack.enter_context(
+                    status.StatusLine(
+                        lambda: status.status_line(host.views()), sys.stderr, notices=lambda: notices.new(host.views())
+                    )
+                )
             yield
 
-    with _stopping_on_signals(stop):
-        result = run.run(config, stop, observe)
-    if result["output_failure"] is not None:
-        _say(f"--output stopped: {result['output_failure']}")
+    with _on_signals(_ENDING, stop.set, once=True):
+        result = run.run(config, stop, observe, say=_say)
+    several = result.get("streams", {config.publish.stream: result})
+    for name, stream in several.items():
+        if stream["output_failure"] is not None:
+            _say(f"--output of stream {name} stopped: {stream['output_failure']}")
     if given.json:
         _print(result)
     elif not quiet:
-        _say(status.summary_text(result))
+        for name, stream in several.items():
+            _say(f"{name}: {status.summary_text(stream)}" if len(several) > 1 else status.summary_text(stream))
     return 0
 
 
@@ -264,7 +282,10 @@ def _subscribe(arguments: Sequence[str]) -> int:
     stop = threading.Event()
     left = given.count
     curve = None if given.curve_secret is None else CurveClient(Path(given.curve_secret), Path(given.curve_server))
-    with _stopping_on_signals(stop), Subscriber(given.endpoint, given.stream, topics, curve=curve) as subscriber:
+    with (
+        _on_signals(_ENDING, stop.set, once=True),
+        Subscriber(given.endpoint, given.stream, topics, curve=curve) as subscriber,
+    ):
         while not stop.is_set() and left != 0:
             got = subscriber.receive(timeout_ms=200)
             if got is not None:
@@ -309,18 +330,18 @@ def _say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM ask the session to end; the second one ends the process at once."""
+def _on_signals(numbers: Sequence[signal.Signals], act: Callable[[], object], once: bool = False) -> Iterator[None]:
+    """Call `act`, which must take no lock, when a signal comes; with `once` the second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
 
-    def ask(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop.set()
+    def handle(number: int, _frame: object) -> None:
+        if once:
+            signal.signal(number, signal.SIG_DFL)
+        act()
 
-    before = {number: signal.signal(number, ask) for number in numbers}
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from clcr_stream.errors import ConfigError
 
 MAX_CONFIG_BYTES = 64 * 1024
 EXAMPLE = "configs/default.yaml"
+MAX_STREAMS = 1024
+_ALLOWED_NAME = "allowed: 1 to 64 of A-Z a-z 0-9 . _ -"
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -54,21 +57,76 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     curve: CurveConfig = CurveConfig()
 
 
+class StreamEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One of several streams in a process; a null `gamma` or `duration_s` is that of `model` and `run`."""
+
+    name: str
+    sources: SourcesConfig = SourcesConfig()
+    bind: str | None = None
+    output: str | None = None
+    gamma: float | None = None
+    duration_s: float | None = None
+
+
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When ticks happen and when the session ends; a null `duration_s` runs until the input ends or a signal comes."""
+    """When ticks happen and when the session ends; a null `duration_s` runs until the input ends or a signal comes.
+
+    `max_streams` is how many streams may run at once, `max_batch` how many go through a level in one call (1: each
+    alone).
+    """
 
     settle_ms: float = 60.0
     duration_s: float | None = None
     quiet: bool = False
+    max_streams: int = 32
+    max_batch: int = 8
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole configuration."""
+    """The whole configuration: one stream, from `sources` and `publish`, or those listed under `streams`."""
 
     sources: SourcesConfig = SourcesConfig()
     model: ModelConfig = ModelConfig()
     publish: PublishConfig = PublishConfig()
     run: RunConfig = RunConfig()
+    streams: tuple[StreamEntry, ...] = ()
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """All that one stream needs to know, whether it is the only one or one of several."""
+
+    name: str
+    sources: SourcesConfig
+    gamma: float | None
+    duration_s: float | None
+    settle_ms: float
+    bind: str | None
+    format: Literal["json", "msgpack"]
+    output: str | None
+    curve: CurveConfig
+
+
+def stream_configs(config: Config) -> tuple[StreamConfig, ...]:
+    """The streams of a configuration, in its order."""
+    publish, run = config.publish, config.run
+    entries = config.streams or (
+        StreamEntry(name=publish.stream, sources=config.sources, bind=publish.bind, output=publish.output),
+    )
+    return tuple(
+        StreamConfig(
+            name=entry.name,
+            sources=entry.sources,
+            gamma=config.model.gamma if entry.gamma is None else entry.gamma,
+            duration_s=run.duration_s if entry.duration_s is None else entry.duration_s,
+            settle_ms=run.settle_ms,
+            bind=entry.bind,
+            format=publish.format,
+            output=entry.output,
+            curve=publish.curve,
+        )
+        for entry in entries
+    )
 
 
 def load_config(path: Path | str | None, flags: Mapping[str, Any]) -> Config:
@@ -111,6 +169,9 @@ def _refuse_unknown_keys(tree: Any, kind: type[msgspec.Struct], prefix: str, whe
         inner = fields[key]
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             _refuse_unknown_keys(value, inner, f"{prefix}{key}.", where)
+        elif key == "streams" and isinstance(value, list):
+            for index, entry in enumerate(value):
+                _refuse_unknown_keys(entry, StreamEntry, f"{prefix}{key}[{index}].", where)
 
 
 def _plain(message: str) -> str:
@@ -124,22 +185,63 @@ def _check(config: Config, where: str) -> None:
     rules = {
         f"run.settle_ms is {run.settle_ms}, allowed 0..5000": 0 <= run.settle_ms <= 5000,
         f"run.duration_s is {run.duration_s}, must be above 0": run.duration_s is None or run.duration_s > 0,
+        f"run.max_streams is {run.max_streams}, allowed 1..{MAX_STREAMS}": 1 <= run.max_streams <= MAX_STREAMS,
+        f"run.max_batch is {run.max_batch}, allowed 1..{MAX_STREAMS}": 1 <= run.max_batch <= MAX_STREAMS,
         f"model.gamma is {model.gamma}, allowed 0..4": model.gamma is None or 0 <= model.gamma <= 4,
-        f"publish.stream is {config.publish.stream!r}, allowed: 1 to 64 of A-Z a-z 0-9 . _ -": bool(
+        f"publish.stream is {config.publish.stream!r}, {_ALLOWED_NAME}": bool(
             _STREAM_NAME.fullmatch(config.publish.stream)
         ),
     }
-    for message, holds in rules.items():
-        if not holds:
-            raise ConfigError(f"{where}: {message}")
     curve = config.publish.curve
     if (curve.secret_file is None) != (curve.clients_folder is None):
         raise ConfigError(
             f"{where}: publish.curve needs both secret_file and clients_folder (--curve-secret FILE and "
             "--curve-clients DIR), made as docs/wire.md says"
         )
-    if config.sources.input is not None and (config.sources.camera or config.sources.mic):
-        raise ConfigError(f"{where}: sources.input replaces sources.camera and sources.mic; give one or the other")
+    rules |= _source_rules(config.sources, "")
+    if config.streams:
+        rules |= _stream_rules(config)
+    for message, holds in rules.items():
+        if not holds:
+            raise ConfigError(f"{where}: {message}")
+
+
+def _source_rules(sources: SourcesConfig, prefix: str) -> dict[str, bool]:
+    camera, mic = f"{prefix}sources.camera", f"{prefix}sources.mic"
+    return {
+        f"{prefix}sources.input replaces {camera} and {mic}; give one or the other": sources.input is None
+        or not (sources.camera or sources.mic)
+    }
+
+
+def _stream_rules(config: Config) -> dict[str, bool]:
+    """What several streams ask for: their own names, files and endpoints, and nothing that is for a single one."""
+    publish, streams = config.publish, config.streams
+    names = [entry.name for entry in streams]
+    binds = [entry.bind for entry in streams if entry.bind is not None]
+    outputs = [entry.output for entry in streams if entry.output is not None]
+    rules = {
+        "streams replaces sources (--camera, --mic, --input, --transcript, --pace); put them under each stream": (
+            config.sources == SourcesConfig()
+        ),
+        "streams replaces publish.stream, publish.bind and publish.output (--stream, --bind, --output); each stream "
+        "has its own name, bind and output": (publish.stream, publish.bind, publish.output) == ("default", None, None),
+        f"{len(streams)} streams, run.max_streams allows {config.run.max_streams}": (
+            len(streams) <= config.run.max_streams
+        ),
+    }
+    for what, given in (("name", names), ("bind", binds), ("output", outputs)):
+        twice = sorted({value for value in given if given.count(value) > 1})
+        rules[f"streams: {what} {', '.join(twice)} is given twice, each stream needs its own"] = not twice
+    for index, entry in enumerate(streams):
+        at = f"streams[{index}]."
+        rules[f"{at}name is {entry.name!r}, {_ALLOWED_NAME}"] = bool(_STREAM_NAME.fullmatch(entry.name))
+        rules[f"{at}gamma is {entry.gamma}, allowed 0..4"] = entry.gamma is None or 0 <= entry.gamma <= 4
+        rules[f"{at}duration_s is {entry.duration_s}, must be above 0"] = (
+            entry.duration_s is None or entry.duration_s > 0
+        )
+        rules |= _source_rules(entry.sources, at)
+    return rules
 
 
 def _read_yaml(path: Path) -> Any:
@@ -176,5 +278,5 @@ def _read_yaml(path: Path) -> Any:
     tree = {} if tree is None else tree
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(f"{path}: must hold sections such as sources: and run:; see {EXAMPLE}")
-    # A section written with nothing under it is an empty one.
-    return {key: {} if value is None else value for key, value in tree.items()}
+    # A section or a list written with nothing under it is an empty one.
+    return {key: ([] if key == "streams" else {}) if value is None else value for key, value in tree.items()}

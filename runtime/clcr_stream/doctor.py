@@ -144,10 +144,15 @@ def _microphones() -> Check:
 
 def _endpoint(config: Config) -> str:
     from clcr_stream import messages
+    from clcr_stream.config import stream_configs
     from clcr_stream.publisher import Publisher
-    from clcr_stream.run import publish_options
     from clcr_stream.status import Account, Header, make_status
+    from clcr_stream.stream import publish_options
 
-    header = Header(config.publish.stream, messages.new_session_id(), messages.read_boot_id(), 0)
-    with Publisher(publish_options(config), lambda: make_status(Account(), (), header, 0.0)) as publisher:
-        return f"{publisher.endpoint} can be bound"
+    endpoints = []
+    for stream in stream_configs(config):
+        header = Header(stream.name, messages.new_session_id(), messages.read_boot_id(), 0)
+        status = make_status(Account(), (), header, 0.0)
+        with Publisher(publish_options(stream), lambda: status) as publisher:  # noqa: B023 closed within the turn
+            endpoints.append(publisher.endpoint)
+    return f"{', '.join(endpoints)} can be bound"

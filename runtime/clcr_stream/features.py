@@ -49,11 +49,15 @@ def log_mel(samples: NDArray[np.float32], spec: MelSpec = DEFAULT_MEL) -> NDArra
     if new_samples == 0:
         return np.zeros((0, spec.mel_bands), np.float32)
     window, filters = _tables(spec)
-    frames = np.lib.stride_tricks.sliding_window_view(samples, spec.window_samples)[:: spec.hop_samples]
+    samples = np.ascontiguousarray(samples, np.float32)
+    frames: NDArray[np.float32] = np.ndarray(  # overlapping views; stride_tricks takes 50 us for the same
+        (new_samples // spec.hop_samples, spec.window_samples), np.float32, samples, strides=(4 * spec.hop_samples, 4)
+    )
     # float64 throughout: the order of a matrix product's sums depends on the chunk's size, and in float64 that
     # difference vanishes in the rounding to float32.
     spectrum = np.fft.rfft(frames * window, spec.fft_samples, axis=1)
-    power = spectrum.real**2 + spectrum.imag**2
+    power = np.square(spectrum.real)
+    power += np.square(spectrum.imag)
     energy = power @ filters
     features: NDArray[np.float32] = np.log(np.maximum(energy, spec.log_floor)).astype(np.float32)
     return features

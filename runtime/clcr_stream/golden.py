@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from clcr_stream.backends import Arrays, Backend
 from clcr_stream.bundle import Bundle
 from clcr_stream.errors import BackendError
-from clcr_stream.language import LanguageTokens
-from clcr_stream.level import LEVELS, Levels
-from clcr_stream.manifest import Manifest
+from clcr_stream.level import LEVELS, Levels, open_encoder
+from clcr_stream.manifest import Manifest, language_words
 from clcr_stream.positions import sinusoid
-from clcr_stream.window import Chunk, ModalityView, Tick
 
 GOLDEN_NAME = "golden.npz"
 TOLERANCE = 1e-4
-_ANY = ModalityView(coverage=1.0, quality=None, newest_ns=None, age_ms=None, seen=0)  # only scales what is not compared
+_ANY_COUNTS = np.ones(3)  # only scales what is not compared
 
 
 def replay_golden(bundle: Bundle, backend: Backend) -> tuple[int, float] | None:
@@ -33,15 +31,20 @@ def replay_golden(bundle: Bundle, backend: Backend) -> tuple[int, float] | None:
     with np.load(io.BytesIO(bundle.files[GOLDEN_NAME]), allow_pickle=False) as archive:
         golden = {name: archive[name] for name in archive.files}
     manifest = bundle.manifest
-    encoder = backend.load("language", bundle.engine_bytes("language"), manifest.engines["language"])
-    levels = Levels(bundle, backend)
-    worst = 0.0
+    encoder, levels = open_encoder(bundle, backend), Levels(bundle, backend)
+    seat = levels.take()
+    rows, worst = levels.inputs(seat), 0.0
     for hop in range(len(golden["frames"])):
-        words = encoder.run(_language_inputs(golden, hop, manifest))
-        states = {level: words[f"language_{level}"] for level in LEVELS}
-        language = LanguageTokens(states, golden["token_valid"][hop : hop + 1], 1.0, None, 0)
-        chunk = Chunk(Tick(hop + 1, 0, 0, 0), _hop_inputs(golden, hop, manifest), _ANY, _ANY, [])
-        said = levels.step(chunk, language, float(golden["gamma"]))
+        for name, array in _language_inputs(golden, hop, manifest).items():
+            encoder.inputs[name][0] = array
+        encoder.run(0, 1)
+        described = [f"{name}_{level}" for name in language_words(manifest) for level in LEVELS]
+        words = {name: encoder.outputs[name][0] for name in described}
+        for name, array in (_hop_inputs(golden, hop, manifest) | words).items():
+            rows[name][...] = array
+        rows["gamma"][0] = golden["gamma"]
+        levels.run(seat, 1)
+        said = levels.outputs(seat, _ANY_COUNTS)
         score = "value" if manifest.task == "regression" else "probs"
         for name, found in {score: said.output, "omega": said.omega, "beta": said.beta, "eta": said.eta}.items():
             difference = float(np.abs(found - golden[name][hop]).max())
@@ -57,8 +60,8 @@ def replay_golden(bundle: Bundle, backend: Backend) -> tuple[int, float] | None:
 def _language_inputs(golden: Arrays, hop: int, manifest: Manifest) -> Arrays:
     first = int(golden["language_step"][hop])
     return {
-        "token_ids": golden["token_ids"][hop : hop + 1],
-        "token_valid": golden["token_valid"][hop : hop + 1],
+        "token_ids": golden["token_ids"][hop],
+        "token_valid": golden["token_valid"][hop],
         "position": _positions(first, manifest.language.tokens, manifest),
     }
 
@@ -66,10 +69,10 @@ def _language_inputs(golden: Arrays, hop: int, manifest: Manifest) -> Arrays:
 def _hop_inputs(golden: Arrays, hop: int, manifest: Manifest) -> dict[str, NDArray[Any]]:
     slots, tokens = manifest.vision.slots_per_hop, manifest.acoustic.tokens_per_hop
     return {
-        "vision_in": golden["frames"][hop : hop + 1].astype(np.float32),
-        "acoustic_in": golden["mel"][hop : hop + 1],
-        "vision_valid": golden["vision_valid"][hop : hop + 1],
-        "acoustic_valid": golden["acoustic_valid"][hop : hop + 1],
+        "vision_in": golden["frames"][hop].astype(np.float32),
+        "acoustic_in": golden["mel"][hop],
+        "vision_valid": golden["vision_valid"][hop],
+        "acoustic_valid": golden["acoustic_valid"][hop],
         "vision_position": _positions(hop * slots, slots, manifest),
         "acoustic_position": _positions(hop * tokens, tokens, manifest),
     }
@@ -77,4 +80,4 @@ def _hop_inputs(golden: Arrays, hop: int, manifest: Manifest) -> dict[str, NDArr
 
 def _positions(first: int, count: int, manifest: Manifest) -> NDArray[Any]:
     steps = np.arange(first, first + count, dtype=np.int64)
-    return sinusoid(steps, manifest.model.width, manifest.model.position_base)[None]
+    return sinusoid(steps, manifest.model.width, manifest.model.position_base)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.backends import Engine
-from clcr_stream.manifest import Manifest
+from clcr_stream.backends import Runner
+from clcr_stream.manifest import Manifest, language_words
 from clcr_stream.positions import sinusoid
 from clcr_stream.transcript import Segment
 
 LEVELS = (1, 2, 3)
+_TOKEN_AXIS = {"language_qkv": 1, "language_marks": 1, "language_pool": 0}
+Words = dict[int, dict[str, NDArray[np.float32]]]  # per level its inputs of language, by name
 
 
 class TextEncoder(Protocol):
@@ -25,13 +27,13 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True)
 class LanguageTokens:
-    """The window's text: per level 1..3 [1, tokens, width], valid [1, tokens]; `ran` counts encoder calls.
+    """The window's text: per level 1..3 that engine's language inputs by name; `ran` counts encoder calls.
 
-    The arrays belong to the stream and are overwritten by its next update.
+    The arrays belong to the stream and are overwritten by its next update; `revision` changes when they do.
     """
 
-    levels: dict[int, NDArray[np.float32]]
-    valid: NDArray[np.float32]
+    levels: Words
+    revision: int
     coverage: float
     newest_ns: int | None
     ran: int
@@ -41,23 +43,24 @@ class LanguageTokens:
 class _Encoded:
     text: str
     first_step: int
-    tokens: tuple[NDArray[np.float32], ...]  # per level [n, width]
+    count: int
+    levels: Words
 
 
 class LanguageStream:
     """Encodes the transcript's segments with the bundle's language engine, only those that changed."""
 
-    def __init__(self, tokenizer: TextEncoder, engine: Engine, manifest: Manifest) -> None:
+    def __init__(self, tokenizer: TextEncoder, encoder: Runner, manifest: Manifest) -> None:
         self._tokenizer = tokenizer
-        self._engine = engine
+        self._encoder = encoder
         self._manifest = manifest
-        limit, width = manifest.language.tokens, manifest.model.width
-        self._limit = limit
-        self._ids = np.zeros((1, limit), dtype=np.int32)
-        self._ids_valid = np.zeros((1, limit), dtype=np.float32)
-        self._position = np.zeros((1, limit, width), dtype=np.float32)
-        self._levels = {level: np.zeros((1, limit, width), dtype=np.float32) for level in LEVELS}
-        self._valid = np.zeros((1, limit), dtype=np.float32)
+        self._limit = manifest.language.tokens
+        shapes = {name: shape for name, (_, shape) in language_words(manifest).items()}
+        self._levels: Words = {
+            level: {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()} for level in LEVELS
+        }
+        self._revision = 0
+        self._coverage = 0.0
         self._cache: dict[str, _Encoded] = {}
         self._next_step = 0
         self._shown: tuple[tuple[str, str], ...] = ()
@@ -82,41 +85,53 @@ class LanguageStream:
             self._cache = {name: encoded for name, encoded in self._cache.items() if name in wanted}
             self._show(spoken)
         newest_ns = max((segment.end_ns for segment in spoken), default=None)
-        return LanguageTokens(self._levels, self._valid, float(self._valid.mean()), newest_ns, ran)
+        return LanguageTokens(self._levels, self._revision, self._coverage, newest_ns, ran)
 
     def _encode(self, text: str, known: _Encoded | None) -> _Encoded:
         ids = self._tokenizer.encode(text, self._limit)
         count = len(ids)
         # A revision of the newest segment grows in place; an older one arrives anew, at the end of the stream.
-        last = known is not None and known.first_step + len(known.tokens[0]) == self._next_step
+        last = known is not None and known.first_step + known.count == self._next_step
         first_step = known.first_step if known is not None and last else self._next_step
         self._next_step = first_step + count
         if not ids:
-            return _Encoded(text, first_step, tuple(tokens[0, :0].copy() for tokens in self._levels.values()))
-        self._ids.fill(self._manifest.language.pad_id)
-        self._ids[0, :count] = ids
-        self._ids_valid.fill(0.0)
-        self._ids_valid[0, :count] = 1.0
-        self._position.fill(0.0)
-        model = self._manifest.model
+            return _Encoded(text, first_step, 0, {})
+        model, given = self._manifest.model, self._encoder.inputs
+        given["token_ids"][0] = self._manifest.language.pad_id
+        given["token_ids"][0, :count] = ids
+        given["token_valid"][0] = 0.0
+        given["token_valid"][0, :count] = 1.0
+        given["position"][0] = 0.0
         steps = np.arange(first_step, first_step + count, dtype=np.int64)
-        self._position[0, :count] = sinusoid(steps, model.width, model.position_base)
-        inputs: dict[str, NDArray[Any]] = {
-            "token_ids": self._ids,
-            "token_valid": self._ids_valid,
-            "position": self._position,
+        given["position"][0, :count] = sinusoid(steps, model.width, model.position_base)
+        self._encoder.run(0, 1)
+        said = self._encoder.outputs
+        levels = {
+            level: {name: _first(said[f"{name}_{level}"][0], axis, count).copy() for name, axis in _TOKEN_AXIS.items()}
+            for level in LEVELS
         }
-        outputs = self._engine.run(inputs)
-        return _Encoded(text, first_step, tuple(outputs[f"language_{level}"][0, :count].copy() for level in LEVELS))
+        return _Encoded(text, first_step, count, levels)
 
     def _show(self, segments: list[Segment]) -> None:
         """Lay the last tokens of `segments` into the buffers, oldest first."""
-        encoded = [self._cache[segment.id].tokens for segment in segments]
-        self._valid.fill(0.0)
-        for index, level in enumerate(LEVELS):
-            self._levels[level].fill(0.0)
-            if encoded:
-                tail = np.concatenate([tokens[index] for tokens in encoded])[-self._limit :]
-                self._levels[level][0, : len(tail)] = tail
-                self._valid[0, : len(tail)] = 1.0
+        encoded = [self._cache[segment.id] for segment in segments if self._cache[segment.id].count]
+        count = min(self._limit, sum(part.count for part in encoded))
+        self._revision += 1
+        self._coverage = count / self._limit
+        for level, buffers in self._levels.items():
+            for name, buffer in buffers.items():
+                buffer.fill(0.0)
+                if encoded:
+                    joined = np.concatenate([part.levels[level][name] for part in encoded], axis=_TOKEN_AXIS[name])
+                    _first(buffer, _TOKEN_AXIS[name], count)[:] = _last(joined, _TOKEN_AXIS[name], count)
         self._shown = tuple((segment.id, segment.text) for segment in segments)
+
+
+def _first(array: NDArray[np.float32], axis: int, count: int) -> NDArray[np.float32]:
+    """A view of the first `count` tokens."""
+    return array[(slice(None),) * axis + (slice(count),)]
+
+
+def _last(array: NDArray[np.float32], axis: int, count: int) -> NDArray[np.float32]:
+    """A view of the last `count` tokens."""
+    return array[(slice(None),) * axis + (slice(array.shape[axis] - count, None),)]

@@ -1,29 +1,32 @@
-"""One tick through the model: level 1 -> 2 -> 3 -> InterCAD; each engine carries its own state from hop to hop."""
+"""One tick through the model, for every stream that is due: level 1 -> 2 -> 3 -> InterCAD in one call each.
+
+A stream has a seat, its row in every buffer. Seats stay dense, so that the streams of a batch lie side by side and
+nothing is gathered: taking a seat away moves the last one into its place.
+"""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.backends import Arrays, Backend, Engine
+from clcr_stream.backends import Backend, Call, Graph, Program, Runner, single_program
 from clcr_stream.bundle import Bundle
-from clcr_stream.clock import NS_PER_MS
-from clcr_stream.language import LanguageTokens
-from clcr_stream.manifest import MODALITIES
-from clcr_stream.window import Chunk
+from clcr_stream.errors import BackendError
+from clcr_stream.manifest import MODALITIES, EngineSpec, Manifest, TensorSpec
 
 F64 = NDArray[np.float64]
 LEVELS = (1, 2, 3)
-_HOP_INPUTS = ("vision_valid", "acoustic_valid", "vision_position", "acoustic_position")
+TICK_ENGINES = ("level1", "level2", "level3", "intercad")
+_FEATURES = {"vision_in": "vision_out", "acoustic_in": "acoustic_out"}
 
 
 @dataclass(frozen=True)
 class LevelOutputs:
-    """What one tick says; arrays are copies, modalities and levels in contract order."""
+    """What one tick says of one stream; arrays are copies, modalities and levels in contract order."""
 
     output: F64  # probs [classes], or value [1] for a regression bundle
     omega: F64  # weights of the levels [3]
@@ -33,78 +36,140 @@ class LevelOutputs:
     mass: F64  # sum of alpha per valid token [level, modality]
     budget: F64  # B in tokens [level, modality]
     present: F64  # [modality]
-    timing_ms: dict[str, float]
 
 
 class Levels:
-    """The four engines of a tick; `step` advances their state by one hop."""
+    """The engines of a tick for up to `seats` streams; `run` advances the state of some of them by one hop."""
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, seats: int = 1) -> None:
         self.backend = backend.name
-        self._regression = bundle.manifest.task == "regression"
+        self.seats = seats
+        self.taken = 0
         manifest = bundle.manifest
-        names = ("level1", "level2", "level3", "intercad")
-        self._engines: dict[str, Engine] = {
-            name: backend.load(name, bundle.engine_bytes(name), manifest.engines[name]) for name in names
-        }
-        self._gamma = np.zeros((1, 1), dtype=np.float32)
+        graphs = {name: graph_of(bundle, name) for name in TICK_ENGINES}
+        self._runner: Runner = backend.open(tick_program(manifest), graphs, seats)
+        self._score = "value" if manifest.task == "regression" else "probs"
+        tokens = (manifest.vision.tokens, manifest.acoustic.tokens, manifest.language.tokens)
+        self._edges = np.cumsum([0, *(tokens * len(LEVELS))])[:-1]
+        self._alphas = [self._runner.outputs[f"alpha_{m}_{level}"] for level in LEVELS for m in MODALITIES]
+        self._budgets = [self._runner.outputs[f"budget_{level}"] for level in LEVELS]
+        self._rows: dict[int, dict[str, NDArray[Any]]] = {}  # views, made once per seat
 
-    def reset(self) -> None:
-        """Zero the state of every level, as at stream start."""
-        for engine in self._engines.values():
-            engine.reset()
+    def take(self) -> int:
+        """A seat at stream start. BackendError when all are taken."""
+        if self.taken == self.seats:
+            raise BackendError(f"all {self.seats} seats are taken; raise run.max_streams")
+        seat = self.taken
+        self.taken += 1
+        for array in self._runner.inputs.values():
+            array[seat] = 0
+        self.clear(seat)
+        return seat
 
-    def step(self, chunk: Chunk, language: LanguageTokens, gamma: float) -> LevelOutputs:
-        """Run the hop's chunk through all levels; `gamma` scales the exchange budget (0 = no exchange)."""
-        self._gamma[0, 0] = gamma
-        timing_ms: dict[str, float] = {}
-        pooled: dict[str, NDArray[Any]] = {}
-        alphas, budgets = [], []
-        tokens: dict[str, NDArray[Any]] = {
-            "vision_in": chunk.inputs["vision_in"],
-            "acoustic_in": chunk.inputs["acoustic_in"],
-        }
-        shared_inputs = {name: chunk.inputs[name] for name in _HOP_INPUTS} | {
-            "language_valid": language.valid,
-            "gamma": self._gamma,
-        }
-        outputs: Arrays = {}
-        for level in LEVELS:
-            inputs = shared_inputs | tokens | {"language_h": language.levels[level]}
-            outputs = self._timed(f"level{level}", inputs, timing_ms)
-            tokens = {"vision_in": outputs["vision_out"], "acoustic_in": outputs["acoustic_out"]}
-            pooled[f"shared_{level}"], pooled[f"private_{level}"] = outputs["shared"], outputs["private"]
-            alphas.append([np.array(outputs[f"alpha_{modality}"][0], dtype=np.float64) for modality in MODALITIES])
-            budgets.append(np.array(outputs["budget"][0], dtype=np.float64))
-        present = outputs["present"]
-        head = self._timed("intercad", pooled | {"present": present}, timing_ms)
-        counts = _valid_counts(chunk, language, [len(alpha) for alpha in alphas[0]])
+    def leave(self, seat: int) -> int:
+        """Give a seat back; the seat whose stream has moved into it, `seat` itself when none had to."""
+        last = self.taken - 1
+        if seat != last:
+            self._runner.move(last, seat)
+        self.taken = last
+        return last
+
+    def clear(self, seat: int) -> None:
+        """Zero the state of a seat, as at stream start."""
+        self._runner.clear(seat)
+
+    def inputs(self, seat: int) -> dict[str, NDArray[Any]]:
+        """The rows to fill before a run, by name; those of the language end in _1, _2, _3 for the level."""
+        rows = self._rows.get(seat)
+        if rows is None:
+            rows = self._rows[seat] = {name: array[seat] for name, array in self._runner.inputs.items()}
+        return rows
+
+    def run(self, first: int, count: int) -> Mapping[str, float]:
+        """Take seats [first, first + count) through all levels; the time of each engine, ms."""
+        return self._runner.run(first, count)
+
+    def outputs(self, seat: int, valid: F64) -> LevelOutputs:
+        """What the last run said of a seat; `valid` are the window's valid tokens [modality]."""
+        said = self._runner.outputs
+        alpha = np.concatenate([array[seat] for array in self._alphas], dtype=np.float64)
+        counts = np.maximum(1.0, valid)
+        shape = (len(LEVELS), len(MODALITIES))
         return LevelOutputs(
-            output=_copy(head["value" if self._regression else "probs"]),
-            omega=_copy(head["omega"]),
-            beta=_copy(head["beta"]),
-            eta=_copy(head["eta"]),
-            active=np.array([[float((alpha > 0).sum()) for alpha in row] for row in alphas]) / counts,
-            mass=np.array([[float(alpha.sum()) for alpha in row] for row in alphas]) / counts,
-            budget=np.stack(budgets),
-            present=_copy(present),
-            timing_ms=timing_ms,
+            output=_copy(said[self._score][seat]),
+            omega=_copy(said["omega"][seat]),
+            beta=_copy(said["beta"][seat]),
+            eta=_copy(said["eta"][seat]),
+            active=np.add.reduceat(alpha > 0, self._edges, dtype=np.float64).reshape(shape) / counts,
+            mass=np.add.reduceat(alpha, self._edges).reshape(shape) / counts,
+            budget=np.stack([array[seat] for array in self._budgets], dtype=np.float64),
+            present=_copy(said["present"][seat]),
         )
 
-    def _timed(self, name: str, inputs: Arrays, timing_ms: dict[str, float]) -> Arrays:
-        start_ns = time.perf_counter_ns()
-        outputs = self._engines[name].run(inputs)
-        timing_ms[name] = (time.perf_counter_ns() - start_ns) / NS_PER_MS
-        return outputs
+    def close(self) -> None:
+        """Let go of the engines."""
+        self._runner.close()
 
 
-def _valid_counts(chunk: Chunk, language: LanguageTokens, sizes: list[int]) -> F64:
-    """Valid tokens per modality in the window, at least one so that a share of nothing is zero."""
-    coverage = (chunk.vision.coverage, chunk.acoustic.coverage, language.coverage)
-    counts: F64 = np.maximum(1.0, np.array([share * size for share, size in zip(coverage, sizes, strict=True)]))
-    return counts
+def graph_of(bundle: Bundle, name: str) -> Graph:
+    """A verified engine of a bundle."""
+    spec = bundle.manifest.engines[name]
+    return Graph(bundle.engine_bytes(name), bundle.manifest.files[spec.file].sha256, spec)
 
 
-def _copy(array: NDArray[Any]) -> F64:
-    copy: F64 = np.array(array[0], dtype=np.float64)
-    return copy
+def open_encoder(bundle: Bundle, backend: Backend) -> Runner:
+    """The language engine as a program of its own: it runs when a text changes, not at every tick."""
+    graph = graph_of(bundle, "language")
+    return backend.open(single_program("language", graph.spec), {"language": graph}, 1)
+
+
+def tick_program(manifest: Manifest) -> Program:
+    """How the tick's engines are joined.
+
+    The features of a level are the input of the next one, the summaries of all three are InterCAD's, what a hop brings
+    goes to every level under its own name, and each level has its own description of the words.
+    """
+    calls: list[Call] = []
+    tensors: dict[str, TensorSpec] = {}
+    outputs: list[str] = []
+    for level in LEVELS:
+        spec = manifest.engines[f"level{level}"]
+        inputs, given = _plain(spec)
+        ins = {name: _input_name(name, level) for name in inputs}
+        outs = {name: _output_name(name, level) for name in given}
+        tensors |= {ins[name]: tensor for name, tensor in inputs.items()}
+        tensors |= {outs[name]: tensor for name, tensor in given.items()}
+        outputs += [outs[name] for name in given if name.startswith("alpha_") or name == "budget"]
+        calls.append(Call(f"level{level}", ins, outs))
+    inputs, given = _plain(manifest.engines["intercad"])
+    tensors |= inputs | given
+    calls.append(Call("intercad", {name: name for name in inputs}, {name: name for name in given}))
+    made = {name for call in calls for name in call.outputs.values()}
+    return Program(
+        calls=tuple(calls),
+        tensors=tensors,
+        inputs=tuple(name for name in tensors if name not in made),
+        outputs=(*outputs, "present", *given),
+    )
+
+
+def _input_name(name: str, level: int) -> str:
+    if name in _FEATURES:
+        return name if level == 1 else f"{_FEATURES[name]}_{level - 1}"
+    return f"{name}_{level}" if name.startswith("language_") else name
+
+
+def _output_name(name: str, level: int) -> str:
+    # All levels say the same of which modality is there: InterCAD reads the deepest.
+    return name if name == "present" and level == LEVELS[-1] else f"{name}_{level}"
+
+
+def _plain(spec: EngineSpec) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """An engine's inputs and outputs without its state."""
+    state = set(spec.state)
+    inputs = {tensor.name: tensor for tensor in spec.inputs if tensor.name not in state}
+    return inputs, {tensor.name: tensor for tensor in spec.outputs if tensor.name.removesuffix("_next") not in state}
+
+
+def _copy(row: NDArray[Any]) -> F64:
+    return row.astype(np.float64)

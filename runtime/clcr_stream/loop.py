@@ -1,216 +1,201 @@
-"""The session: `for tick in ticks: publish(step(cut(rings, tick)))`, which ticks are due and which are skipped.
+"""The loop: whose hop is due, which of them go through the levels together, and who comes first.
 
-Live and replay differ in what a tick waits for: a live one for the clock (the window's end plus a settle time), a
-recording for its sources to have pushed everything before the window's end. Every hop goes through the levels, so that
-their state is exact; when the machine is late only the newest tick due is published.
+Streams share one grid of ticks, so those that are live are due together and go through each level in one call. The
+engines are the only thing that streams share: a source that is slow, stuck or gone holds up nobody but its own stream.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from clcr_stream import messages
-from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock
-from clcr_stream.language import LanguageStream
+from clcr_stream.clock import Clock, Wake
+from clcr_stream.errors import BackendError, ClcrError
 from clcr_stream.level import Levels
-from clcr_stream.manifest import Manifest
-from clcr_stream.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
-from clcr_stream.ring import NEVER_NS
-from clcr_stream.sources.base import Source
-from clcr_stream.status import INVALID, LATE, OVERRUN, Account, Last
-from clcr_stream.window import Cutter, Grid, Rings, Tick
+from clcr_stream.session import AWAITING_DATA_NS, Session
+from clcr_stream.sources.base import FOREVER_NS
 
-ENGINES = ("level1", "level2", "level3", "intercad", "language")
+COST_WEIGHT = 0.2  # of the newest measurement in the running mean of what a batch costs
+
+OnEnd = Callable[[Session, ClcrError | None], None]
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """What a tick goes through."""
+class Due:
+    """A stream whose hop is due."""
 
-    manifest: Manifest
-    grid: Grid
-    rings: Rings
-    cutter: Cutter
-    language: LanguageStream
-    levels: Levels
+    seat: int
+    deadline_ns: int
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When ticks are due: `paced` follows the clock and skips when late, otherwise as fast as the sources allow."""
+class BatchCost:
+    """What a call of so many streams takes, learned from those that were made."""
 
-    settle_ns: int
-    paced: bool = True
-    last_tick: int | None = None
-    gamma: float = 1.0
+    def __init__(self) -> None:
+        self._ns: dict[int, float] = {}
+
+    def learn(self, count: int, cost_ns: float) -> None:
+        """A call of `count` streams took so long."""
+        known = self._ns.get(count, cost_ns)
+        self._ns[count] = known + COST_WEIGHT * (cost_ns - known)
+
+    def of(self, count: int) -> float:
+        """Expected ns; from the nearest known count in proportion, 0 before the first."""
+        if not self._ns:
+            return 0.0
+        nearest = min(self._ns, key=lambda known: abs(known - count))
+        return self._ns[nearest] * count / nearest
 
 
-@dataclass(frozen=True)
-class _Stepped:
-    answer: Answer
-    started_ns: int
-    timing_ms: dict[str, float]
+def next_batch(due: Iterable[Due], limit: int, now_ns: int, cost: BatchCost) -> range:
+    """The seats of the next call: at most `limit` side by side, with the most urgent stream that can be in time.
+
+    Streams past their deadline come after those, so that one that has fallen behind does not take the others with it;
+    recordings that nothing presses come last. A call that would miss a deadline is halved until it meets it, if a part
+    does.
+    """
+
+    def urgency(one: Due) -> tuple[bool, bool, int]:
+        # What nothing presses comes after the tardy, which would otherwise wait for the end of a whole recording.
+        return one.deadline_ns == FOREVER_NS, one.deadline_ns <= now_ns, one.deadline_ns
+
+    runs: list[list[Due]] = []
+    for one in sorted(due, key=lambda one: one.seat):
+        if runs and runs[-1][-1].seat + 1 == one.seat and len(runs[-1]) < limit:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    chosen = min(runs, key=lambda run: min(map(urgency, run)))
+    urgent = min(chosen, key=urgency)
+    slack_ns = urgent.deadline_ns - now_ns
+    part = chosen
+    while len(part) > 1 and cost.of(len(part)) > slack_ns:
+        middle = len(part) // 2
+        part = part[:middle] if urgent in part[:middle] else part[middle:]
+    if cost.of(len(part)) <= slack_ns:
+        chosen = part
+    return range(chosen[0].seat, chosen[-1].seat + 1)
 
 
-class Session:
-    """One stream from its first hop to its last; `run` blocks, everything else may be read from any thread."""
+class Loop:
+    """Drives sessions in one thread; streams come and go from any other.
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        sources: Sequence[Source],
-        schedule: Schedule,
-        identity: Identity,
-        send: Callable[[messages.Message], object],
-    ) -> None:
-        self.account = Account()
-        self.first_published_ns: int | None = None
-        self._pipeline = pipeline
-        self._sources = sources
-        self._schedule = schedule
-        self._identity = identity
-        self._send = send
-        self._lossless = [source for source in sources if source.lossless]
-        self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
-        self._live = len(self._lossless) < len(sources)
-        self._told: dict[str, messages.Transcript] = {}
+    `on_end` is called in the loop's thread when a session has left, with the error that ended it.
+    """
 
-    def run(self, clock: Clock, stop: threading.Event) -> None:
-        """Tick until the input ends, `last_tick` is done or `stop` is set; raises BackendError when an engine fails."""
-        number = 0
-        while not stop.is_set() and number != self._schedule.last_tick:
-            first = number + 1
-            if not self._wait(first, clock, stop):
-                break
-            number = self._advance(first, self._newest_due(first, clock), clock, stop)
+    def __init__(self, levels: Levels, clock: Clock, wake: Wake, on_end: OnEnd, max_batch: int = 8) -> None:
+        self._levels = levels
+        self._clock = clock
+        self._wake = wake
+        self._on_end = on_end
+        self._max_batch = max_batch
+        self._cost = BatchCost()
+        self._seated: list[Session] = []  # by seat
+        self._lock = threading.Lock()
+        self._coming: list[Session] = []
+        self._going: list[Session] = []
+        self._holds = 0
 
-    def _wait(self, number: int, clock: Clock, stop: threading.Event) -> bool:
-        """Block until tick `number` is due and its data is there; False at the end of the input or when stopped."""
-        end_ns = self._pipeline.grid.tick(number).end_ns
-        if not all(source.wait_filled(end_ns, stop) for source in self._lossless):
-            return False
-        if self._ended(end_ns):
-            return False
-        return clock.wait_until(end_ns + self._settle_ns(), stop) and not self._ended(end_ns)
+    def add(self, session: Session) -> None:
+        """Let a stream in before the next tick."""
+        with self._lock:
+            self._coming.append(session)
+        self._wake.set()
 
-    def _settle_ns(self) -> int:
-        """A recording has nothing to settle: what lies before its watermark is complete."""
-        return self._schedule.settle_ns if self._live else 0
+    def remove(self, session: Session) -> None:
+        """Let a stream out before the next tick; nothing when it has left already."""
+        with self._lock:
+            self._going.append(session)
+        self._wake.set()
 
-    def _ended(self, end_ns: int) -> bool:
-        """True when a hop is not full and no source will add to it; picture and sound decide, if there are any."""
-        return all(source.finished for source in self._media or self._sources) and end_ns > self._data_end_ns()
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Meanwhile the loop goes on without a single stream, because others are about to come."""
+        with self._lock:
+            self._holds += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holds -= 1
+            self._wake.set()
 
-    def _data_end_ns(self) -> int:
-        """The end of the newest datum that was pushed: of its slot or its last sample, else of its words."""
-        rings, grid = self._pipeline.rings, self._pipeline.grid
-        if not self._media:
-            return rings.transcript.newest_ns
-        ends = [grid.origin_ns, rings.acoustic.newest_ns]
-        newest_ns = rings.vision.newest_ns
-        if newest_ns != NEVER_NS:
-            slot = rings.vision.slot_of(newest_ns)
-            ends.append(grid.origin_ns + (slot + 1) * NS_PER_S // rings.vision.rate_hz)
-        return max(ends)
-
-    def _newest_due(self, first: int, clock: Clock) -> int:
-        if not self._schedule.paced:
-            return first
-        newest = max(first, self._pipeline.grid.closed_by(clock.now_ns() - self._settle_ns()))
-        if not self._live:
-            newest = max(
-                first, min(newest, self._pipeline.grid.closed_by(min(source.watermark_ns for source in self._lossless)))
-            )
-        if self._schedule.last_tick is not None:
-            newest = min(newest, self._schedule.last_tick)
-        while newest > first and self._ended(self._pipeline.grid.tick(newest).end_ns):
-            newest -= 1
-        return newest
-
-    def _advance(self, first: int, newest: int, clock: Clock, stop: threading.Event) -> int:
-        """Take ticks `first`..`newest` through the levels and publish the newest; the last one accounted for."""
-        # A recording waits for its reader, so there is no past to drop.
-        if not self._lossless and newest - first >= self._pipeline.manifest.window_hops:
-            self.account.skipped(OVERRUN, newest - first)
-            self._reset()
-            first = newest
-        for number in range(first, newest + 1):
-            tick = self._pipeline.grid.tick(number)
-            if number > first and (
-                stop.is_set() or not all(source.wait_filled(tick.end_ns, stop) for source in self._lossless)
-            ):
-                return number - 1
-            stepped = self._step(tick)
-            if why_invalid(stepped.answer.outputs, self._pipeline.manifest.task == "classification") is not None:
-                self.account.skipped(INVALID)
-                self._reset()
-            elif number < newest:
-                self.account.skipped(LATE)
+    def run(self, stop: threading.Event) -> None:
+        """Tick until every stream has ended or `stop` is set (and the wake with it); raises BackendError."""
+        while not stop.is_set():
+            held = self._let_in_and_out()
+            if not self._seated:
+                if not held:
+                    return
+                self._clock.pause(None, self._wake)
+                continue
+            asleep_until_ns: int | None = None
+            due, ended = [], []
+            now_ns = self._clock.now_ns()
+            for seat, session in enumerate(self._seated):
+                due_ns = session.next_due_ns()
+                if due_ns is None:
+                    ended.append(session)
+                elif due_ns <= now_ns:
+                    due.append(Due(seat, session.deadline_ns()))
+                elif due_ns != AWAITING_DATA_NS:
+                    asleep_until_ns = due_ns if asleep_until_ns is None else min(asleep_until_ns, due_ns)
+            if ended:
+                for session in ended:
+                    self._leave(session, None)
+            elif due:
+                self._step(next_batch(due, self._max_batch, now_ns, self._cost))
             else:
-                self._publish(stepped, clock)
-        return newest
+                self._clock.pause(asleep_until_ns, self._wake)
 
-    def _reset(self) -> None:
-        """Start over with an empty window: what a level remembers must be what the window says it holds."""
-        self._pipeline.levels.reset()
-        self._pipeline.cutter.clear()
-
-    def _step(self, tick: Tick) -> _Stepped:
-        pipeline, gamma = self._pipeline, self._schedule.gamma
+    def _step(self, seats: range) -> None:
+        """One hop of each of these streams."""
         started_ns = time.perf_counter_ns()
-        chunk = pipeline.cutter.cut(pipeline.rings, tick)
-        for source in self._lossless:
-            source.consumed(tick.end_ns)
-        cut_ns = time.perf_counter_ns()
-        language = pipeline.language.update(chunk.segments)
-        language_ns = time.perf_counter_ns()
-        outputs = pipeline.levels.step(chunk, language, gamma)
-        timing_ms = {
-            "cut": (cut_ns - started_ns) / NS_PER_MS,
-            "language": (language_ns - cut_ns) / NS_PER_MS,
-            **outputs.timing_ms,
-        }
-        return _Stepped(Answer(chunk, language, outputs, gamma), started_ns, timing_ms)
+        sessions = self._seated[seats.start : seats.stop]
+        failed: dict[Session, ClcrError] = {}
+        for seat, session in zip(seats, sessions, strict=True):
+            _attempt(session, partial(session.fill, self._levels, seat), failed)
+        engines_ms = self._levels.run(seats.start, len(seats))
+        for seat, session in zip(seats, sessions, strict=True):
+            if session not in failed:
+                _attempt(session, partial(session.finish, self._levels, seat, engines_ms, len(seats)), failed)
+        self._cost.learn(len(seats), time.perf_counter_ns() - started_ns)
+        for session, error in failed.items():
+            self._leave(session, error)
 
-    def _publish(self, stepped: _Stepped, clock: Clock) -> None:
-        answer = stepped.answer
-        self._tell_transcript(answer, clock)
-        published_ns = clock.now_ns()
-        timing_ms = stepped.timing_ms | {"total": (time.perf_counter_ns() - stepped.started_ns) / NS_PER_MS}
-        message = compose(answer, self._pipeline.manifest, self._identity, published_ns, timing_ms)
-        self._send(message)
-        if self.first_published_ns is None:
-            self.first_published_ns = time.monotonic_ns()
-        tick_ms = (time.perf_counter_ns() - stepped.started_ns) / NS_PER_MS
-        engines_ms = sum(stepped.timing_ms.get(name, 0.0) for name in ENGINES)
-        latency_ms = (published_ns - newest_capture_ns(answer)) / NS_PER_MS if self._schedule.paced else None
-        self.account.published(
-            latency_ms, tick_ms, tick_ms - engines_ms, Last(message.label, message.confidence, message.degraded)
-        )
+    def _let_in_and_out(self) -> bool:
+        """Seat who came and let out who goes; True when the loop was held when it looked."""
+        with self._lock:
+            held = self._holds > 0
+            coming, self._coming = self._coming, []
+            going, self._going = self._going, []
+        for session in coming:
+            try:
+                self._levels.take()
+            except BackendError as error:  # no seat is left
+                self._on_end(session, error)
+            else:
+                self._seated.append(session)
+        for session in going:
+            if session in self._seated:
+                self._leave(session, None)
+        return held
 
-    def _tell_transcript(self, answer: Answer, clock: Clock) -> None:
-        """Publish each segment of the window that readers have not seen in this revision."""
-        segments = answer.chunk.segments
-        told: dict[str, messages.Transcript] = {}
-        for segment in segments:
-            known = self._told.get(segment.id)
-            if known is None or (known.revision, known.text) != (segment.revision, segment.text):
-                known = messages.Transcript(
-                    stream=self._identity.stream,
-                    session=self._identity.session,
-                    seq=0,
-                    boot_id=self._identity.boot_id,
-                    published_ns=clock.now_ns(),
-                    id=segment.id,
-                    start_ns=segment.start_ns,
-                    end_ns=segment.end_ns,
-                    text=segment.text,
-                    final=segment.final,
-                    revision=segment.revision,
-                )
-                self._send(known)
-            told[segment.id] = known
-        self._told = told
+    def _leave(self, session: Session, error: ClcrError | None) -> None:
+        seat = self._seated.index(session)
+        moved = self._levels.leave(seat)
+        self._seated[seat] = self._seated[moved]
+        self._seated.pop()
+        self._on_end(session, error)
+
+
+def _attempt(session: Session, act: Callable[[], None], failed: dict[Session, ClcrError]) -> None:
+    """Do a stream's own part of a tick; what fails there ends that stream and no other."""
+    try:
+        act()
+    except ClcrError as error:
+        failed[session] = error

@@ -16,7 +16,7 @@ import msgspec
 
 from clcr_stream.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 MODALITIES = ("vision", "acoustic", "language")
@@ -111,7 +111,7 @@ class IntendedUse(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Manifest(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """manifest.json, format 1."""
+    """manifest.json, format 2."""
 
     format: int
     name: str
@@ -183,6 +183,16 @@ def check_manifest(manifest: Manifest, where: str = MANIFEST_NAME) -> None:
         _check_engine(manifest, name, where)
 
 
+def language_words(manifest: Manifest) -> Io:
+    """One level's described language tokens: queries, keys and values by head; marks (activation, validity); pool."""
+    model, text = manifest.model, manifest.language.tokens
+    return {
+        "language_qkv": ("float32", (3 * model.heads, text, model.shared_rank // model.heads)),
+        "language_marks": ("float32", (2, text)),
+        "language_pool": ("float32", (text, model.shared_rank + model.private_rank)),
+    }
+
+
 def contract(manifest: Manifest, engine: str) -> tuple[Io, Io]:
     """What an engine takes and what it gives, apart from its state."""
     vision, acoustic, width = manifest.vision, manifest.acoustic, manifest.model.width
@@ -192,7 +202,7 @@ def contract(manifest: Manifest, engine: str) -> tuple[Io, Io]:
     per_modality: tuple[str, tuple[int, ...]] = (f32, (3, width))
     if engine == "language":
         inputs: Io = {"token_ids": ("int32", (text,)), "token_valid": (f32, (text,)), "position": (f32, (text, width))}
-        return inputs, {f"language_{level}": (f32, (text, width)) for level in (1, 2, 3)}
+        return inputs, {f"{name}_{level}": io for level in (1, 2, 3) for name, io in language_words(manifest).items()}
     if engine == "intercad":
         inputs = {f"{kind}_{level}": per_modality for level in (1, 2, 3) for kind in ("shared", "private")}
         inputs["present"] = (f32, (3,))
@@ -208,8 +218,7 @@ def contract(manifest: Manifest, engine: str) -> tuple[Io, Io]:
         "acoustic_valid": (f32, (tokens,)),
         "vision_position": (f32, (slots, width)),
         "acoustic_position": (f32, (tokens, width)),
-        "language_h": (f32, (text, width)),
-        "language_valid": (f32, (text,)),
+        **language_words(manifest),
         "gamma": (f32, (1,)),
     }
     outputs = {
@@ -241,7 +250,7 @@ def _refuse_constant(text: str) -> Any:
 
 def _check_numbers(manifest: Manifest, where: str) -> None:
     """The grid must be exact: a hop is a whole number of slots, samples, mel frames and tokens."""
-    vision, acoustic, hops = manifest.vision, manifest.acoustic, manifest.window_hops
+    vision, acoustic, model, hops = manifest.vision, manifest.acoustic, manifest.model, manifest.window_hops
     second = 1_000_000_000
     rules = {
         "hop_ns": 0 < manifest.hop_ns <= 10 * second,
@@ -266,8 +275,10 @@ def _check_numbers(manifest: Manifest, where: str) -> None:
         "acoustic.high_hz": 0 <= acoustic.low_hz < acoustic.high_hz <= acoustic.sample_rate_hz / 2,
         "acoustic.log_floor": acoustic.log_floor > 0,
         "language.tokens": 2 < manifest.language.tokens <= 4096,
-        "model.width": 0 < manifest.model.width <= 1 << 14 and manifest.model.width % 2 == 0,
-        "model.position_base": manifest.model.position_base > 1,
+        "model.width": 0 < model.width <= 1 << 14 and model.width % 2 == 0,
+        "model.heads": model.heads > 0 and 0 < model.shared_rank < model.width and model.shared_rank % model.heads == 0,
+        "model.private_rank": 0 < model.private_rank < model.width,
+        "model.position_base": model.position_base > 1,
     }
     for field, holds in rules.items():
         if not holds:

@@ -42,7 +42,7 @@ class Answer:
 def why_invalid(outputs: LevelOutputs, classification: bool) -> str | None:
     """Why the outputs must not be published: not finite, a probability out of range, or a sum that is not one."""
     arrays = (outputs.output, outputs.omega, outputs.beta, outputs.eta, outputs.active, outputs.mass, outputs.budget)
-    if not all(np.isfinite(array).all() for array in arrays):
+    if not np.isfinite(np.concatenate(arrays, axis=None)).all():
         return "an output is not finite"
     if classification:
         total = float(outputs.output.sum())

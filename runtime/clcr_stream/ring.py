@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ NEVER_NS = -1  # captured_ns of an empty slot
 class VisionItems:
     """A run of video slots, oldest first; slots that hold no face are zero and `valid` 0."""
 
-    frames: NDArray[np.uint8]  # (n, size_px, size_px, 3), RGB
+    frames: NDArray[Any]  # (n, 3, size_px, size_px), RGB, 0..255
     valid: NDArray[np.float32]  # (n,), 0 or 1
     captured_ns: NDArray[np.int64]  # (n,), NEVER_NS where no frame was seen
     quality: NDArray[np.float32]  # (n,), 0..1
@@ -62,7 +63,8 @@ class VisionRing:
         self.used = 0
         self.dropped = {"same_slot": 0, "no_face": 0, "late": 0, "overflow": 0}
         self._lock = threading.Lock()
-        self._frames = np.zeros((slots, size_px, size_px, 3), np.uint8)
+        # Channels first, as the levels take them: turned around here, in the source's thread, and not in the tick.
+        self._frames = np.zeros((slots, 3, size_px, size_px), np.uint8)
         self._index = np.full(slots, -1, np.int64)  # which slot lies in each place, -1 none
         self._face = np.zeros(slots, np.bool_)
         self._unread = np.zeros(slots, np.bool_)
@@ -125,13 +127,16 @@ class VisionRing:
             if crop is None:
                 self.dropped["no_face"] += 1
             else:
-                self._frames[place] = crop
+                self._frames[place] = crop.transpose(2, 0, 1)
             self._newest_slot = max(self._newest_slot, slot)
 
-    def read(self, first_slot: int, count: int) -> VisionItems:
-        """Copy of slots [first_slot, first_slot + count); frames for slots before its end are late from now on."""
+    def read(self, first_slot: int, count: int, into: NDArray[Any] | None = None) -> VisionItems:
+        """Copy of slots [first_slot, first_slot + count); frames for slots before its end are late from now on.
+
+        The frames are written to `into`, (count, 3, size_px, size_px) of any type that holds 0..255, when it is given.
+        """
         items = VisionItems(
-            np.zeros((count, self.size_px, self.size_px, 3), np.uint8),
+            np.empty((count, 3, self.size_px, self.size_px), np.uint8) if into is None else into,
             np.zeros(count, np.float32),
             np.full(count, NEVER_NS, np.int64),
             np.zeros(count, np.float32),
@@ -141,12 +146,14 @@ class VisionRing:
             for row in range(count):
                 slot = first_slot + row
                 place = slot % self.slots
-                if slot < 0 or self._index[place] != slot:
-                    continue
-                items.captured_ns[row] = self._captured_ns[place]
-                items.quality[row] = self._quality[place]
-                items.faces[row] = self._faces[place]
-                if self._face[place]:
+                known = slot >= 0 and self._index[place] == slot
+                if known:
+                    items.captured_ns[row] = self._captured_ns[place]
+                    items.quality[row] = self._quality[place]
+                    items.faces[row] = self._faces[place]
+                if not (known and self._face[place]):
+                    items.frames[row] = 0
+                else:
                     items.frames[row] = self._frames[place]
                     items.valid[row] = 1.0
                     self.used += int(self._unread[place])

@@ -64,6 +64,15 @@ class Header:
     published_ns: int
 
 
+@dataclass(frozen=True)
+class View:
+    """What a status line is made of, for one stream."""
+
+    name: str
+    account: Account
+    sources: Sequence[messages.Source]
+
+
 class Account:
     """Counts every tick once: due = published + skipped. Written by the loop, read by any thread."""
 
@@ -164,19 +173,25 @@ def summary_text(values: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def status_line(account: Account, sources: Sequence[messages.Source]) -> str:
-    """One line: state of the sources, newest label, tick time, skipped ticks."""
-    ticks = account.ticks()
-    _, tick, _, last = account.latencies()
-    states = " ".join(f"{source.kind}:{source.state}" for source in sources)
-    answer = (
-        f"{last.label} {last.confidence:.2f}"
-        if last.label is not None and last.confidence is not None
-        else "no prediction yet"
-    )
-    cost = "" if tick.p50 is None or tick.p95 is None else f" | tick {tick.p50:.0f}/{tick.p95:.0f} ms p50/p95"
-    trouble = f" | {','.join(last.degraded)}" if last.degraded else ""
-    return f"{states} | {answer}{cost} | published {ticks.published} skipped {sum(ticks.skipped.values())}{trouble}"
+def status_line(views: Sequence[View]) -> str:
+    """One line: of each stream the state of its sources, its newest label, tick time and skipped ticks."""
+    lines = []
+    for view in views:
+        ticks = view.account.ticks()
+        _, tick, _, last = view.account.latencies()
+        states = " ".join(f"{source.kind}:{source.state}" for source in view.sources)
+        answer = (
+            f"{last.label} {last.confidence:.2f}"
+            if last.label is not None and last.confidence is not None
+            else "no prediction yet"
+        )
+        cost = "" if tick.p50 is None or tick.p95 is None else f" | tick {tick.p50:.0f}/{tick.p95:.0f} ms p50/p95"
+        trouble = f" | {','.join(last.degraded)}" if last.degraded else ""
+        skipped = sum(ticks.skipped.values())
+        lines.append(f"{states} | {answer}{cost} | published {ticks.published} skipped {skipped}{trouble}")
+    if len(lines) == 1:
+        return lines[0]
+    return " || ".join(f"{view.name}: {line}" for view, line in zip(views, lines, strict=True))
 
 
 def _as_dict(latency: messages.Latency) -> dict[str, float | None]:
@@ -215,22 +230,24 @@ class Notices:
     """What a person has to be told of the sources, once: why one is not there, and that it came back."""
 
     def __init__(self) -> None:
-        self._told: dict[tuple[str, str], str] = {}
+        self._told: dict[tuple[str, str, str], str] = {}
 
-    def new(self, sources: Sequence[messages.Source]) -> list[str]:
+    def new(self, views: Sequence[View]) -> list[str]:
         """One line per source whose state calls for one since the last call."""
         lines = []
-        for source in sources:
-            key = (source.kind, source.name)
-            told = self._told.get(key)
-            if source.state in TROUBLED and source.reason not in (None, NOT_STARTED, STARTING):
-                # The state alone is compared: a reason may count seconds.
-                if told != source.state:
-                    self._told[key] = source.state
-                    lines.append(f"{source.kind} {source.name}: {source.state}: {source.reason}")
-            elif source.state == "live" and told is not None:
-                del self._told[key]
-                lines.append(f"{source.kind} {source.name}: back")
+        for view in views:
+            whose = f"{view.name}: " if len(views) > 1 else ""
+            for source in view.sources:
+                key = (view.name, source.kind, source.name)
+                told = self._told.get(key)
+                if source.state in TROUBLED and source.reason not in (None, NOT_STARTED, STARTING):
+                    # The state alone is compared: a reason may count seconds.
+                    if told != source.state:
+                        self._told[key] = source.state
+                        lines.append(f"{whose}{source.kind} {source.name}: {source.state}: {source.reason}")
+                elif source.state == "live" and told is not None:
+                    del self._told[key]
+                    lines.append(f"{whose}{source.kind} {source.name}: back")
         return lines
 
 

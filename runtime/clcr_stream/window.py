@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from clcr_stream.ring import NEVER_NS, AudioRing, VisionRing
 from clcr_stream.transcript import Segment, Transcript
 
 F32 = NDArray[np.float32]
+Rows = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,9 @@ class ModalityView:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The hop's new data in graph shapes for one stream, and what the window holds.
-
-    The arrays belong to the cutter and are overwritten by its next cut.
-    """
+    """What the window of a tick holds; the hop's new data went into the rows that the cutter was given."""
 
     tick: Tick
-    inputs: dict[str, NDArray[Any]]
     vision: ModalityView
     acoustic: ModalityView
     segments: list[Segment]
@@ -114,7 +112,7 @@ class _History:
 
 
 class Cutter:
-    """Cuts consecutive hops; pure but for buffers that it allocates once and the window's counts."""
+    """Cuts consecutive hops into rows that it is given; remembers nothing but the window's counts."""
 
     def __init__(self, manifest: Manifest, grid: Grid) -> None:
         vision, acoustic = manifest.vision, manifest.acoustic
@@ -131,7 +129,7 @@ class Cutter:
             log_floor=acoustic.log_floor,
         )
         self._left = self._mel.context_samples
-        self._inputs = _allocate(manifest)
+        self._steps = np.arange(max(vision.slots_per_hop, acoustic.tokens_per_hop), dtype=np.int64)
         self._vision = _History(manifest.window_hops, vision.tokens)
         self._acoustic = _History(manifest.window_hops, acoustic.tokens)
 
@@ -140,63 +138,52 @@ class Cutter:
         self._vision.clear()
         self._acoustic.clear()
 
-    def cut(self, rings: Rings, tick: Tick) -> Chunk:
-        """The chunk of `tick`; ticks must be cut in order, each once, or after `clear`."""
-        self._cut_vision(rings.vision, tick)
-        self._cut_acoustic(rings.acoustic, tick)
+    def cut(self, rings: Rings, tick: Tick, rows: Rows) -> Chunk:
+        """Write the hop of `tick` into `rows`; ticks must be cut in order, each once, or after `clear`.
+
+        rows, float32: vision_in (slots, 3, size, size) RGB 0..255, vision_valid (slots,), vision_position (slots,
+        width), acoustic_in (mel frames, bands), acoustic_valid (tokens,), acoustic_position (tokens, width).
+        """
+        self._cut_vision(rings.vision, tick, rows)
+        self._cut_acoustic(rings.acoustic, tick, rows)
+        self._cut_positions(tick, rows)
         return Chunk(
             tick=tick,
-            inputs=self._inputs,
             vision=self._vision.view(tick, with_quality=True),
             acoustic=self._acoustic.view(tick, with_quality=False),
             segments=rings.transcript.between(tick.start_ns, tick.end_ns),
         )
 
-    def _cut_vision(self, ring: VisionRing, tick: Tick) -> None:
+    def _cut_vision(self, ring: VisionRing, tick: Tick, rows: Rows) -> None:
         count = self._manifest.vision.slots_per_hop
         first = (tick.number - 1) * count
-        items = ring.read(first, count)
-        # (slot, row, column, channel) -> (slot, channel, row, column)
-        self._inputs["vision_in"][0] = items.frames.transpose(0, 3, 1, 2)
-        self._inputs["vision_valid"][0] = items.valid
-        self._inputs["vision_position"][0] = self._positions(first, count)
+        items = ring.read(first, count, into=rows["vision_in"])
+        rows["vision_valid"][:] = items.valid
         valid = items.valid > 0
-        self._vision.add(
-            tick.number, int(valid.sum()), float(items.quality[valid].sum()), int((items.captured_ns != NEVER_NS).sum())
-        )
+        seen = int(np.count_nonzero(items.captured_ns != NEVER_NS))
+        self._vision.add(tick.number, int(np.count_nonzero(valid)), float(items.quality[valid].sum()), seen)
         if valid.any():
             self._vision.arrived(int(items.captured_ns[valid].max()))
 
-    def _cut_acoustic(self, ring: AudioRing, tick: Tick) -> None:
+    def _cut_acoustic(self, ring: AudioRing, tick: Tick, rows: Rows) -> None:
         spec = self._manifest.acoustic
         start = (tick.number - 1) * spec.samples_per_hop
         items = ring.read(start - self._left, start + spec.samples_per_hop)
-        self._inputs["acoustic_in"][0] = log_mel(items.samples, self._mel)
-        present = np.asarray(items.present)[self._left :]
+        rows["acoustic_in"][:] = log_mel(items.samples, self._mel)
+        present = items.present[self._left :]
         tokens = present.reshape(spec.tokens_per_hop, -1).all(axis=1)
-        self._inputs["acoustic_valid"][0] = tokens
-        first = (tick.number - 1) * spec.tokens_per_hop
-        self._inputs["acoustic_position"][0] = self._positions(first, spec.tokens_per_hop)
-        heard = np.flatnonzero(present)
-        self._acoustic.add(tick.number, int(tokens.sum()), 0.0, len(heard))
-        if len(heard):
-            end_sample = start + int(heard[-1]) + 1
+        rows["acoustic_valid"][:] = tokens
+        heard = int(np.count_nonzero(present))
+        self._acoustic.add(tick.number, int(np.count_nonzero(tokens)), 0.0, heard)
+        if heard:
+            end_sample = start + len(present) - int(present[::-1].argmax())
             self._acoustic.arrived(self._grid.origin_ns + end_sample * NS_PER_S // spec.sample_rate_hz)
 
-    def _positions(self, first: int, count: int) -> F32:
-        model = self._manifest.model
-        return sinusoid(np.arange(first, first + count, dtype=np.int64), model.width, model.position_base)
-
-
-def _allocate(manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """Level 1's hop inputs for one stream, zeros."""
-    vision, acoustic, width = manifest.vision, manifest.acoustic, manifest.model.width
-    shapes = {
-        "vision_in": (vision.slots_per_hop, 3, vision.size_px, vision.size_px),
-        "vision_valid": (vision.slots_per_hop,),
-        "vision_position": (vision.slots_per_hop, width),
-        "acoustic_in": (acoustic.mel_frames_per_hop, acoustic.mel_bands),
-        "acoustic_valid": (acoustic.tokens_per_hop,),
-        "acoustic_position": (acoustic.tokens_per_hop, width),
-    }
-    return {name: np.zeros((1, *shape), dtype=np.float32) for name, shape in shapes.items()}
+    def _cut_positions(self, tick: Tick, rows: Rows) -> None:
+        """Absolute steps of the hop's slots and tokens, both modalities in one go."""
+        model, past = self._manifest.model, tick.number - 1
+        slots, tokens = self._manifest.vision.slots_per_hop, self._manifest.acoustic.tokens_per_hop
+        steps = np.concatenate([self._steps[:slots] + past * slots, self._steps[:tokens] + past * tokens])
+        positions = sinusoid(steps, model.width, model.position_base)
+        rows["vision_position"][:] = positions[:slots]
+        rows["acoustic_position"][:] = positions[slots:]

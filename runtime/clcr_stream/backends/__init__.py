@@ -1,37 +1,85 @@
-"""Backends run a bundle's engines: the protocol, and the one place that chooses between them."""
+"""Backends run a bundle's engines: what a tick runs, the protocol of what runs it, and the one place that chooses.
+
+A `Program` names the tensors of a tick and the engines that read and write them; two engines that name the same tensor
+share its memory, so the output of a level is the input of the next. A `Runner` is a program with its memory and its
+state, for up to `seats` streams: a stream's seat is its row in every tensor.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.errors import BackendError
-from clcr_stream.manifest import EngineSpec, TensorSpec
+from clcr_stream.manifest import STREAMS, EngineSpec, TensorSpec
 
 BACKENDS = ("auto", "onnxruntime", "null")
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class Engine(Protocol):
-    """One loaded graph with its buffers and its state; one thread at a time."""
+@dataclass(frozen=True)
+class Graph:
+    """A verified engine of a bundle: its ONNX bytes, their sha256 and its entry in the manifest."""
 
-    def run(self, inputs: Arrays) -> Arrays:
-        """Outputs (without state) for `inputs` (without state); the arrays are the engine's, until the next run."""
+    onnx: bytes
+    sha256: str
+    spec: EngineSpec
 
-    def reset(self) -> None:
-        """Forget the state: zeros, as at stream start."""
+
+@dataclass(frozen=True)
+class Call:
+    """One engine in a tick: the engine's tensor name -> the program's, for all but its state."""
+
+    engine: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a tick runs, in order; the host fills `inputs` before it and reads `outputs` after it."""
+
+    calls: tuple[Call, ...]
+    tensors: Mapping[str, TensorSpec]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Runner(Protocol):
+    """A program with its memory, allocated once; a thread at a time."""
+
+    @property
+    def inputs(self) -> Arrays:
+        """(seats, ...) each: the caller fills rows in place before a run."""
+
+    @property
+    def outputs(self) -> Arrays:
+        """(seats, ...) each: what the last run of a seat said, until its next one."""
+
+    def run(self, first: int, count: int) -> Mapping[str, float]:
+        """Advance seats [first, first + count) by one hop; the time of each engine, ms. BackendError when one fails."""
+
+    def clear(self, seat: int) -> None:
+        """The state of a seat as at stream start: zeros."""
+
+    def move(self, source: int, target: int) -> None:
+        """Copy the inputs and the state of a seat over those of another one."""
+
+    def close(self) -> None:
+        """Let go of memory and device. Idempotent."""
 
 
 class Backend(Protocol):
-    """Loads engines; `name` is what predictions report."""
+    """Makes runners; `name` is what predictions report."""
 
     name: str
 
-    def load(self, name: str, onnx: bytes, spec: EngineSpec) -> Engine:
-        """An engine for one stream, warmed up; BackendError when the graph does not load or is not what `spec` says."""
+    def open(self, program: Program, graphs: Mapping[str, Graph], seats: int) -> Runner:
+        """The program on its engines, warmed up; BackendError when a graph does not load or is not what it says."""
 
 
 def open_backend(name: str) -> Backend:
@@ -49,16 +97,20 @@ def open_backend(name: str) -> Backend:
             raise BackendError(f"backend {name!r} is unknown; allowed: {', '.join(BACKENDS)}")
 
 
-def allocate(tensor: TensorSpec, streams: int = 1) -> NDArray[Any]:
-    """Zeros in the tensor's shape for `streams` streams."""
-    return np.zeros([streams, *(int(size) for size in tensor.shape[1:])], dtype=np.dtype(tensor.dtype))
+def single_program(name: str, spec: EngineSpec) -> Program:
+    """A program of one engine whose tensors keep their names."""
+    state = set(spec.state)
+    inputs = [tensor for tensor in spec.inputs if tensor.name not in state]
+    outputs = [tensor for tensor in spec.outputs if tensor.name.removesuffix("_next") not in state]
+    tensors = {tensor.name: tensor for tensor in (*inputs, *outputs)}
+    ins, outs = tuple(tensor.name for tensor in inputs), tuple(tensor.name for tensor in outputs)
+    return Program(
+        (Call(name, dict(zip(ins, ins, strict=True)), dict(zip(outs, outs, strict=True))),), tensors, ins, outs
+    )
 
 
-def fill(buffers: Mapping[str, NDArray[Any]], inputs: Arrays, engine: str) -> None:
-    """Copy `inputs` into bound `buffers` of the same names and shapes; BackendError names what does not fit."""
-    for name, buffer in buffers.items():
-        given = inputs.get(name)
-        if given is None or given.shape != buffer.shape:
-            shape = None if given is None else given.shape
-            raise BackendError(f"{engine}: input {name} has shape {shape}, the engine takes {buffer.shape}")
-        np.copyto(buffer, given, casting="same_kind")
+def allocate(tensor: TensorSpec, seats: int) -> NDArray[Any]:
+    """Zeros for `seats` streams; pages that no stream touches cost no memory."""
+    if tensor.shape[0] != STREAMS:
+        raise BackendError(f"tensor {tensor.name}: first dimension is {tensor.shape[0]!r}, it must be {STREAMS!r}")
+    return np.zeros([seats, *(int(size) for size in tensor.shape[1:])], dtype=np.dtype(tensor.dtype))

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from clcr_stream.backends import Arrays, allocate, fill
-from clcr_stream.manifest import EngineSpec
+from collections.abc import Mapping
+
+from clcr_stream.backends import Graph, Program, allocate
 
 # Distributions have to be valid, else no prediction would ever leave the loop.
 _SHARES = ("probs", "omega", "beta")
 
 
-class NullEngine:
-    """Checks its inputs and returns constants; for tests and for measuring the runtime without its engines."""
+class NullRunner:
+    """Takes inputs and returns constants; for tests and for measuring the runtime without its engines."""
 
-    def __init__(self, name: str, spec: EngineSpec) -> None:
-        self._name = name
-        state_out = {f"{state}_next" for state in spec.state}
-        self._inputs = {tensor.name: allocate(tensor) for tensor in spec.inputs if tensor.name not in spec.state}
-        self._outputs = {tensor.name: allocate(tensor) for tensor in spec.outputs if tensor.name not in state_out}
+    def __init__(self, program: Program, seats: int) -> None:
+        self.seats = seats
+        self.inputs = {name: allocate(program.tensors[name], seats) for name in program.inputs}
+        self.outputs = {name: allocate(program.tensors[name], seats) for name in program.outputs}
         for share in _SHARES:
-            if share in self._outputs:
-                self._outputs[share][:] = 1.0 / self._outputs[share].shape[-1]
+            if share in self.outputs:
+                self.outputs[share][:] = 1.0 / self.outputs[share].shape[-1]
+        self._timing_ms = {call.engine: 0.0 for call in program.calls}
 
-    def run(self, inputs: Arrays) -> Arrays:
-        fill(self._inputs, inputs, self._name)
-        return self._outputs
+    def run(self, first: int, count: int) -> Mapping[str, float]:
+        return self._timing_ms
 
-    def reset(self) -> None:
+    def clear(self, seat: int) -> None:
         """There is no state to forget."""
+
+    def move(self, source: int, target: int) -> None:
+        for array in self.inputs.values():
+            array[target] = array[source]
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
 
 class NullBackend:
-    """Loads any graph without reading it."""
+    """Opens any program without reading its graphs."""
 
     name = "null"
 
-    def load(self, name: str, onnx: bytes, spec: EngineSpec) -> NullEngine:
-        return NullEngine(name, spec)
+    def open(self, program: Program, graphs: Mapping[str, Graph], seats: int) -> NullRunner:
+        return NullRunner(program, seats)

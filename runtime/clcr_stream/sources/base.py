@@ -45,15 +45,23 @@ class FaceCropper(Protocol):
     def crop(self, rgb: NDArray[np.uint8], /) -> FaceCropLike | None: ...
 
 
+def nobody() -> None:
+    """Nobody waits for news."""
+
+
 @dataclass(frozen=True)
 class Sinks:
-    """Where sources put what they capture, and the session's clock; `finder` None = a FaceFinder when one is needed."""
+    """Where sources put what they capture, and the session's clock; `finder` None = a FaceFinder when one is needed.
+
+    A source calls `notify` when what a tick was waiting for has arrived, or at its end; in its own thread.
+    """
 
     clock: Clock
     vision: VisionRing
     audio: AudioRing
     transcript: Transcript
     finder: FaceCropper | None = None
+    notify: Callable[[], object] = nobody
 
     @property
     def origin_ns(self) -> int:
@@ -113,7 +121,7 @@ class Source(Protocol):
     def watermark_ns(self) -> int: ...
     def start(self) -> None: ...
     def close(self) -> None: ...
-    def wait_filled(self, end_ns: int, stop: threading.Event) -> bool: ...
+    def filled(self, end_ns: int) -> bool: ...
     def consumed(self, end_ns: int) -> None: ...
     def report(self) -> SourceReport: ...
 
@@ -122,7 +130,7 @@ class ThreadedSource(ABC):
     """A source with one daemon thread that runs `run` once; an error there ends the source, never the process.
 
     A lossless source has pushed everything before `watermark_ns` and waits with `_await_room` instead of overrunning
-    its ring. A live one answers `wait_filled` at once: its ring holds whatever came in time.
+    its ring. A live one is always `filled`: its ring holds whatever came in time.
     """
 
     def __init__(self, identity: Identity, sinks: Sinks) -> None:
@@ -133,6 +141,7 @@ class ThreadedSource(ABC):
         self._changed = threading.Condition()
         self._watermark_ns = sinks.origin_ns
         self._consumed_ns = sinks.origin_ns
+        self._awaited_ns = FOREVER_NS  # what a tick was refused for: its arrival is worth waking somebody
         self._state: State = "waiting"
         self._reason = NOT_STARTED
 
@@ -180,16 +189,14 @@ class ThreadedSource(ABC):
         else:
             self._end("ended", "closed")
 
-    def wait_filled(self, end_ns: int, stop: threading.Event) -> bool:
-        """Lossless: wait until everything before `end_ns` was pushed or the source ended; False when stopped."""
+    def filled(self, end_ns: int) -> bool:
+        """True when nothing more will come for the time before `end_ns`; of a live source, what came in time counts."""
         if not self.lossless:
-            return not stop.is_set()
+            return True
         with self._changed:
-            while self._watermark_ns < end_ns:
-                if stop.is_set() or self.stop.is_set():
-                    return False
-                self._changed.wait(POLL_S)
-        return True
+            if self._watermark_ns < end_ns:
+                self._awaited_ns = end_ns
+            return self._watermark_ns >= end_ns
 
     def consumed(self, end_ns: int) -> None:
         """The loop has read everything before `end_ns`: room for a lossless source to go on."""
@@ -224,6 +231,7 @@ class ThreadedSource(ABC):
                 self._state, self._reason = state, one_line(reason)
             self._watermark_ns = FOREVER_NS
             self._changed.notify_all()
+        self.sinks.notify()
 
     def _set_state(self, state: State, reason: str = "") -> None:
         with self._changed:
@@ -234,6 +242,11 @@ class ThreadedSource(ABC):
             if watermark_ns > self._watermark_ns:
                 self._watermark_ns = watermark_ns
                 self._changed.notify_all()
+            arrived = watermark_ns >= self._awaited_ns
+            if arrived:
+                self._awaited_ns = FOREVER_NS
+        if arrived:
+            self.sinks.notify()
 
     def _await_room(self, end_ns: int) -> bool:
         """Block until data up to `end_ns` fits in the rings; False when the source is stopping."""
