@@ -111,6 +111,15 @@ def test_a_gap_between_seats_ends_a_batch() -> None:
     assert next_batch(due, 8, NOW_NS, BatchCost()) == range(3, 5)
 
 
+def test_of_recordings_that_nothing_presses_the_one_with_the_fewest_hops_is_next() -> None:
+    done = [0] * 5
+    for _ in range(40):
+        due = [Due(seat, FOREVER_NS, hops) for seat, hops in enumerate(done)]
+        for seat in next_batch(due, 2, NOW_NS, BatchCost()):
+            done[seat] += 1
+        assert max(done) - min(done) <= 1
+
+
 def test_a_recording_without_a_pace_does_not_keep_a_tardy_stream_waiting() -> None:
     due = [Due(0, FOREVER_NS), Due(2, NOW_NS - 5)]
     assert next_batch(due, 1, NOW_NS, BatchCost()) == range(2, 3)

@@ -26,10 +26,11 @@ OnEnd = Callable[[Session, ClcrError | None], None]
 
 @dataclass(frozen=True)
 class Due:
-    """A stream whose hop is due."""
+    """A stream whose hop is due, after `done` of its hops."""
 
     seat: int
     deadline_ns: int
+    done: int = 0
 
 
 class BatchCost:
@@ -55,13 +56,13 @@ def next_batch(due: Iterable[Due], limit: int, now_ns: int, cost: BatchCost) -> 
     """The seats of the next call: at most `limit` side by side, with the most urgent stream that can be in time.
 
     Streams past their deadline come after those, so that one that has fallen behind does not take the others with it;
-    recordings that nothing presses come last. A call that would miss a deadline is halved until it meets it, if a part
-    does.
+    recordings that nothing presses come last, the one with the fewest hops first. A call that would miss a deadline is
+    halved until it meets it, if a part does.
     """
 
-    def urgency(one: Due) -> tuple[bool, bool, int]:
+    def urgency(one: Due) -> tuple[bool, bool, int, int]:
         # What nothing presses comes after the tardy, which would otherwise wait for the end of a whole recording.
-        return one.deadline_ns == FOREVER_NS, one.deadline_ns <= now_ns, one.deadline_ns
+        return one.deadline_ns == FOREVER_NS, one.deadline_ns <= now_ns, one.deadline_ns, one.done
 
     runs: list[list[Due]] = []
     for one in sorted(due, key=lambda one: one.seat):
@@ -141,7 +142,7 @@ class Loop:
                 if due_ns is None:
                     ended.append(session)
                 elif due_ns <= now_ns:
-                    due.append(Due(seat, session.deadline_ns()))
+                    due.append(Due(seat, session.deadline_ns(), session.done))
                 elif due_ns != AWAITING_DATA_NS:
                     asleep_until_ns = due_ns if asleep_until_ns is None else min(asleep_until_ns, due_ns)
             if ended:

@@ -83,15 +83,15 @@ class Session:
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
         self._live = len(self._lossless) < len(sources)
         self._told: dict[str, messages.Transcript] = {}
-        self._done = 0  # the last tick that went through the levels or was dropped
+        self.done = 0  # the last tick that went through the levels or was dropped
         self._target = 0  # the tick to publish; those before it are late
         self._filled: _Filled | None = None
         self._words_shown: int | None = None  # revision of the language rows in the seat
 
     def next_due_ns(self) -> int | None:
         """When the next hop is due by the clock: 0 for at once, AWAITING_DATA_NS, or None when there is no next hop."""
-        number = self._done + 1
-        if self._done == self._schedule.last_tick:
+        number = self.done + 1
+        if self.done == self._schedule.last_tick:
             return None
         end_ns = self._pipeline.grid.tick(number).end_ns
         if not all(source.filled(end_ns) for source in self._lossless):
@@ -106,14 +106,14 @@ class Session:
         """Until when the next hop has to be published: the next one is due then. FOREVER_NS when nothing presses."""
         if not self._schedule.paced:
             return FOREVER_NS
-        return self._pipeline.grid.tick(self._done + 2).end_ns + self._settle_ns()
+        return self._pipeline.grid.tick(self.done + 2).end_ns + self._settle_ns()
 
     def fill(self, levels: Levels, seat: int) -> None:
         """Cut the hop that is due into its rows; `finish` must follow before the next one."""
         started_ns = time.perf_counter_ns()
-        if self._done + 1 > self._target:
+        if self.done + 1 > self._target:
             self._aim(levels, seat)
-        pipeline, tick = self._pipeline, self._pipeline.grid.tick(self._done + 1)
+        pipeline, tick = self._pipeline, self._pipeline.grid.tick(self.done + 1)
         rows = levels.inputs(seat)
         rows["gamma"][0] = self._schedule.gamma
         chunk = pipeline.cutter.cut(pipeline.rings, tick, rows)
@@ -135,20 +135,20 @@ class Session:
         filled, self._filled = self._filled, None
         assert filled is not None, "finish without fill"
         manifest = self._pipeline.manifest
-        self._done += 1
+        self.done += 1
         outputs = levels.outputs(seat, _valid_counts(filled, manifest))
         invalid = why_invalid(outputs, manifest.task == "classification") is not None
         if invalid:
             self.account.skipped(INVALID)
             self._reset(levels, seat)
-        elif self._done < self._target:
+        elif self.done < self._target:
             self.account.skipped(LATE)
         else:
             self._publish(filled, outputs, engines_ms, count)
 
     def _aim(self, levels: Levels, seat: int) -> None:
         """Choose the tick to publish: the newest due; a live stream a whole window behind starts over with it."""
-        first, clock = self._done + 1, self._schedule.clock
+        first, clock = self.done + 1, self._schedule.clock
         if not self._schedule.paced:
             self._target = first
             # Without a pace time is the recording's own: the clock is a virtual one and jumps there.
@@ -159,7 +159,7 @@ class Session:
         if not self._lossless and newest - first >= self._pipeline.manifest.window_hops:
             self.account.skipped(OVERRUN, newest - first)
             self._reset(levels, seat)
-            self._done = newest - 1
+            self.done = newest - 1
 
     def _settle_ns(self) -> int:
         """A recording has nothing to settle: what lies before its watermark is complete."""
