@@ -133,6 +133,8 @@ class Host:
             self._errors.setdefault(stream.config.name, error)
         for stream in remaining:
             self._settle(stream)
+        self._levels.close()
+        self._shared.model.encoder.close()
         self._wake.close()
         self._work.close()
 

@@ -144,6 +144,7 @@ class ThreadedSource(ABC):
         self._awaited_ns = FOREVER_NS  # what a tick was refused for: its arrival is worth waking somebody
         self._state: State = "waiting"
         self._reason = NOT_STARTED
+        self._stated: tuple[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -234,7 +235,10 @@ class ThreadedSource(ABC):
         self.sinks.notify()
 
     def _set_state(self, state: State, reason: str = "") -> None:
+        if (state, reason) == self._stated:  # said with every block
+            return
         with self._changed:
+            self._stated = state, reason
             self._state, self._reason = state, redact(one_line(reason))
 
     def _advance(self, watermark_ns: int) -> None:

@@ -19,6 +19,7 @@ UTTERANCE_S = 5.0  # one sentence and the pause after it; emotions change here w
 SPEECH_S = 4.2
 FLASH_S = 0.1
 HARMONICS = 36
+PIECE_SAMPLES = 4000  # of speech that are drawn at once, 10 ms of work
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,10 @@ class Person:
         per_utterance = int(UTTERANCE_S * RATE_HZ)
         while done < count:
             number, offset = divmod(first_sample + done, per_utterance)
-            part = min(count - done, per_utterance - offset)
-            at_s = (offset + np.arange(part)) / RATE_HZ
-            out[done : done + part] = _voice(at_s, self.manner(number * UTTERANCE_S))
-            done += part
+            piece, within = divmod(offset, PIECE_SAMPLES)
+            spoken = _spoken(self.manner(number * UTTERANCE_S), piece)[within : within + count - done]
+            out[done : done + len(spoken)] = spoken
+            done += len(spoken)
         if self.options.flash:
             at_s = (first_sample + np.arange(count)) / RATE_HZ
             click = 0.5 * np.sin(2 * np.pi * 1000 * at_s) * (at_s % 1.0 < FLASH_S)
@@ -174,6 +175,14 @@ def _voice(at_s: NDArray[np.float64], manner: Manner) -> NDArray[np.float32]:
     onset = np.exp(-((at_s * manner.syllables_hz % 1.0) / 0.12)) * (at_s < SPEECH_S)
     mixed = manner.loudness * (0.45 * wave * _syllables(at_s, manner) + 0.08 * breath * onset)
     return np.asarray(np.clip(mixed + 0.001 * breath, -1.0, 1.0), np.float32)
+
+
+@lru_cache(maxsize=256)
+def _spoken(manner: Manner, piece: int) -> NDArray[np.float32]:
+    """A piece of the utterance in that manner: the same each time, so a process draws each one once."""
+    first = piece * PIECE_SAMPLES
+    last = min(first + PIECE_SAMPLES, int(UTTERANCE_S * RATE_HZ))
+    return _voice(np.arange(first, last) / RATE_HZ, manner)
 
 
 @lru_cache(maxsize=1)
