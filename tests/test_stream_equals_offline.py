@@ -6,6 +6,7 @@ tests the session loop. What it is compared with is in streaming_reference.py.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -351,14 +352,16 @@ def test_what_a_session_publishes_equals_the_model_at_either_pace(runtime: Runti
 
 
 @pytest.mark.slow
-def test_thousands_of_hops_do_not_drift(runtime: Runtime) -> None:
-    recording = record(12, 2000)
+def test_thousands_of_hops_do_not_drift(runtime: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
+    """CLCR_DRIFT_HOPS=100000 makes it as many (7 GB, minutes); what was found is printed."""
+    recording = record(12, int(os.environ.get("CLCR_DRIFT_HOPS", "2000")))
+    every = max(250, recording.hops // 200)
     offline, worst = runtime.offline(recording), []
 
     def send(message: messages.Message) -> None:
         if not isinstance(message, messages.Prediction):
             return
-        if message.seq % 250:
+        if message.seq % every:
             offline.place_words(message.seq)  # the order of arrival decides the steps of later words
             return
         begin = message.seq - WINDOW_HOPS - CONTEXT_HOPS
@@ -367,6 +370,9 @@ def test_thousands_of_hops_do_not_drift(runtime: Runtime) -> None:
 
     session = run_session(runtime, recording, True, send)
     assert session.account.ticks().published == recording.hops
-    assert len(worst) == 8
+    assert len(worst) == recording.hops // every
     assert max(worst) <= TOLERANCE
-    assert worst[-1] <= 5 * max(worst[0], 1e-6), f"the difference grows: {worst}"
+    middle = len(worst) // 2
+    assert max(worst[middle:]) <= 5 * max(*worst[:middle], 1e-6), f"the difference grows: {worst}"
+    with capsys.disabled():
+        print(f" {recording.hops} hops, {len(worst)} windows compared, largest difference {max(worst):.1e}", end="")

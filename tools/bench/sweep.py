@@ -148,4 +148,5 @@ def draw(series: dict[str, list[dict[str, Any]]], figure: Any) -> None:
         axes.set_xlabel({"window_s": "window, s", "hop_s": "hop, s", "video_hz": "pictures per second"}[name])
         axes.set_yscale("log")
     panels[0].set_ylabel("ms per tick, median")
-    panels[0].legend(fontsize="small")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3, fontsize="small")
