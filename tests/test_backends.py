@@ -204,7 +204,7 @@ def test_a_graph_that_wants_external_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_backend_is_told_what_is_allowed() -> None:
-    with pytest.raises(BackendError, match="allowed: auto, onnxruntime, null"):
+    with pytest.raises(BackendError, match="allowed: auto, onnxruntime, tensorrt, null"):
         open_backend("tensorflow")
 
 

@@ -48,7 +48,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [[], ["devices"], ["doctor"], ["sub"]])
+@pytest.mark.parametrize("command", [[], ["build"], ["devices"], ["doctor"], ["sub"]])
 def test_help_shows_exit_codes_and_ends_with_zero(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])

@@ -33,6 +33,7 @@ def test_the_shipped_file_holds_every_key_with_its_default() -> None:
     tree = yaml.safe_load(path.read_text())
     config = Config()
     assert tree.pop("streams") == []
+    assert set(tree["tensorrt"]["builder"]) == set(config.tensorrt.builder.__struct_fields__)
     assert {section: set(keys) for section, keys in tree.items()} == {
         section: set(getattr(config, section).__struct_fields__)
         for section in config.__struct_fields__
@@ -54,6 +55,12 @@ def test_a_flag_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) ->
     assert (config.run.duration_s, config.run.settle_ms, config.model.gamma) == (9.0, 5, 0.5)
 
 
+def test_builder_options_are_read_as_trtexec_would_read_them(tmp_path: Path) -> None:
+    path = written(tmp_path, "tensorrt: {builder: {builderOptimizationLevel: 5, noTF32: false}}")
+    builder = load_config(path, {"tensorrt.builder.avgTiming": "8"}).tensorrt.builder
+    assert builder.given() == {"builderOptimizationLevel": "5", "avgTiming": "8", "noTF32": "False"}
+
+
 def test_a_flag_beats_a_key_of_a_section_within_a_section(tmp_path: Path) -> None:
     path = written(tmp_path, "publish: {stream: a, curve: {secret_file: of file, clients_folder: of file}}")
     publish = load_config(path, {"publish.curve.secret_file": "of flag"}).publish
@@ -68,7 +75,7 @@ def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("runn: {}", "unknown key runn; allowed here: sources, model, publish, run, streams"),
+        ("runn: {}", "unknown key runn; allowed here: sources, model, tensorrt, publish, run, streams"),
         ("run: {settle: 5}", "unknown key run.settle; allowed here: settle_ms"),
         ("run: {settle_ms: fast}", "run.settle_ms: Expected `float`"),
         ("publish: {format: xml}", "publish.format"),
@@ -80,6 +87,14 @@ def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> Non
         ("run: {max_streams: 0}", "run.max_streams is 0, allowed 1..1024"),
         ("run: {max_streams: 1025}", "run.max_streams is 1025"),
         ("run: {max_batch: 0}", "run.max_batch is 0, allowed 1..1024"),
+        ("tensorrt: {fp16: true}", "unknown key tensorrt.fp16; allowed here: device, cuda_graph, blocking_wait"),
+        ("tensorrt: {device: -1}", "tensorrt.device is -1, must be 0 or above"),
+        (
+            "tensorrt: {builder: {optLevel: 3}}",
+            "unknown key tensorrt.builder.optLevel; allowed here: builderOptimizati",
+        ),
+        ("tensorrt: {builder: {avgTiming: true}}", "tensorrt.builder: builder option avgTiming: 'True' is not a whole"),
+        ("tensorrt: {builder: {noTF32: maybe}}", "builder option noTF32: 'maybe' is not true or false"),
         ("streams: 5", "streams: Expected `array`"),
         ("streams: [{sources: {camera: '0'}}]", "missing required field `name`"),
         ("streams: [{name: a}, {name: b, colour: red}]", "unknown key streams[1].colour; allowed here: name, sources"),

@@ -85,6 +85,8 @@ def samples() -> dict[Kind, Message]:
         degraded=("no transcript",),
         subscribers=2,
         refused_peers=1,
+        backend="onnxruntime",
+        backend_reason="tensorrt is not installed",
     )
     return {"session": session, "prediction": prediction, "transcript": transcript, "status": status}
 
@@ -95,6 +97,12 @@ def test_the_bytes_of_a_message_are_those_of_the_golden_file(kind: Kind, format:
     golden = (GOLDEN / f"{kind}.{format}").read_bytes()
     assert encode(samples()[kind], format) == golden
     assert decode(golden, format) == decode(golden) == samples()[kind]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_status_of_before_there_was_a_choice_of_backends_is_still_read(format: Format) -> None:
+    older = decode((GOLDEN / "older" / f"status.{format}").read_bytes(), format)
+    assert older == msgspec.structs.replace(samples()["status"], backend="", backend_reason=None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -449,3 +449,20 @@ def test_the_seat_s_words_are_those_of_the_newest_revision() -> None:
         session.fill(levels, seat)
         assert all((row == language.hops // 2).all() for row in words)
         session.finish(levels, seat, levels.run(seat, 1))
+
+
+def test_a_backend_that_times_its_tick_as_one_is_accounted_for_like_one_that_times_each_engine() -> None:
+    for engines_ms in ({"tick": 5000.0}, {"level1": 1000.0, "level2": 3000.0, "intercad": 1000.0}):
+        at = bench(live(1))
+        levels = Levels(empty_bundle(MANIFEST), at.levels)
+        seat = levels.take()
+        at.clock.take(2 * HOP_NS)
+        at.session.fill(levels, seat)
+        levels.run(seat, 1)
+        at.session.finish(levels, seat, engines_ms)
+        (prediction,) = (message for message in at.sent if isinstance(message, messages.Prediction))
+        assert prediction.timing_ms.items() >= engines_ms.items()
+        assert set(prediction.timing_ms) - set(engines_ms) == {"cut", "language", "batch", "total"}
+        _, tick, overhead, _ = at.session.account.latencies()
+        assert tick.p50 is not None and overhead.p50 is not None
+        assert overhead.p50 == pytest.approx(tick.p50 - 5000.0, abs=tick.p50)

@@ -1,4 +1,4 @@
-"""The command line: `clcr-stream` runs a session; `devices`, `doctor` and `sub` help around it."""
+"""The command line: `clcr-stream` runs a session; `build`, `devices`, `doctor` and `sub` help around it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ RUN_EXAMPLES = """examples:
   clcr-stream --input talk.mp4 --transcript talk.srt --pace max --output talk.jsonl
   clcr-stream --camera rtsp://host/stream --mic none --bind tcp://127.0.0.1:5556
   clcr-stream --camera test:// --mic test:// --duration 10
-  clcr-stream devices | doctor | sub                 see `clcr-stream COMMAND --help`
+  clcr-stream build | devices | doctor | sub         see `clcr-stream COMMAND --help`
+"""
+
+BUILD_EXAMPLES = """examples:
+  clcr-stream build                                  the plans of the shipped bundle, for one stream
+  clcr-stream build --bundle engines/mine --streams 8 --builderOptimizationLevel=5
+  clcr-stream build --config cameras.yaml            what a run with that file needs
 """
 
 SUB_EXAMPLES = """examples:
@@ -74,7 +80,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit code. Every ClcrError becomes one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"devices": _devices, "doctor": _doctor, "sub": _subscribe}
+    commands = {"build": _build, "devices": _devices, "doctor": _doctor, "sub": _subscribe}
     command = commands.get(arguments[0]) if arguments else None
     try:
         return command(arguments[1:]) if command is not None else _run(arguments)
@@ -116,7 +122,7 @@ def run_parser() -> argparse.ArgumentParser:
     )
     model = parser.add_argument_group("model")
     model.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
-    model.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, null")
+    model.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
     model.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
     publish = parser.add_argument_group("publishing")
     publish.add_argument(
@@ -141,7 +147,7 @@ def run_parser() -> argparse.ArgumentParser:
 def _run(arguments: Sequence[str]) -> int:
     parser = run_parser()
     if arguments and not arguments[0].startswith("-"):
-        parser.error(f"unknown command {arguments[0]!r}; commands are devices, doctor, sub")
+        parser.error(f"unknown command {arguments[0]!r}; commands are build, devices, doctor, sub")
     given = parser.parse_args(arguments)
     from clcr_stream.config import load_config, stream_configs
 
@@ -251,6 +257,36 @@ def _doctor(arguments: Sequence[str]) -> int:
     return 0 if healthy(checks) else 1
 
 
+def _build(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="clcr-stream build",
+        description="Build the TensorRT plans of a bundle on this machine, or take them from the user's cache.",
+        epilog=f"{BUILD_EXAMPLES}\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
+    parser.add_argument("--streams", type=int, metavar="N", help="most streams at once (default: what a run would use)")
+    parser.add_argument("--device", type=int, metavar="N", help="which GPU (default: 0)")
+    parser.add_argument("--config", metavar="FILE", help="as in a plain run")
+    parser.add_argument("--rebuild", action="store_true", help="take no plan from the cache")
+    parser.add_argument("--json", action="store_true", help="print each step and each plan as one line of JSON")
+    options = parser.add_argument_group("builder options, as trtexec names them")
+    from clcr_stream.config import MAX_STREAMS, BuilderConfig, load_config, seats_of
+
+    for name in BuilderConfig.__struct_fields__:
+        options.add_argument(f"--{name}", metavar="VALUE")
+    given = parser.parse_args(arguments)
+    flags = {f"tensorrt.builder.{name}": getattr(given, name) for name in BuilderConfig.__struct_fields__}
+    config = load_config(given.config, flags | {"model.bundle": given.bundle, "tensorrt.device": given.device})
+    streams = seats_of(config) if given.streams is None else given.streams
+    if not 1 <= streams <= MAX_STREAMS:
+        raise ConfigError(f"--streams {streams}: allowed are 1..{MAX_STREAMS}")
+    from clcr_stream.building import Report, build
+
+    build(config, streams, given.rebuild, Report(sys.stdout, sys.stderr, given.json))
+    return 0
+
+
 def _subscribe(arguments: Sequence[str]) -> int:
     parser = _Parser(
         prog="clcr-stream sub",
@@ -325,7 +361,8 @@ def _print(value: dict[str, Any]) -> None:
 def _say(text: str) -> None:
     """A line for the person at the terminal; a closed one must not end the session."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(text + "\n")
+        # On a terminal the status line is in the way.
+        sys.stderr.write(f"\r\x1b[K{text}\n" if sys.stderr.isatty() else f"{text}\n")
         sys.stderr.flush()
 
 

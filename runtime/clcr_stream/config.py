@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from clcr_stream.errors import ConfigError
+from clcr_stream.errors import BackendError, ConfigError
 
 MAX_CONFIG_BYTES = 64 * 1024
 EXAMPLE = "configs/default.yaml"
@@ -82,11 +82,43 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     max_batch: int = 8
 
 
+BuilderValue: TypeAlias = str | int | bool | None  # a flag is text; what each may be, `BuildOptions.parse` says
+
+
+class BuilderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What TensorRT's builder may do, under trtexec's names; null leaves its default (TF32 off: float32 is float32)."""
+
+    builderOptimizationLevel: BuilderValue = None
+    avgTiming: BuilderValue = None
+    maxAuxStreams: BuilderValue = None
+    memPoolSize: BuilderValue = None
+    tacticSources: BuilderValue = None
+    noTF32: BuilderValue = None
+    useDLACore: BuilderValue = None
+    allowGPUFallback: BuilderValue = None
+
+    def given(self) -> dict[str, str]:
+        """Those that are not null, as trtexec would read them."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+class TensorRTConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How ticks run on an NVIDIA GPU; see docs/gpu.md."""
+
+    device: int = 0
+    cuda_graph: bool = True
+    blocking_wait: bool = False
+    mapped_memory: bool = False
+    builder: BuilderConfig = BuilderConfig()
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration: one stream, from `sources` and `publish`, or those listed under `streams`."""
 
     sources: SourcesConfig = SourcesConfig()
     model: ModelConfig = ModelConfig()
+    tensorrt: TensorRTConfig = TensorRTConfig()
     publish: PublishConfig = PublishConfig()
     run: RunConfig = RunConfig()
     streams: tuple[StreamEntry, ...] = ()
@@ -105,6 +137,11 @@ class StreamConfig:
     format: Literal["json", "msgpack"]
     output: str | None
     curve: CurveConfig
+
+
+def seats_of(config: Config) -> int:
+    """Streams that can run at once in this process: a list of streams may grow, a single one may not."""
+    return config.run.max_streams if config.streams else 1
 
 
 def stream_configs(config: Config) -> tuple[StreamConfig, ...]:
@@ -188,6 +225,7 @@ def _check(config: Config, where: str) -> None:
         f"run.max_streams is {run.max_streams}, allowed 1..{MAX_STREAMS}": 1 <= run.max_streams <= MAX_STREAMS,
         f"run.max_batch is {run.max_batch}, allowed 1..{MAX_STREAMS}": 1 <= run.max_batch <= MAX_STREAMS,
         f"model.gamma is {model.gamma}, allowed 0..4": model.gamma is None or 0 <= model.gamma <= 4,
+        f"tensorrt.device is {config.tensorrt.device}, must be 0 or above": config.tensorrt.device >= 0,
         f"publish.stream is {config.publish.stream!r}, {_ALLOWED_NAME}": bool(
             _STREAM_NAME.fullmatch(config.publish.stream)
         ),
@@ -198,12 +236,24 @@ def _check(config: Config, where: str) -> None:
             f"{where}: publish.curve needs both secret_file and clients_folder (--curve-secret FILE and "
             "--curve-clients DIR), made as docs/wire.md says"
         )
+    _check_builder(config.tensorrt.builder, where)
     rules |= _source_rules(config.sources, "")
     if config.streams:
         rules |= _stream_rules(config)
     for message, holds in rules.items():
         if not holds:
             raise ConfigError(f"{where}: {message}")
+
+
+def _check_builder(builder: BuilderConfig, where: str) -> None:
+    given = builder.given()
+    if given:
+        from clcr_stream.backends.planner import BuildOptions
+
+        try:
+            BuildOptions.parse(given)
+        except BackendError as error:
+            raise ConfigError(f"{where}: tensorrt.builder: {error}; see {EXAMPLE}") from error
 
 
 def _source_rules(sources: SourcesConfig, prefix: str) -> dict[str, bool]:

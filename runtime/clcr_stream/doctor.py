@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
+
 from clcr_stream.config import Config
-from clcr_stream.errors import ClcrError
+from clcr_stream.errors import BackendError, ClcrError
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "PyYAML", "tokenizers")
+NVIDIA_DEVICES = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvgpu"))
 VIDEO_CLASS = Path("/sys/class/video4linux")
 
 
@@ -36,6 +39,7 @@ def examine(config: Config) -> list[Check]:
     checks = [_python(), *(_package(name) for name in PACKAGES)]
     checks.append(_guarded("bundle", lambda: _bundle(config)))
     checks.append(_guarded("backend", lambda: _backend(config)))
+    checks.append(_tensorrt(config))
     checks.append(_cameras())
     checks.append(_microphones())
     checks.append(_guarded("endpoint", lambda: _endpoint(config)))
@@ -110,19 +114,44 @@ def _bundle(config: Config) -> str:
 
 
 def _backend(config: Config) -> str:
-    from clcr_stream.backends import open_backend
+    """What a run would take and open, except that nothing is built."""
     from clcr_stream.bundle import default_bundle_folder, load_bundle
-    from clcr_stream.golden import replay_golden
+    from clcr_stream.golden import replay_engines
+    from clcr_stream.run import WITHOUT_PLANS, load, pick
 
     bundle = load_bundle(config.model.bundle if config.model.bundle is not None else default_bundle_folder())
-    backend = open_backend(config.model.backend)
-    replayed = replay_golden(bundle, backend)
+    picked = pick(config, bundle)
+    if picked.backend.name == "tensorrt" and picked.unplanned:
+        raise BackendError(WITHOUT_PLANS)
+    with contextlib.closing(load(config)) as loaded:
+        name = loaded.levels.backend
+        replayed = replay_engines(bundle, loaded.model.encoder, loaded.levels)
     if replayed is None:
-        return f"{backend.name} (the bundle has no golden vectors to check it with)"
+        return f"{name} (the bundle has no golden vectors to check it with)"
     hops, worst = replayed
-    return (
-        f"{backend.name}: all engines run and repeat the bundle's {hops} golden hops (largest difference {worst:.1e})"
-    )
+    return f"{name}: all engines run and repeat the bundle's {hops} golden hops (largest difference {worst:.1e})"
+
+
+def _tensorrt(config: Config) -> Check:
+    """Whether the GPU could be used; a machine without one is as it should be."""
+    from clcr_stream.backends import NOT_INSTALLED, tensorrt_installed
+    from clcr_stream.bundle import default_bundle_folder, load_bundle
+    from clcr_stream.run import WITHOUT_PLANS, pick
+
+    if not tensorrt_installed():
+        if not any(device.exists() for device in NVIDIA_DEVICES):
+            return Check("tensorrt", True, "not needed: no NVIDIA GPU here", required=False)
+        return Check("tensorrt", False, f"{NOT_INSTALLED}, but an NVIDIA GPU is here; see docs/gpu.md", required=False)
+    try:
+        model = msgspec.structs.replace(config.model, backend="auto")
+        folder = config.model.bundle if config.model.bundle is not None else default_bundle_folder()
+        picked = pick(msgspec.structs.replace(config, model=model), load_bundle(folder))
+    except ClcrError as error:
+        return Check("tensorrt", False, str(error), required=False)
+    if picked.backend.name == "tensorrt":
+        return Check("tensorrt", True, "available, and all plans of this bundle are built", required=False)
+    detail = WITHOUT_PLANS if picked.unplanned else f"{picked.reason}; ONNX Runtime is used instead"
+    return Check("tensorrt", False, detail, required=False)
 
 
 def _cameras() -> Check:

@@ -127,14 +127,12 @@ class Host:
         return dict(self._results)
 
     def close(self) -> None:
-        """End every stream and let go of the engines. Idempotent."""
+        """End every stream. Idempotent."""
         remaining = self.streams()
         for stream, error in close_all(remaining).items():
             self._errors.setdefault(stream.config.name, error)
         for stream in remaining:
             self._settle(stream)
-        self._levels.close()
-        self._shared.model.encoder.close()
         self._wake.close()
         self._work.close()
 

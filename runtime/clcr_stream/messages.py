@@ -151,7 +151,8 @@ class Prediction(Header, frozen=True, kw_only=True, tag="prediction"):
     Classification: `probs` by label, `label` the most probable and `confidence` its probability, both null when a
     probability is not finite. Regression: `value`. `captured_ns` is the capture time of the newest datum used and
     `latency_ms` runs from there to `published_ns`. `degraded` names what is not as it should be; empty when all is
-    well.
+    well. `timing_ms`: cut, language, one value per engine (or one, `tick`, where the backend runs them as one), total;
+    and batch, the streams in the call whose times these are.
     """
 
     window: Window
@@ -198,7 +199,11 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 
 class Status(Header, frozen=True, kw_only=True, tag="status"):
-    """The heartbeat, one per second, and the goodbye; the publisher fills in `subscribers` and `refused_peers`."""
+    """The heartbeat, one per second, and the goodbye; the publisher fills in `subscribers` and `refused_peers`.
+
+    `backend` runs the engines; `backend_reason` says why it is not TensorRT where that was left to the runtime, and how
+    far its plans are. Nothing is wrong when it is set.
+    """
 
     state: Literal["starting", "running", "degraded", "goodbye"]
     uptime_s: float
@@ -209,6 +214,8 @@ class Status(Header, frozen=True, kw_only=True, tag="status"):
     degraded: tuple[str, ...] = ()
     subscribers: int | None = None
     refused_peers: Count = 0
+    backend: str = ""
+    backend_reason: str | None = None
 
 
 Message: TypeAlias = Session | Prediction | Transcript | Status

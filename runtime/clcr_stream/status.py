@@ -56,12 +56,14 @@ class Last:
 
 @dataclass(frozen=True)
 class Header:
-    """Whose status it is, and when."""
+    """Whose status it is, when, and what runs the engines."""
 
     stream: str
     session: str
     boot_id: str
     published_ns: int
+    backend: str = ""
+    backend_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,8 @@ def make_status(
         latency_ms=latency,
         rss_mb=rss_mb(),
         degraded=degraded,
+        backend=header.backend,
+        backend_reason=header.backend_reason,
     )
 
 

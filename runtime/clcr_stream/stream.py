@@ -35,18 +35,24 @@ from clcr_stream.status import Header, make_status, summary
 from clcr_stream.transcript import Transcript
 from clcr_stream.window import Cutter, Grid, Rings
 
+PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "tokenizers")
+GPU_PACKAGES = ("tensorrt", "pycuda", "cuda-bindings")
 EXTRA_S = 2.0  # the rings hold a window and this much more, so that a tick may be a little late
 
 
 @dataclass(frozen=True)
 class Model:
-    """What all streams of a process share of a bundle, apart from the levels."""
+    """What all streams of a process share of a bundle, apart from the levels.
+
+    `backend_reason` may be asked by any thread and changes while plans are being built.
+    """
 
     manifest: Manifest
     bundle_id: str
     backend: str
     tokenizer: TextEncoder
     encoder: Runner
+    backend_reason: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,14 @@ class Stream:
         self.session = Session(pipeline, self._sources, schedule(config, model.manifest, clock), identity, outbox.send)
 
         def heartbeat() -> messages.Status:
-            header = Header(identity.stream, identity.session, identity.boot_id, clock.now_ns())
+            header = Header(
+                identity.stream,
+                identity.session,
+                identity.boot_id,
+                clock.now_ns(),
+                model.backend,
+                model.backend_reason(),
+            )
             uptime_s = (time.monotonic_ns() - self._shared.started_ns) / NS_PER_S
             return outbox.note(make_status(self.session.account, self.sources(), header, uptime_s))
 
@@ -307,7 +320,7 @@ def session_message(
 def versions() -> dict[str, str]:
     """What the session runs on; a package that is not installed is left out."""
     found = {"clcr-stream": __version__, "python": platform.python_version()}
-    for package in ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "tokenizers"):
+    for package in (*PACKAGES, *GPU_PACKAGES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found

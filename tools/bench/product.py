@@ -20,7 +20,7 @@ from bench.command import BenchError
 NS_PER_S = 1_000_000_000
 SAMPLE_PERIOD_S = 0.2
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-ENGINES = ("level1", "level2", "level3", "intercad", "language")
+ENGINES = ("level1", "level2", "level3", "intercad", "language", "tick")  # tick: all but language as one CUDA graph
 
 Message = dict[str, Any]
 

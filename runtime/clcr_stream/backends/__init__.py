@@ -7,9 +7,11 @@ state, for up to `seats` streams: a stream's seat is its row in every tensor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,11 @@ from numpy.typing import NDArray
 from clcr_stream.errors import BackendError
 from clcr_stream.manifest import STREAMS, EngineSpec, TensorSpec
 
-BACKENDS = ("auto", "onnxruntime", "null")
+if TYPE_CHECKING:
+    from clcr_stream.backends.tensorrt import Options
+
+BACKENDS = ("auto", "onnxruntime", "tensorrt", "null")
+NOT_INSTALLED = "tensorrt is not installed"
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -82,19 +88,62 @@ class Backend(Protocol):
         """The program on its engines, warmed up; BackendError when a graph does not load or is not what it says."""
 
 
-def open_backend(name: str) -> Backend:
-    """The backend called `name`; `auto` is onnxruntime. BackendError when it is unknown or not installed."""
-    match name:
-        case "auto" | "onnxruntime":
-            from clcr_stream.backends.onnxruntime import OnnxRuntimeBackend
+@dataclass(frozen=True)
+class Choice:
+    """A backend; `reason` says why `auto` did not take TensorRT, None when it did or was not asked."""
 
-            return OnnxRuntimeBackend()
+    backend: Backend
+    reason: str | None = None
+
+
+def open_backend(name: str) -> Backend:
+    """The backend called `name`, with its defaults. BackendError when it is unknown or cannot be used here."""
+    return choose_backend(name).backend
+
+
+def choose_backend(name: str, options: Callable[[], Options] | None = None) -> Choice:
+    """The backend called `name`; `auto` is tensorrt where it can start, else onnxruntime, which always can.
+
+    `options` gives TensorRT's, if it comes to that. Without a package tensorrt `auto` costs one look for it.
+    """
+    match name:
+        case "auto":
+            try:
+                if tensorrt_installed():
+                    return Choice(_tensorrt(options))
+            except BackendError as error:
+                return Choice(_onnxruntime(), str(error))
+            return Choice(_onnxruntime(), NOT_INSTALLED)
+        case "onnxruntime":
+            return Choice(_onnxruntime())
+        case "tensorrt":
+            return Choice(_tensorrt(options))
         case "null":
             from clcr_stream.backends.null import NullBackend
 
-            return NullBackend()
+            return Choice(NullBackend())
         case _:
             raise BackendError(f"backend {name!r} is unknown; allowed: {', '.join(BACKENDS)}")
+
+
+def tensorrt_installed() -> bool:
+    """Whether there is a package `tensorrt` to be tried, without importing it."""
+    try:
+        return importlib.util.find_spec("tensorrt") is not None
+    except (ImportError, ValueError):  # it was imported already, by something that left no spec
+        return sys.modules.get("tensorrt") is not None
+
+
+def _onnxruntime() -> Backend:
+    from clcr_stream.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend()
+
+
+def _tensorrt(options: Callable[[], Options] | None) -> Backend:
+    from clcr_stream.backends.tensorrt import TensorRTBackend
+
+    return TensorRTBackend(None if options is None else options())
 
 
 def single_program(name: str, spec: EngineSpec) -> Program:
