@@ -75,7 +75,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(checkpoint: Path) -> tuple[Path, Proof]:
     """A bundle proved over the whole window and more, and its proof."""
     bundle = checkpoint.parent / "bundle"
-    return bundle, export_bundle(checkpoint, bundle, ExportOptions("tiny", proof_hops=36), quietly)
+    return bundle, export_bundle(checkpoint, bundle, ExportOptions("tiny", proof_hops=36), quietly).proof
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_another_checkpoint_gives_other_graphs(graphs: dict[str, Graph]) -> None
 
 def test_a_regression_checkpoint_exports_a_value(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path / "c", task="regression")
-    proof = export_bundle(tmp_path / "c", tmp_path / "b", ExportOptions("value", proof_hops=4), quietly)
+    proof = export_bundle(tmp_path / "c", tmp_path / "b", ExportOptions("value", proof_hops=4), quietly).proof
     manifest = load_bundle(tmp_path / "b").manifest
     assert (manifest.task, manifest.labels) == ("regression", [])
     assert manifest.engines["intercad"].outputs[0].name == "value"
@@ -549,7 +549,7 @@ def test_an_ablation_that_cannot_be_streamed_is_refused(tmp_path: Path, settings
 @pytest.mark.parametrize("settings", [{"intraced": False}, {"intercad": False}, {"pool_gate": "log_alpha"}])
 def test_an_ablation_that_can_be_streamed_is_proved_as_well(tmp_path: Path, settings: dict[str, Any]) -> None:
     write_tiny_checkpoint(tmp_path / "c", **settings)
-    proof = export_bundle(tmp_path / "c", tmp_path / "b", ExportOptions("b", proof_hops=4), quietly)
+    proof = export_bundle(tmp_path / "c", tmp_path / "b", ExportOptions("b", proof_hops=4), quietly).proof
     assert max(proof.chained.values()) <= TOLERANCE
 
 

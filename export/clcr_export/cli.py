@@ -7,12 +7,19 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clcr_stream.errors import ClcrError, ConfigError
+
+if TYPE_CHECKING:
+    from clcr_export.writer import Engines
 
 EPILOG = """examples:
   clcr-export runs/javased/best -o engines/default
   clcr-export runs/javased/best -o /tmp/mine --name mine --json
+  clcr-export runs/javased/best -o engines/half --precision fp16 --evaluate cache/packs/javased_av
+  clcr-export runs/javased/best -o engines/int8 --precision int8 --evaluate cache/packs/javased_av \
+      --calibration cache/packs/javased_av cache/packs/goemotions
 
 exit codes: 0 written and proved, 2 usage, 4 bundle, 7 checkpoint, 8 an operator no target engine runs, 9 parity"""
 
@@ -32,6 +39,24 @@ def main(argv: list[str] | None = None) -> int:
         "--proof-hops", type=int, default=40, help="ticks of the chained proof (default 40, at least 35)"
     )
     parser.add_argument("--licences", type=Path, help="text file that goes into the bundle as LICENSES.txt")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the engines' products (default fp32)"
+    )
+    parser.add_argument(
+        "--evaluate", type=Path, nargs="+", default=[], metavar="PACK", help="fp16, int8: packs of the macro-F1 gate"
+    )
+    parser.add_argument("--split", default="dev", help="of the packs of --evaluate (default dev)")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="MANIFEST.csv|PACK",
+        help="int8: clips (split train) that set the scales; all three modalities must occur",
+    )
+    parser.add_argument(
+        "--range", choices=("absmax", "percentile"), default="absmax", help="int8: how clips set a scale"
+    )
     parser.add_argument("--force", action="store_true", help="replace a folder that is not a bundle")
     parser.add_argument("--json", action="store_true", help="print the proof as JSON on standard output")
     args = parser.parse_args(argv)
@@ -55,7 +80,8 @@ def _export(args: argparse.Namespace) -> int:
         raise ConfigError(f"{target}: exists and is not a bundle; give another folder or --force")
     if args.licences and not args.licences.is_file():
         raise ConfigError(f"--licences {args.licences}: not a file")
-    from clcr_export.proof import COMPARISONS  # here, because torch takes seconds that --help need not
+    from clcr_export.gates import PrecisionError  # here, because torch takes seconds that --help need not
+    from clcr_export.precision import Precision
     from clcr_export.writer import ExportOptions, export_bundle
 
     quiet = not sys.stderr.isatty()
@@ -64,12 +90,27 @@ def _export(args: argparse.Namespace) -> int:
         if not quiet:
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
-    options = ExportOptions(args.name or target.resolve().name, args.proof_hops, args.licences)
-    proof = export_bundle(args.checkpoint, target, options, say)
-    if args.json:
-        print(json.dumps(asdict(proof), indent=1))
-        return 0
+    precision = Precision(args.precision, tuple(args.evaluate), args.split, tuple(args.calibration), args.range)
+    options = ExportOptions(args.name or target.resolve().name, args.proof_hops, args.licences, precision)
+    try:
+        engines = export_bundle(args.checkpoint, target, options, say)
+    except PrecisionError as error:
+        say("")
+        print(json.dumps(error.report.plain(), indent=1) if args.json else "\n".join(error.report.lines()))
+        raise
     say("")
+    if args.json:
+        found = {"precision": engines.precision.plain()} if engines.precision else {}
+        print(json.dumps(asdict(engines.proof) | found, indent=1))
+    else:
+        _tell(target, engines)
+    return 0
+
+
+def _tell(target: Path, engines: Engines) -> None:
+    from clcr_export.proof import COMPARISONS
+
+    proof = engines.proof
     size = sum(path.stat().st_size for path in target.iterdir())
     print(
         f"{target}: {size / 1e6:.1f} MB, {proof.ticks} ticks proved against PyTorch on the whole prefix "
@@ -80,4 +121,6 @@ def _export(args: argparse.Namespace) -> int:
         print(f"  {kind:8} worst {worst[1]:.1e} at {worst[0]}")
     for name, found in proof.control.items():
         print(f"  control  {name}: {found:.1e}, noticed")
-    return 0
+    if engines.precision:
+        print(f"{engines.precision.mode} against these float32 engines:")
+        print("\n".join(engines.precision.lines()))

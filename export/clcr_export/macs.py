@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 
 import onnx
-from onnx import shape_inference
+from onnx import TensorProto, shape_inference
 
 from clcr_stream.errors import ClcrError
 from clcr_stream.manifest import STREAMS
 
 Shapes = dict[str, list[int]]
+
+_TYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
 
 class UncountableError(ClcrError):
@@ -25,23 +27,52 @@ def multiply_adds(graph: bytes, streams: int = 1) -> dict[str, int]:
 
     Elementwise work, sums, norms, softmax and sorting are not in it. Raises UncountableError.
     """
+    found: dict[str, int] = {}
+    for node, count in _products(_with_shapes(graph, streams)):
+        found[node.op_type] = found.get(node.op_type, 0) + count
+    return found
+
+
+def multiply_adds_by_type(graph: bytes, streams: int = 1) -> dict[str, int]:
+    """The same work by the type of its operands: float32, float16, or int8 where both come from a DequantizeLinear.
+
+    Raises UncountableError, also for a product of two types.
+    """
+    proto = _with_shapes(graph, streams)
+    types = {item.name: item.data_type for item in proto.graph.initializer}
+    values = (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)
+    types |= {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {n.output[0]: n.attribute[0].t.data_type for n in proto.graph.node if n.op_type == "Constant"}
+    restored = {node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    found: dict[str, int] = {}
+    for node, count in _products(proto):
+        kinds = {"int8" if name in restored else _TYPES.get(types.get(name, 0), "unknown") for name in node.input[:2]}
+        if len(kinds) != 1 or "unknown" in kinds:
+            raise UncountableError(f"{node.op_type} node {node.name!r}: operands are {', '.join(sorted(kinds))}")
+        kind = kinds.pop()
+        found[kind] = found.get(kind, 0) + count
+    return found
+
+
+def _with_shapes(graph: bytes, streams: int) -> onnx.ModelProto:
     proto = onnx.load_from_string(graph)
     for value in (*proto.graph.input, *proto.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == STREAMS:
                 dim.dim_value = streams
-    shapes = _shapes(shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
-    found: dict[str, int] = {}
+    return shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+
+
+def _products(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, int]]:
+    shapes = _shapes(proto)
     for node in proto.graph.node:
         if node.op_type in ("ConvTranspose", "Einsum"):
             raise UncountableError(f"{node.op_type} node {node.name!r}: not counted; countable: {', '.join(_COUNTED)}")
         if node.op_type in _COUNTED:
             try:
-                count = _COUNTED[node.op_type](node, shapes)
+                yield node, _COUNTED[node.op_type](node, shapes)
             except KeyError as error:
                 raise UncountableError(f"{node.op_type} node {node.name!r}: shape of {error} is unknown") from error
-            found[node.op_type] = found.get(node.op_type, 0) + count
-    return found
 
 
 def _conv(node: onnx.NodeProto, shapes: Shapes) -> int:

@@ -9,6 +9,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from clcr_export.graphs import IR_VERSION, OPSET
+from clcr_export.half import constants_of, types_of
 from clcr_stream.errors import ClcrError
 from clcr_stream.manifest import STREAMS
 
@@ -35,6 +36,9 @@ FORBIDDEN = {
     "Bernoulli": "an engine is a pure function",
     "Multinomial": "an engine is a pure function",
 }
+FLOAT32_ONLY = frozenset(
+    "Clip Div Erf LayerNormalization Log ReduceL2 ReduceMax ReduceMean ReduceSum Sigmoid Softmax Sub TopK".split()
+)
 BORDER_DTYPES = {TensorProto.FLOAT: "float32", TensorProto.INT32: "int32"}
 MAX_TOPK = 3840
 
@@ -64,6 +68,7 @@ def check_operators(name: str, proto: onnx.ModelProto) -> dict[str, int]:
         _check_node(where, node, constants)
     for value in (*proto.graph.input, *proto.graph.output):
         _check_border(name, value)
+    _check_types(name, proto)
     return dict(sorted(Counter(node.op_type for node in proto.graph.node).items()))
 
 
@@ -83,6 +88,26 @@ def _check_node(where: str, node: onnx.NodeProto, constants: dict[str, TensorPro
         count = constants.get(node.input[1])
         if count is None or not 0 < int(numpy_helper.to_array(count).reshape(-1)[0]) < MAX_TOPK:
             raise GraphError(f"{where}: K must be a constant below {MAX_TOPK}")
+
+
+def _check_types(name: str, proto: onnx.ModelProto) -> None:
+    """Where a graph holds half precision or int8: islands of float32 are float32, quantisation is symmetric."""
+    used = {node.op_type for node in proto.graph.node} | {item.data_type for item in proto.graph.initializer}
+    if not used & {"QuantizeLinear", "DequantizeLinear", TensorProto.FLOAT16}:
+        return
+    types, constants = types_of(proto), constants_of(proto)
+    for node in proto.graph.node:
+        where = f"{name}: {node.op_type} node {node.name or node.output[0]!r}"
+        if node.op_type in FLOAT32_ONLY and any(types.get(item) == TensorProto.FLOAT16 for item in node.input):
+            raise GraphError(f"{where}: reads float16; it is only exact enough in float32, put a Cast before it")
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        given = [constants.get(item) for item in (*node.input, "", "")[1:3]]
+        scale, zero = (None if item is None else numpy_helper.to_array(item) for item in given)
+        if scale is None or scale.dtype != np.float32 or not (scale > 0).all():
+            raise GraphError(f"{where}: the scale must be a positive float32 constant")
+        if zero is None or zero.dtype != np.int8 or zero.any():
+            raise GraphError(f"{where}: the zero point must be a constant 0 of int8; TensorRT is symmetric")
 
 
 def _check_constant(where: str, tensor: TensorProto) -> None:

@@ -259,7 +259,7 @@ def prove(
     for name, graph in graphs.items():
         say(f"{name}: one call against PyTorch")
         proof.step[name] = _step_difference(run, name, graph.module, streams=1)
-        proof.batched[name] = _batch_difference(run, name, graph.module)
+        proof.batched[name] = batch_difference(run, name, graph.module)
     scenario = make_scenario(model, grid, hops)
     chain = Chain(graphs, model, run)
     broken = {
@@ -300,7 +300,7 @@ def _step_difference(run: Run, name: str, module: Any, streams: int) -> float:
     )
 
 
-def _batch_difference(run: Run, name: str, module: Any) -> float:
+def batch_difference(run: Run, name: str, module: Any) -> float:
     """Stream 1 of a batch of three against the same stream alone."""
     batch = {key: value.numpy() for key, value in module.example(3).items()}
     together = run(name, batch)

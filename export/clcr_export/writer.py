@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from clcr.checkpoint import CheckpointError, load_checkpoint, load_info, replaci
 from clcr.model import CLCR
 from clcr.streaming import Grid
 from clcr_export import __version__
+from clcr_export.gates import Report
 from clcr_export.graphs import Graph, export_graph, round_to_half, streaming_modules
 from clcr_export.operators import check_operators
+from clcr_export.precision import Bench, Precision, evaluation_packs, lower
 from clcr_export.proof import Chain, Proof, make_scenario, prove, sessions, vocabulary_size
 from clcr_stream.bundle import load_bundle
 from clcr_stream.features import MelSpec
@@ -49,18 +51,31 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `clcr-export` may choose: the bundle's name, how long the proof runs, the licence text that goes with it."""
+    """What `clcr-export` may choose: the bundle's name, the proof's length, the licence text, the precision."""
 
     name: str
     proof_hops: int = 40
     licences: Path | None = None
+    precision: Precision = field(default_factory=Precision)
 
 
-def export_bundle(checkpoint: Path, target: Path, options: ExportOptions, say: Say) -> Proof:
+@dataclass(frozen=True)
+class Engines:
+    """What is about to be written: graphs, the operators of each, and what was proved of them."""
+
+    graphs: Mapping[str, Graph]
+    operators: dict[str, dict[str, int]]
+    proof: Proof
+    precision: Report | None = None  # None in float32
+
+
+def export_bundle(checkpoint: Path, target: Path, options: ExportOptions, say: Say) -> Engines:
     """Checkpoint folder -> proved bundle at `target`.
 
-    Raises GraphError, ParityError, CheckpointError or BundleError; then whatever lay at `target` lies there still.
+    Raises GraphError, ParityError, CheckpointError, ConfigError or BundleError; then whatever lay at `target` lies
+    there still.
     """
+    options.precision.check()
     with reproducible():
         return _export(checkpoint, target, options, say)
 
@@ -78,33 +93,49 @@ def reproducible() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _export(checkpoint: Path, target: Path, options: ExportOptions, say: Say) -> Proof:
+def _export(checkpoint: Path, target: Path, options: ExportOptions, say: Say) -> Engines:
     grid = Grid()
     model = load_checkpoint(checkpoint)
-    check_tokenizer(checkpoint / "tokenizer.json", vocabulary_size(model))
+    tokenizer = checkpoint / "tokenizer.json"
+    check_tokenizer(tokenizer, vocabulary_size(model))
     # Weights of the language encoder are stored as float16: PyTorch must compute with what the file will hold.
     round_to_half(model.language)
     round_to_half(model.project["language"])
-    graphs: dict[str, Graph] = {}
-    operators: dict[str, dict[str, int]] = {}
-    for name, module in _modules(checkpoint, model, grid).items():
-        say(f"{name}: exporting")
-        graphs[name] = export_graph(name, module, half_storage=name == "language")
-        operators[name] = check_operators(name, onnx.load_from_string(graphs[name].data))
-    proof = prove(model, grid, graphs, options.proof_hops, say)
-    proof.check()
+    engines = _proved(model, _modules(checkpoint, model, grid), options.proof_hops, say)
+    if options.precision.mode != "fp32":
+        with evaluation_packs(model, options.precision, tokenizer) as packs:
+            scenario = make_scenario(model, grid, options.proof_hops)
+            bench = Bench(model, grid, engines.graphs, scenario, packs, say)
+            graphs, report = lower(bench, options.precision, tokenizer)
+        engines = Engines(graphs, _operators(graphs), engines.proof, report)
     with replacing_folder(target) as folder:
         say("writing")
-        for graph in graphs.values():
+        for graph in engines.graphs.values():
             (folder / graph.spec.file).write_bytes(graph.data)
-        (folder / "tokenizer.json").write_bytes((checkpoint / "tokenizer.json").read_bytes())
+        (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
         licences = options.licences.read_bytes() if options.licences else b"See docs/model_card.md of clcr-stream.\n"
         (folder / "LICENSES.txt").write_bytes(licences)
-        write_golden(folder / "golden.npz", model, grid, graphs)
-        origin = provenance(checkpoint, float(torch.as_tensor(model.temperature)), proof, operators)
-        write_manifest(folder, build_manifest(model, grid, graphs, options, origin))
+        write_golden(folder / "golden.npz", model, grid, engines.graphs)
+        origin = provenance(checkpoint, float(torch.as_tensor(model.temperature)), engines)
+        write_manifest(folder, build_manifest(model, grid, engines.graphs, options, origin))
         load_bundle(folder)  # what we wrote is what the runtime accepts
-    return proof
+    return engines
+
+
+def _proved(model: CLCR, modules: Mapping[str, nn.Module], hops: int, say: Say) -> Engines:
+    """The engines in float32, equal to the model."""
+    graphs: dict[str, Graph] = {}
+    for name, module in modules.items():
+        say(f"{name}: exporting")
+        graphs[name] = export_graph(name, module, half_storage=name == "language")
+    operators = _operators(graphs)
+    proof = prove(model, Grid(), graphs, hops, say)
+    proof.check()
+    return Engines(graphs, operators, proof)
+
+
+def _operators(graphs: Mapping[str, Graph]) -> dict[str, dict[str, int]]:
+    return {name: check_operators(name, onnx.load_from_string(graph.data)) for name, graph in graphs.items()}
 
 
 def check_tokenizer(path: Path, known_ids: int) -> None:
@@ -172,10 +203,8 @@ def build_manifest(
     )
 
 
-def provenance(
-    checkpoint: Path, temperature: float, proof: Proof, operators: dict[str, dict[str, int]]
-) -> dict[str, Any]:
-    """Where the weights come from and what was proved of the graphs."""
+def provenance(checkpoint: Path, temperature: float, engines: Engines) -> dict[str, Any]:
+    """Where the weights come from and what was proved of the graphs; without `precision` they are float32."""
     weights = (checkpoint / "model.safetensors").read_bytes()
     info = load_info(checkpoint)
     return {
@@ -185,8 +214,9 @@ def provenance(
             "temperature": temperature,
             **info.provenance,
         },
-        "export": {"torch": str(torch.__version__), "onnx": onnx.__version__, "operators": operators},
-        "proof": asdict(proof),
+        "export": {"torch": str(torch.__version__), "onnx": onnx.__version__, "operators": engines.operators},
+        "proof": asdict(engines.proof),
+        **({"precision": engines.precision.plain()} if engines.precision else {}),
     }
 
 
