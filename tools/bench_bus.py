@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.bus import Readers, delivery
 from bench.command import BenchError, Figures, Tool, UsageError, main, number
+from bench.picture import distribution
 from bench.product import NS_PER_S, Product, usage
 from bench.statistics import measure, summarise
 
@@ -210,12 +211,10 @@ def draw(found: Figures, figure: Any) -> None:
         strict=True,
     ):
         for case in found[key]:
-            samples = sorted(case["publish_to_receive_ms"]["samples"])
-            shares = [index / len(samples) for index in range(1, len(samples) + 1)]
-            axes.plot(samples, shares, label=f"{case['readers']} readers + 1 stopped")
+            label = f"{case['readers']} readers + 1 stopped"
+            distribution(axes, case["publish_to_receive_ms"]["samples"], label)
         axes.set_title(title)
         axes.set_xlabel("publish -> receive, ms")
-        axes.set_xscale("log")
         axes.legend(fontsize="small")
 
 

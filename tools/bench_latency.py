@@ -13,6 +13,7 @@ from typing import Any
 from bench.command import BenchError, Figures, Tool, main, number
 from bench.machine import ROOT
 from bench.ours import Ours, Playback, open_ours
+from bench.picture import distribution
 from bench.power import PowerMeter
 from bench.product import NS_PER_S, Ended, Message, Product, engines_ms, read_messages
 from bench.statistics import measure, median, summarise
@@ -201,12 +202,10 @@ def draw(found: Figures, figure: Any) -> None:
         "engines, back to back": found["engines"]["back_to_back_ms"]["samples"],
     }
     for name, samples in measures.items():
-        shares = [index / len(samples) for index in range(1, len(samples) + 1)]
-        spread_axes.plot(sorted(samples), shares, label=name)
+        distribution(spread_axes, samples, name)
     spread_axes.set_xlabel("ms")
     spread_axes.set_ylabel("share of ticks")
     spread_axes.set_title("total of a tick")
-    spread_axes.set_xscale("log")
     spread_axes.legend(fontsize="small")
 
 

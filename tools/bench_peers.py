@@ -15,6 +15,7 @@ from bench.machine import ROOT
 from bench.models import CHECKPOINT, FRONT_ENDS, Variant, exported, random_model, recompute_graph, trained_model
 from bench.ours import Ours, clip_for, playback, spoken
 from bench.peers import History, OnnxRecompute, Peer, Stage, Streaming, TorchRecompute, compiled
+from bench.picture import distribution
 from bench.statistics import measure, summarise
 from clcr_stream.bundle import Bundle, load_bundle
 
@@ -227,10 +228,7 @@ def draw(found: Figures, figure: Any) -> None:
         return
     axes = figure.subplots()
     for name, times in found["peers_ms"].items():
-        samples = sorted(times["samples"])
-        shares = [index / len(samples) for index in range(1, len(samples) + 1)]
-        axes.plot(samples, shares, label=f"{name}, median {times['p50']:.1f} ms")
-    axes.set_xscale("log")
+        distribution(axes, times["samples"], f"{name}, median {times['p50']:.1f} ms")
     axes.set_xlabel("ms per tick")
     axes.set_ylabel("share of ticks")
     axes.set_title(f"front-end {found['front_end']['name']}, one thread each")
