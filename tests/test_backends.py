@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 import clcr_stream
 import tiny_bundle
-from clcr_stream.backends import Graph, Runner, allocate, open_backend, single_program
+from clcr_stream.backends import Runner, allocate, open_backend
 from clcr_stream.backends.onnxruntime import OnnxRuntimeRunner
+from clcr_stream.backends.program import Graph, single_program
 from clcr_stream.errors import BackendError
 from clcr_stream.manifest import EngineSpec
 from tiny_bundle import STATE, graph_bytes, tiny_manifest
@@ -211,7 +212,8 @@ def test_an_unknown_backend_is_told_what_is_allowed() -> None:
 def test_onnx_runtime_is_loaded_without_its_telemetry(tmp_path: Path) -> None:
     """Since 1.29 its Linux wheels keep a device id and a queue of events for Microsoft under the user's folders."""
     code = (
-        "from clcr_stream.backends import Graph, open_backend, single_program\n"
+        "from clcr_stream.backends import open_backend\n"
+        "from clcr_stream.backends.program import Graph, single_program\n"
         "from tiny_bundle import graph_bytes, tiny_manifest\n"
         "manifest = tiny_manifest()\n"
         "graph = Graph(graph_bytes(manifest, 'intercad'), '', manifest.engines['intercad'])\n"

@@ -24,13 +24,13 @@ import fake_cuda
 from clcr_stream import building, doctor, run
 from clcr_stream.backends import NOT_INSTALLED, choose_backend, open_backend
 from clcr_stream.backends.planner import _PARSERS
+from clcr_stream.backends.program import tick_program
 from clcr_stream.backends.tensorrt import TensorRTBackend
 from clcr_stream.backends.tick import Wiring
 from clcr_stream.bundle import Bundle, default_bundle_folder, load_bundle
 from clcr_stream.cli import main
 from clcr_stream.config import BuilderConfig, Config, ModelConfig, RunConfig, StreamEntry, TensorRTConfig, seats_of
 from clcr_stream.errors import BackendError
-from clcr_stream.level import tick_program
 from clcr_stream.manifest import Manifest
 from tiny_bundle import write_bundle
 
@@ -570,7 +570,7 @@ def test_the_extra_holds_what_the_backend_imports_beside_tensorrt() -> None:
 
 
 def device_mib(manifest: Manifest, seats: int) -> float:
-    return Wiring.of(tick_program(manifest), manifest.engines, seats).device_bytes / 2**20
+    return Wiring.of(tick_program(manifest.engines), manifest.engines, seats).device_bytes / 2**20
 
 
 def test_the_memory_of_a_seat_in_the_documents_is_what_is_allocated(
@@ -581,7 +581,7 @@ def test_the_memory_of_a_seat_in_the_documents_is_what_is_allocated(
     one, many = (f"{device_mib(shipped, seats):.1f} MiB" for seats in (1, 32))
     assert f"{one} for one stream" in text and f"{many} for 32" in text
     runner = TensorRTBackend().open(
-        tick_program(bundle.manifest), {name: graph for name, graph, _ in building.needed(bundle, 3)}, 3
+        tick_program(bundle.manifest.engines), {name: graph for name, graph, _ in building.needed(bundle, 3)}, 3
     )
     held = sum(len(block.memory) for block in machine.blocks.values())
     assert held == round(device_mib(bundle.manifest, 3) * 2**20)

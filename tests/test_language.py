@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clcr_stream.backends import single_program
 from clcr_stream.backends.null import NullRunner
+from clcr_stream.backends.program import single_program
 from clcr_stream.language import LanguageStream
 from clcr_stream.positions import sinusoid
 from clcr_stream.transcript import Segment

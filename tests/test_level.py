@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clcr_stream.backends import Graph, Program, open_backend
+from clcr_stream.backends import open_backend
 from clcr_stream.backends.null import NullRunner
+from clcr_stream.backends.program import Graph, Program, tick_program
 from clcr_stream.bundle import Bundle, load_bundle
 from clcr_stream.errors import BackendError
-from clcr_stream.level import LevelOutputs, Levels, tick_program
+from clcr_stream.level import LevelOutputs, Levels
 from clcr_stream.prediction import why_invalid
 from driving import empty_bundle
 from tiny_bundle import tiny_manifest, write_bundle
@@ -55,7 +56,7 @@ class MarkingBackend:
 
 
 def test_each_level_gets_the_features_of_the_one_before_and_its_own_language() -> None:
-    program = tick_program(MANIFEST)
+    program = tick_program(MANIFEST.engines)
     calls = {call.engine: call for call in program.calls}
     assert list(calls) == ["level1", "level2", "level3", "intercad"]
     made: set[str] = set()
@@ -78,7 +79,7 @@ def test_each_level_gets_the_features_of_the_one_before_and_its_own_language() -
 
 
 def test_no_tensor_has_two_writers_and_state_is_nobody_else_s() -> None:
-    program = tick_program(MANIFEST)
+    program = tick_program(MANIFEST.engines)
     written = [shared for call in program.calls for shared in call.outputs.values()]
     assert len(written) == len(set(written))
     for call in program.calls:

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clcr_stream import messages
-from clcr_stream.backends import Graph, Program, Runner, open_backend
+from clcr_stream.backends import Runner, open_backend
 from clcr_stream.backends.null import NullRunner
+from clcr_stream.backends.program import Graph, Program
 from clcr_stream.bundle import Bundle, load_bundle
 from clcr_stream.clock import Wake
 from clcr_stream.errors import BackendError, ClcrError, PublishError

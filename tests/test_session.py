@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clcr_stream import messages
-from clcr_stream.backends import Graph, Program
 from clcr_stream.backends.null import NullRunner
+from clcr_stream.backends.program import Graph, Program
 from clcr_stream.clock import Clock, Wake
 from clcr_stream.language import LanguageTokens
 from clcr_stream.level import Levels

@@ -24,8 +24,9 @@ from clcr.model import CLCR
 from clcr_export.graphs import round_to_half
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream import messages
-from clcr_stream.backends import Graph, Program, Runner
+from clcr_stream.backends import Runner
 from clcr_stream.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeRunner
+from clcr_stream.backends.program import Graph, Program
 from clcr_stream.bundle import Bundle, load_bundle
 from clcr_stream.clock import VirtualClock
 from clcr_stream.language import LanguageStream

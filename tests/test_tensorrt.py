@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 import fake_cuda
-from clcr_stream.backends import Graph
 from clcr_stream.backends.planner import BuildOptions, shares
 from clcr_stream.backends.plans import PlanCache
+from clcr_stream.backends.program import Graph
 from clcr_stream.backends.tensorrt import Options, TensorRTBackend, TensorRTRunner, why_unavailable
 from clcr_stream.errors import BackendError
 from clcr_stream.manifest import EngineSpec, TensorSpec

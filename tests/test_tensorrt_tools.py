@@ -76,7 +76,7 @@ def test_a_wrong_flag_is_told_what_is_allowed(arguments: list[str]) -> None:
 def test_what_runs_on_the_gpu_machine_is_python_3_9_with_numpy_alone() -> None:
     backends = ROOT / "runtime/clcr_stream/backends"
     tools = ("check", "measure", "merge", "program", "trt")
-    files = [backends / f"{name}.py" for name in ("cuda", "planner", "plans", "tensorrt", "tick")]
+    files = [backends / f"{name}.py" for name in ("cuda", "planner", "plans", "program", "tensorrt", "tick")]
     files += [ROOT / f"tools/gpu_{name}.py" for name in tools] + [ROOT / "tools/trt_contract.py"]
     for path in files:
         ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 9))

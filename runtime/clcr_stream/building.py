@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeAlias
 
 import msgspec
 
-from clcr_stream.backends import Graph
+from clcr_stream.backends.program import TICK_ENGINES, Graph, tick_program
 from clcr_stream.backends.tick import Wiring
 from clcr_stream.bundle import Bundle, default_bundle_folder, load_bundle
 from clcr_stream.config import Config, TensorRTConfig, seats_of
 from clcr_stream.errors import BackendError
-from clcr_stream.level import TICK_ENGINES, graph_of, tick_program
+from clcr_stream.level import graph_of
 from clcr_stream.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Report:
     def end(self, manifest: Manifest, seats: int) -> None:
         """What a run will take of the GPU's memory, for a person."""
         if not self._json:
-            mib = Wiring.of(tick_program(manifest), manifest.engines, seats).device_bytes / 2**20
+            mib = Wiring.of(tick_program(manifest.engines), manifest.engines, seats).device_bytes / 2**20
             text = f"inputs, outputs and state of {seats} streams take {mib:.1f} MiB on the GPU"
             self._write(self._out, f"{text}, TensorRT's own memory comes on top\n")
 

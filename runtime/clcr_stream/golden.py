@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.backends import Arrays, Backend, Runner
+from clcr_stream.backends.program import LEVELS
 from clcr_stream.bundle import Bundle
 from clcr_stream.errors import BackendError
-from clcr_stream.level import LEVELS, Levels, open_encoder
+from clcr_stream.level import Levels, open_encoder
 from clcr_stream.manifest import Manifest, language_words
 from clcr_stream.positions import sinusoid
 

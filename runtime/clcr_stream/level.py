@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.backends import Backend, Call, Graph, Program, Runner, single_program
+from clcr_stream.backends import Backend, Runner
+from clcr_stream.backends.program import LEVELS, TICK_ENGINES, Graph, single_program, tick_program
 from clcr_stream.bundle import Bundle
 from clcr_stream.errors import BackendError
-from clcr_stream.manifest import MODALITIES, EngineSpec, Manifest, TensorSpec
+from clcr_stream.manifest import MODALITIES
 
 F64 = NDArray[np.float64]
-LEVELS = (1, 2, 3)
-TICK_ENGINES = ("level1", "level2", "level3", "intercad")
-_FEATURES = {"vision_in": "vision_out", "acoustic_in": "acoustic_out"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Levels:
         self.taken = 0
         manifest = bundle.manifest
         graphs = {name: graph_of(bundle, name) for name in TICK_ENGINES}
-        self._runner: Runner = backend.open(tick_program(manifest), graphs, seats)
+        self._runner: Runner = backend.open(tick_program(manifest.engines), graphs, seats)
         self._score = "value" if manifest.task == "regression" else "probs"
         tokens = (manifest.vision.tokens, manifest.acoustic.tokens, manifest.language.tokens)
         self._edges = np.cumsum([0, *(tokens * len(LEVELS))])[:-1]
@@ -121,54 +119,6 @@ def open_encoder(bundle: Bundle, backend: Backend) -> Runner:
     """The language engine as a program of its own: it runs when a text changes, not at every tick."""
     graph = graph_of(bundle, "language")
     return backend.open(single_program("language", graph.spec), {"language": graph}, 1)
-
-
-def tick_program(manifest: Manifest) -> Program:
-    """How the tick's engines are joined.
-
-    The features of a level are the input of the next one, the summaries of all three are InterCAD's, what a hop brings
-    goes to every level under its own name, and each level has its own description of the words.
-    """
-    calls: list[Call] = []
-    tensors: dict[str, TensorSpec] = {}
-    outputs: list[str] = []
-    for level in LEVELS:
-        spec = manifest.engines[f"level{level}"]
-        inputs, given = _plain(spec)
-        ins = {name: _input_name(name, level) for name in inputs}
-        outs = {name: _output_name(name, level) for name in given}
-        tensors |= {ins[name]: tensor for name, tensor in inputs.items()}
-        tensors |= {outs[name]: tensor for name, tensor in given.items()}
-        outputs += [outs[name] for name in given if name.startswith("alpha_") or name == "budget"]
-        calls.append(Call(f"level{level}", ins, outs))
-    inputs, given = _plain(manifest.engines["intercad"])
-    tensors |= inputs | given
-    calls.append(Call("intercad", {name: name for name in inputs}, {name: name for name in given}))
-    made = {name for call in calls for name in call.outputs.values()}
-    return Program(
-        calls=tuple(calls),
-        tensors=tensors,
-        inputs=tuple(name for name in tensors if name not in made),
-        outputs=(*outputs, "present", *given),
-    )
-
-
-def _input_name(name: str, level: int) -> str:
-    if name in _FEATURES:
-        return name if level == 1 else f"{_FEATURES[name]}_{level - 1}"
-    return f"{name}_{level}" if name.startswith("language_") else name
-
-
-def _output_name(name: str, level: int) -> str:
-    # All levels say the same of which modality is there: InterCAD reads the deepest.
-    return name if name == "present" and level == LEVELS[-1] else f"{name}_{level}"
-
-
-def _plain(spec: EngineSpec) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
-    """An engine's inputs and outputs without its state."""
-    state = set(spec.state)
-    inputs = {tensor.name: tensor for tensor in spec.inputs if tensor.name not in state}
-    return inputs, {tensor.name: tensor for tensor in spec.outputs if tensor.name.removesuffix("_next") not in state}
 
 
 def _copy(row: NDArray[Any]) -> F64:

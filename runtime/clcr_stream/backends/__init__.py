@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clcr_stream.backends.program import Graph, Program
 from clcr_stream.errors import BackendError
-from clcr_stream.manifest import STREAMS, EngineSpec, TensorSpec
+from clcr_stream.manifest import STREAMS, TensorSpec
 
 if TYPE_CHECKING:
     from clcr_stream.backends.tensorrt import Options
@@ -25,34 +26,6 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "onnxruntime", "tensorrt", "null")
 NOT_INSTALLED = "tensorrt is not installed"
 Arrays = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A verified engine of a bundle: its ONNX bytes, their sha256 and its entry in the manifest."""
-
-    onnx: bytes
-    sha256: str
-    spec: EngineSpec
-
-
-@dataclass(frozen=True)
-class Call:
-    """One engine in a tick: the engine's tensor name -> the program's, for all but its state."""
-
-    engine: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Program:
-    """What a tick runs, in order; the host fills `inputs` before it and reads `outputs` after it."""
-
-    calls: tuple[Call, ...]
-    tensors: Mapping[str, TensorSpec]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
 
 class Runner(Protocol):
@@ -144,18 +117,6 @@ def _tensorrt(options: Callable[[], Options] | None) -> Backend:
     from clcr_stream.backends.tensorrt import TensorRTBackend
 
     return TensorRTBackend(None if options is None else options())
-
-
-def single_program(name: str, spec: EngineSpec) -> Program:
-    """A program of one engine whose tensors keep their names."""
-    state = set(spec.state)
-    inputs = [tensor for tensor in spec.inputs if tensor.name not in state]
-    outputs = [tensor for tensor in spec.outputs if tensor.name.removesuffix("_next") not in state]
-    tensors = {tensor.name: tensor for tensor in (*inputs, *outputs)}
-    ins, outs = tuple(tensor.name for tensor in inputs), tuple(tensor.name for tensor in outputs)
-    return Program(
-        (Call(name, dict(zip(ins, ins, strict=True)), dict(zip(outs, outs, strict=True))),), tensors, ins, outs
-    )
 
 
 def allocate(tensor: TensorSpec, seats: int) -> NDArray[Any]:

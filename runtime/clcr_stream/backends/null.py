@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clcr_stream.backends import Graph, Program, allocate
+from clcr_stream.backends import allocate
+from clcr_stream.backends.program import Graph, Program
 
 # Distributions have to be valid, else no prediction would ever leave the loop.
 _SHARES = ("probs", "omega", "beta")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.backends import Call, Graph, Program, allocate
+from clcr_stream.backends import allocate
+from clcr_stream.backends.program import Call, Graph, Program
 from clcr_stream.clock import NS_PER_MS
 from clcr_stream.errors import BackendError
 from clcr_stream.manifest import TensorSpec

@@ -24,7 +24,7 @@ from clcr_stream.backends.tick import Step, Tick, Wiring, row_shape
 from clcr_stream.errors import BackendError
 
 if TYPE_CHECKING:
-    from clcr_stream.backends import Graph, Program
+    from clcr_stream.backends.program import Graph, Program
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32"}

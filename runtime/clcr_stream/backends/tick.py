@@ -17,7 +17,7 @@ from clcr_stream.backends.planner import MAX_CONTEXTS
 from clcr_stream.errors import BackendError
 
 if TYPE_CHECKING:
-    from clcr_stream.backends import Program
+    from clcr_stream.backends.program import Program
 
 MAX_PARTIAL_STEPS = MAX_CONTEXTS - 2  # kinds of partial runs kept ready; each holds a context per engine
 
