@@ -72,7 +72,7 @@ def with_product(given: argparse.Namespace, count: int) -> tuple[dict[str, Any],
 
 def with_publisher(given: argparse.Namespace, count: int, line: bytes) -> dict[str, Any]:
     """A Publisher of this process that sends the prediction `line` again and again, `rate_hz` times a second."""
-    from clcr_stream.messages import decode
+    from clcr_stream.wire.messages import decode
 
     message: Any = decode(line)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ class Sender:
         self._pause = threading.Event()
 
     def __enter__(self) -> Sender:
-        from clcr_stream.publisher import Publisher, PublishOptions
+        from clcr_stream.wire.publisher import Publisher, PublishOptions
 
         self._next_ns = time.monotonic_ns()
         self._publisher = Publisher(PublishOptions(stream=STREAM, endpoint=self._endpoint), self._status)
@@ -148,7 +148,7 @@ class Sender:
         self._publisher.publish(msgspec.structs.replace(self._message, **changes))
 
     def _status(self) -> Any:
-        from clcr_stream import messages
+        from clcr_stream.wire import messages
 
         return messages.Status(
             stream=STREAM,

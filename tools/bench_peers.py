@@ -17,7 +17,7 @@ from bench.ours import Ours, clip_for, playback, spoken
 from bench.peers import History, OnnxRecompute, Peer, Stage, Streaming, TorchRecompute, compiled
 from bench.picture import distribution
 from bench.statistics import measure, summarise
-from clcr_stream.bundle import Bundle, load_bundle
+from clcr_stream.bundle.loader import Bundle, load_bundle
 
 EXAMPLES = """  tools/bench_peers.py                              the shipped bundle, docs/benchmarks/peers.json
   tools/bench_peers.py --front-end resnet18         the paper's front-end, random weights

@@ -63,7 +63,7 @@ def figures(given: argparse.Namespace) -> Figures:
 
 def drawing_ms() -> float:
     """CPU time that test:// takes to draw a picture, which a camera's stream would not have."""
-    from clcr_stream.sources.person import Person, PersonOptions
+    from clcr_stream.sources.synthetic.person import Person, PersonOptions
 
     person = Person(PersonOptions())
     person.picture(0.0)

@@ -2,7 +2,7 @@
 
     python3 tools/gpu_check.py --json gpu.json                    TensorRT and PyTorch, whichever is installed
     python3 tools/gpu_check.py --quick --json gpu.json            the same with short measurements, fewer batches
-    /opt/trt86/python tools/gpu_check.py --json gpu.json          with the folder of tools/trt86_bundle.py
+    /opt/trt86/python tools/gpu_check.py --json gpu.json          with the folder of tools/gpu/offline_trt86.py
     python3 tools/gpu_check.py --only torch --streams 1,64
 
 Needs Python 3.9 or later and numpy; TensorRT with pycuda, PyTorch with onnx, ONNX Runtime each add their part, and what
@@ -37,14 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sections that this machine can; returns the exit code."""
     given = _parse(arguments)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by ONNX Runtime when it is imported
-    from trt_contract import without_package
-
-    if importlib.util.find_spec("msgspec") is None:  # clcr_stream.backends itself needs it
-        without_package()
-    sys.path.insert(0, str(ROOT / "runtime"))
     try:
-        from gpu_measure import Report
-        from gpu_program import load_bundle
+        from gpu.measure import Report
+        from gpu.program import load_bundle
     except ImportError as error:
         print(f"gpu_check: {error}; run `pip install numpy`", file=sys.stderr)
         return 4
@@ -80,7 +75,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sustained", type=float, default=60.0, help="length of the sustained run; 0 leaves it out")
     parser.add_argument("--budget", type=float, default=1500.0, help="after so many seconds no further batch is begun")
     parser.add_argument("--quick", action="store_true", help="--seconds 1 --sustained 10 --streams 1,64")
-    parser.add_argument("--merged", type=Path, help="a file of tools/gpu_merge.py, where onnx is not installed")
+    parser.add_argument("--merged", type=Path, help="a file of tools/gpu/merge.py, where onnx is not installed")
     parser.add_argument("--cache", type=Path, help="folder for plans and their key; default: the user's own")
     given = parser.parse_args(arguments)
     if given.quick:
@@ -110,9 +105,9 @@ def _guarded(name: str, section: Any, arguments: tuple[Any, ...], reason: str | 
 
 
 def _tensorrt(bundle: Any, report: Any, given: argparse.Namespace) -> None:
-    from clcr_stream.backends import tensorrt as module
-    from clcr_stream.backends.plans import PlanCache
-    from gpu_trt import Lab, Plan, tensorrt_section
+    from clcr_stream.inference.tensorrt import backend as module
+    from clcr_stream.inference.tensorrt.plan_cache import PlanCache
+    from gpu.trt import Lab, Plan, tensorrt_section
 
     cache = PlanCache(given.cache / "plans", given.cache / "key" / "plan.key") if given.cache else None
     plan = Plan(given.seconds, given.sustained, given.streams, given.budget, given.merged)
@@ -121,7 +116,7 @@ def _tensorrt(bundle: Any, report: Any, given: argparse.Namespace) -> None:
 
 def _torch(bundle: Any, report: Any, given: argparse.Namespace) -> None:
     try:
-        from gpu_ticks import torch_section
+        from gpu.ticks import torch_section
     except ImportError as error:
         report.not_done("torch", str(error))
         return
@@ -129,7 +124,7 @@ def _torch(bundle: Any, report: Any, given: argparse.Namespace) -> None:
 
 
 def _why_no_tensorrt() -> str | None:
-    from clcr_stream.backends.tensorrt import why_unavailable
+    from clcr_stream.inference.tensorrt.backend import why_unavailable
 
     return why_unavailable()
 

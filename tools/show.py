@@ -13,8 +13,8 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 
-from clcr_stream import status
-from clcr_stream.messages import Modality, Prediction, Session, Status, Transcript, decode
+from clcr_stream.streams import status
+from clcr_stream.wire.messages import Modality, Prediction, Session, Status, Transcript, decode
 
 BAR_CELLS = 30
 PLAIN_PERIOD_NS = 1_000_000_000

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr.data.augment import at_model_size
-from clcr.data.cache import MEL_PER_TOKEN, Clip, Pack
-from clcr.data.prepare import prepare
-from clcr.model import CLCR
-from clcr.streaming import Grid
+from clcr.network.model import CLCR
+from clcr.network.streaming import Grid
+from clcr.training.data.augment import at_model_size
+from clcr.training.data.cache import MEL_PER_TOKEN, Clip, Pack
+from clcr.training.data.prepare import prepare
 from clcr_export.proof import Arrays, Chain, Run, Scenario
 from clcr_stream.errors import ConfigError
 

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from clcr.config import LEVELS
-from clcr.model import CLCR
-from clcr.streaming import Grid, StreamingInterCAD, StreamingLanguage, StreamingLevel
-from clcr_stream.manifest import STREAMS, EngineSpec, TensorSpec
+from clcr.network.config import LEVELS
+from clcr.network.model import CLCR
+from clcr.network.streaming import Grid, StreamingInterCAD, StreamingLanguage, StreamingLevel
+from clcr_stream.bundle.manifest import STREAMS, EngineSpec, TensorSpec
 
 OPSET = 17
 IR_VERSION = 8

@@ -8,8 +8,8 @@ from math import prod
 import onnx
 from onnx import TensorProto, shape_inference
 
+from clcr_stream.bundle.manifest import STREAMS
 from clcr_stream.errors import ClcrError
-from clcr_stream.manifest import STREAMS
 
 Shapes = dict[str, list[int]]
 

@@ -10,8 +10,8 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from clcr_export.graphs import IR_VERSION, OPSET
 from clcr_export.half import constants_of, types_of
+from clcr_stream.bundle.manifest import STREAMS
 from clcr_stream.errors import ClcrError
-from clcr_stream.manifest import STREAMS
 
 FORBIDDEN = {
     "Loop": "control flow does not run inside a CUDA graph",

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr import metrics
-from clcr.config import LEVELS
-from clcr.data.cache import Pack
-from clcr.model import CLCR
-from clcr.streaming import PUBLIC_OUTPUTS, Grid
+from clcr.network.config import LEVELS
+from clcr.network.model import CLCR
+from clcr.network.streaming import PUBLIC_OUTPUTS, Grid
+from clcr.training import metrics
+from clcr.training.data.cache import Pack
 from clcr_export.clips import answers, once_per_text, opened, scenario_of, thinned
 from clcr_export.gates import LIMITS, PrecisionError, Report
 from clcr_export.graphs import Graph, export_graph

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clcr.batch import Batch
-from clcr.config import LEVELS, MODALITIES
-from clcr.model import CLCR, Outputs
-from clcr.streaming import DESCRIBED, Grid
+from clcr.network.batch import Batch
+from clcr.network.config import LEVELS, MODALITIES
+from clcr.network.model import CLCR, Outputs
+from clcr.network.streaming import DESCRIBED, Grid
 from clcr_export.graphs import Graph
 from clcr_stream.errors import ClcrError
 

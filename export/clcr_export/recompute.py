@@ -11,11 +11,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from clcr.config import LEVELS
-from clcr.encoders import TemporalStage
-from clcr.intraced import Described
-from clcr.model import CLCR
-from clcr.streaming import DESCRIBED, STREAMED, Grid, StreamingInterCAD, StreamingLevel
+from clcr.network.config import LEVELS
+from clcr.network.encoders import TemporalStage
+from clcr.network.intraced import Described
+from clcr.network.model import CLCR
+from clcr.network.streaming import DESCRIBED, STREAMED, Grid, StreamingInterCAD, StreamingLevel
 from clcr_export.graphs import Graph, export_graph
 
 

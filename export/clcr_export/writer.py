@@ -14,18 +14,17 @@ import onnx
 import torch
 from torch import nn
 
-from clcr.checkpoint import CheckpointError, load_checkpoint, load_info, replacing_folder
-from clcr.model import CLCR
-from clcr.streaming import Grid
+from clcr.network.model import CLCR
+from clcr.network.streaming import Grid
+from clcr.training.checkpoint import CheckpointError, load_checkpoint, load_info, replacing_folder
 from clcr_export import __version__
 from clcr_export.gates import Report
 from clcr_export.graphs import Graph, export_graph, round_to_half, streaming_modules
 from clcr_export.operators import check_operators
 from clcr_export.precision import Bench, Precision, evaluation_packs, lower
 from clcr_export.proof import Chain, Proof, make_scenario, prove, sessions, vocabulary_size
-from clcr_stream.bundle import load_bundle
-from clcr_stream.features import MelSpec
-from clcr_stream.manifest import (
+from clcr_stream.bundle.loader import load_bundle
+from clcr_stream.bundle.manifest import (
     FORMAT_VERSION,
     AcousticSpec,
     IntendedUse,
@@ -35,7 +34,8 @@ from clcr_stream.manifest import (
     VisionSpec,
     write_manifest,
 )
-from clcr_stream.text import Tokenizer
+from clcr_stream.frontends.mel import MelSpec
+from clcr_stream.frontends.text import Tokenizer
 
 HOP_NS = 200_000_000
 GOLDEN_TICKS = 12

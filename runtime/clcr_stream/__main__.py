@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clcr_stream.cli import main
+from clcr_stream.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -248,7 +248,7 @@ def _check(config: Config, where: str) -> None:
 def _check_builder(builder: BuilderConfig, where: str) -> None:
     given = builder.given()
     if given:
-        from clcr_stream.backends.planner import BuildOptions
+        from clcr_stream.inference.tensorrt.planner import BuildOptions
 
         try:
             BuildOptions.parse(given)

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from clcr_stream.backends import Backend, choose_backend, open_backend
-from clcr_stream.building import Building, build_command, missing, tensorrt_options
-from clcr_stream.bundle import Bundle, default_bundle_folder, load_bundle
+from clcr_stream.bundle.loader import Bundle, default_bundle_folder, load_bundle
+from clcr_stream.bundle.manifest import TOKENIZER_NAME
 from clcr_stream.config import Config, seats_of, stream_configs
 from clcr_stream.errors import BackendError, ConfigError
-from clcr_stream.host import Host, Say
-from clcr_stream.level import Levels, open_encoder
-from clcr_stream.manifest import TOKENIZER_NAME
-from clcr_stream.status import peak_rss_mb
-from clcr_stream.stream import Model
-from clcr_stream.text import Tokenizer
+from clcr_stream.frontends.text import Tokenizer
+from clcr_stream.inference.building import Building, build_command, missing, tensorrt_options
+from clcr_stream.inference.choose import Backend, choose_backend, open_backend
+from clcr_stream.inference.levels import Levels, open_encoder
+from clcr_stream.streams.host import Host, Say
+from clcr_stream.streams.status import peak_rss_mb
+from clcr_stream.streams.stream import Model
 
 if TYPE_CHECKING:
-    from clcr_stream.backends.tensorrt import TensorRTBackend
+    from clcr_stream.inference.tensorrt.backend import TensorRTBackend
 
 Observer: TypeAlias = Callable[[Host], contextlib.AbstractContextManager[object]]
 WITHOUT_PLANS = "TensorRT's plans for this machine are not built; run `clcr-stream build`"

@@ -64,7 +64,7 @@ def random_clip(hops: int, slots: int, tokens: int, size_px: int, bands: int) ->
 
 def rendered(cache: Path, seconds: float = RENDERED_S) -> Path:
     """The drawn person of test:// as a file, made once."""
-    from clcr_stream.sources.synthetic import write_clip
+    from clcr_stream.sources.synthetic.source import write_clip
 
     path = cache / f"person_{seconds:g}s.mp4"
     if not path.is_file():
@@ -78,8 +78,8 @@ def rendered(cache: Path, seconds: float = RENDERED_S) -> Path:
 
 def _faces(path: Path, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Face crops (n, 3, size, size) of the slots 0..n-1, and which of them show one."""
-    from clcr.data.decode import decode_frames
-    from clcr_stream.faces import FaceFinder
+    from clcr.training.data.decode import decode_frames
+    from clcr_stream.frontends.faces import FaceFinder
 
     finder = FaceFinder(size_px=size_px)
     found = {slot: finder.crop(frame) for slot, frame in decode_frames(path, 0.0, 0.0)}
@@ -94,8 +94,8 @@ def _faces(path: Path, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.floa
 
 def _sound(path: Path) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Log-mel frames of the whole clip and the validity of its tokens of four frames."""
-    from clcr.data.decode import decode_audio
-    from clcr_stream.features import MelSpec, log_mel
+    from clcr.training.data.decode import decode_audio
+    from clcr_stream.frontends.mel import MelSpec, log_mel
 
     spec = MelSpec()
     samples = decode_audio(path, 0.0, 0.0)

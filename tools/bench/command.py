@@ -173,7 +173,7 @@ def _checked(tool: Tool, given: argparse.Namespace) -> argparse.Namespace:
         raise UsageError(f"--seconds {given.seconds:g}: allowed is 0.4..86400")
     given.seconds = given.seconds or (tool.quick_seconds if given.quick else tool.seconds)
     if given.bundle is None:
-        from clcr_stream.bundle import default_bundle_folder
+        from clcr_stream.bundle.loader import default_bundle_folder
 
         given.bundle = default_bundle_folder()
     if not (given.bundle / "manifest.json").is_file():

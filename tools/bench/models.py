@@ -46,7 +46,7 @@ class Variant:
 
     def grid(self) -> Any:
         """As the model's streaming modules take it."""
-        from clcr.streaming import Grid
+        from clcr.network.streaming import Grid
 
         slots, tokens = self.per_hop(self.video_hz), self.per_hop(self.sound_hz)
         return Grid(
@@ -61,10 +61,10 @@ def random_model(front_end: str, tokenizer: Path) -> Any:
     """A model of the default sizes with seeded random weights."""
     import torch
 
-    from clcr.config import ModelConfig
-    from clcr.language import LanguageEncoder
-    from clcr.model import CLCR
-    from clcr_stream.text import Tokenizer
+    from clcr.network.config import ModelConfig
+    from clcr.network.language import LanguageEncoder
+    from clcr.network.model import CLCR
+    from clcr_stream.frontends.text import Tokenizer
 
     torch.manual_seed(SEED)
     settings = {"vision_front_end": FRONT_ENDS[front_end]} if front_end != "default" else {}
@@ -90,7 +90,7 @@ def trained_model(bundle: Path, checkpoint: Path) -> tuple[Any, str] | None:
     known = manifest["provenance"].get("checkpoint", {}).get("sha256")
     if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != known:
         return None
-    from clcr.checkpoint import load_checkpoint
+    from clcr.training.checkpoint import load_checkpoint
 
     return load_checkpoint(checkpoint), f"checkpoint {known[:16]}"
 
@@ -124,7 +124,7 @@ def key(settings: dict[str, Any]) -> str:
 def write_bundle(folder: Path, model: Any, variant: Variant, tokenizer: Path) -> None:
     """Graphs, tokenizer and manifest of a model on the variant's grid; nothing is proved of them here."""
     from clcr_export.graphs import export_graph, streaming_modules
-    from clcr_stream.manifest import write_manifest
+    from clcr_stream.bundle.manifest import write_manifest
 
     modules = streaming_modules(model, variant.grid())
     specs = {}
@@ -138,9 +138,9 @@ def write_bundle(folder: Path, model: Any, variant: Variant, tokenizer: Path) ->
 
 def manifest_of(model: Any, variant: Variant, specs: dict[str, Any], tokenizer: Path) -> Any:
     """The manifest of a bench bundle, its files not yet listed."""
-    from clcr_stream import manifest as contract
-    from clcr_stream.features import MelSpec
-    from clcr_stream.text import Tokenizer
+    from clcr_stream.bundle import manifest as contract
+    from clcr_stream.frontends.mel import MelSpec
+    from clcr_stream.frontends.text import Tokenizer
 
     grid, config, words = variant.grid(), model.config, Tokenizer(tokenizer)
     mel = asdict(MelSpec()) | {"hop_samples": SAMPLE_RATE_HZ // (4 * variant.sound_hz)}

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.clip import WORDS, Clip, load_clip, random_clip
-from clcr_stream.backends import open_backend
-from clcr_stream.bundle import Bundle, load_bundle
-from clcr_stream.language import LanguageStream
-from clcr_stream.level import Levels, open_encoder
-from clcr_stream.manifest import TOKENIZER_NAME, Manifest
-from clcr_stream.positions import sinusoid
-from clcr_stream.text import Tokenizer
-from clcr_stream.transcript import Segment
+from clcr_stream.bundle.loader import Bundle, load_bundle
+from clcr_stream.bundle.manifest import TOKENIZER_NAME, Manifest
+from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.frontends.text import Tokenizer
+from clcr_stream.inference.choose import open_backend
+from clcr_stream.inference.levels import Levels, open_encoder
+from clcr_stream.streams.language import LanguageStream
+from clcr_stream.window.transcript import Segment
 
 Arrays = dict[str, NDArray[Any]]
 _ANY_COUNTS = np.ones(3)  # of valid tokens: only scales what is not read here

@@ -15,7 +15,7 @@ from bench.models import Variant, exported, random_model, recompute_graph
 from bench.ours import Ours, Playback, playback, spoken
 from bench.peers import History, OnnxRecompute, Peer, Stage, Streaming
 from bench.statistics import measure
-from clcr_stream.bundle import Bundle, load_bundle
+from clcr_stream.bundle.loader import Bundle, load_bundle
 
 SERIES: dict[str, tuple[Variant, ...]] = {
     "window_s": tuple(Variant(window_ms=ms) for ms in (2000, 6000, 15000, 30000)),

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock
 from clcr_stream.errors import ClcrError
-from clcr_stream.ring import AudioRing, VisionRing
-from clcr_stream.transcript import Transcript
+from clcr_stream.window.ring import AudioRing, VisionRing
+from clcr_stream.window.transcript import Transcript
 
 FOREVER_NS = 2**63 - 1
 CLOSE_TIMEOUT_S = 2.0
@@ -296,7 +296,7 @@ class FrameFeeder:
 
 def make_finder(size_px: int) -> FaceCropper:
     """The product's face finder; imported here because it loads OpenCV."""
-    from clcr_stream.faces import FaceFinder
+    from clcr_stream.frontends.faces import FaceFinder
 
     return FaceFinder(size_px=size_px)
 

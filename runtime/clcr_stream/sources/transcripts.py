@@ -11,7 +11,7 @@ from typing import Any
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import FOREVER_NS, Identity, Sinks, ThreadedSource, redact
-from clcr_stream.transcript import Arrival, Segment, parse_json_line, read_transcript
+from clcr_stream.window.transcript import Arrival, Segment, parse_json_line, read_transcript
 
 MAX_LINE_BYTES = 64 * 1024
 POLL_MS = 100

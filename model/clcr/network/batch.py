@@ -1,0 +1,33 @@
+"""The tensors that go into CLCR: one heterogeneous batch, any subset of modalities present in each sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """B samples; a modality absent from every sample has zero tokens. Values in masked places are ignored.
+
+    The frames are packed: only valid ones are stored, ordered by sample, then by time, so that the front-end never
+    computes a padded frame. `*_step` is the absolute stream step of a sample's first token (random while training).
+    """
+
+    frames: Tensor  # uint8 (vision_valid.sum(), 3, size, size), RGB
+    vision_valid: Tensor  # float32 (B, Tv), 0 or 1
+    mel: Tensor  # float32 (B, 4 * Ta, bands), log-mel as clcr_stream.frontends.mel.log_mel gives it
+    acoustic_valid: Tensor  # float32 (B, Ta)
+    token_ids: Tensor  # int64 (B, N)
+    token_valid: Tensor  # float32 (B, N)
+    vision_step: Tensor  # int64 (B,)
+    acoustic_step: Tensor  # int64 (B,)
+    language_step: Tensor  # int64 (B,)
+
+    def __len__(self) -> int:
+        return int(self.vision_valid.shape[0])
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})

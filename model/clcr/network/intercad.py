@@ -1,0 +1,58 @@
+"""InterCAD, the aggregation over levels: anchors weigh the levels, attention the modalities (CLCR 3.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clcr.network.config import LEVELS, ModelConfig
+from clcr.network.intraced import plain_norm
+from clcr.network.language import MASKED
+
+
+class InterCAD(nn.Module):
+    """shared, private (B, 3 levels, 3 modalities, width), present (B, 3) -> scores, omega, beta, eta, summaries."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.summary = nn.Linear(2 * width, width, bias=False)
+        self.anchors = nn.Parameter(torch.randn(len(LEVELS), width))
+        self.level_score = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, 1))
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, width, bias=False)
+        self.gate_vector = nn.Linear(width, 1, bias=False)
+        self.head = nn.Sequential(
+            nn.Linear(2 * width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, config.outputs)
+        )
+
+    def forward(
+        self, shared: Tensor, private: Tensor, present: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Returns scores (B, C), omega (B, 3), beta (B, 3), eta (B, 3; zero where absent), g (B, 3, 2 * width)."""
+        here = present.unsqueeze(-1)
+        count = present.sum(-1, keepdim=True).clamp(min=1.0)
+        g = torch.cat([shared, private], -1).sum(2) / count.unsqueeze(-1)
+        omega = self._level_weights(g)
+        s = (omega[:, :, None, None] * shared).sum(1)
+        p = (omega[:, :, None, None] * private).sum(1)
+        if self.config.intercad:
+            query = self.query(s.sum(1) / count)
+            scores = (self.key(s) * query.unsqueeze(1)).sum(-1) * self.config.width**-0.5
+            beta = torch.softmax(scores + (1.0 - present) * MASKED, -1) * present
+            eta = torch.sigmoid(self.gate_vector(plain_norm(self.gate(p)))).squeeze(-1) * present
+        else:
+            beta, eta = present / count, present
+        u = torch.cat([(beta.unsqueeze(-1) * s).sum(1), (eta.unsqueeze(-1) * p * here).sum(1)], -1)
+        return self.head(u), omega, beta, eta, g
+
+    def _level_weights(self, g: Tensor) -> Tensor:
+        if not self.config.intercad:
+            return g.new_full(g.shape[:2], 1.0 / len(LEVELS))
+        summary = self.summary(g)
+        anchors = self.anchors.unsqueeze(0) + torch.zeros_like(summary)
+        logits = self.level_score(torch.cat([summary, anchors, summary * anchors], -1)).squeeze(-1)
+        return functional.softmax(logits, -1)

@@ -1,0 +1,172 @@
+"""CLCR: three levels, a budgeted exchange inside each, anchor-guided aggregation over them (arXiv 2602.19605)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from clcr.network.batch import Batch
+from clcr.network.config import LEVELS, MODALITIES, ModelConfig
+from clcr.network.encoders import AcousticStem, TemporalStage, vision_front_end
+from clcr.network.intercad import InterCAD
+from clcr.network.intraced import Described, LevelExchange, LevelOutputs
+from clcr.network.language import LanguageEncoder
+from clcr_stream.frontends.positions import sinusoid
+
+SHORT = 8  # rows of at most this many steps (single images) are encoded apart from long ones
+
+Tokens = dict[str, Described]
+
+
+@dataclass
+class Outputs:
+    """What CLCR exposes for a batch of windows."""
+
+    logits: Tensor  # (B, C): class scores before softmax, or (B, 1) for regression
+    omega: Tensor  # (B, 3): level weights
+    beta: Tensor  # (B, 3): modality weights, zero where absent
+    eta: Tensor  # (B, 3): private gates, zero where absent
+    summaries: Tensor  # (B, 3, 2 * width): g_l
+    levels: tuple[LevelOutputs, ...]
+
+
+class CLCR(nn.Module):
+    """The whole model: `encode` describes every token of a prefix once; `fuse` and `aggregate` read a window."""
+
+    temperature: Tensor  # scalar, fitted after training
+
+    def __init__(self, config: ModelConfig, language: LanguageEncoder) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.vision = vision_front_end(config)
+        self.acoustic = AcousticStem(config)
+        self.language = language
+        self.stages = nn.ModuleDict(
+            {m: nn.ModuleList(TemporalStage(config, d) for d in config.dilations) for m in ("vision", "acoustic")}
+        )
+        inputs = {"vision": width, "acoustic": width, "language": language.hidden}
+        self.project = nn.ModuleDict(
+            {m: nn.ModuleList(nn.Linear(inputs[m], width, bias=False) for _ in LEVELS) for m in MODALITIES}
+        )
+        self.levels = nn.ModuleList(LevelExchange(config) for _ in LEVELS)
+        self.intercad = InterCAD(config)
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, batch: Batch, gamma: float = 1.0) -> Outputs:
+        """A batch in which every sample is one window (all its tokens are used)."""
+        with parametrize.cached():  # each basis is computed once per step
+            return self.aggregate(self.fuse(self.encode(batch), gamma))
+
+    @property
+    def exchanges(self) -> list[LevelExchange]:
+        """The three levels, shallow to deep."""
+        return [cast(LevelExchange, level) for level in self.levels]
+
+    def temporal(self, modality: str) -> list[TemporalStage]:
+        """The three stages of a modality's temporal network."""
+        return [cast(TemporalStage, stage) for stage in cast(nn.ModuleList, self.stages[modality])]
+
+    def projections(self, modality: str) -> list[nn.Linear]:
+        """W_1, W_2, W_3 of a modality."""
+        return [cast(nn.Linear, layer) for layer in cast(nn.ModuleList, self.project[modality])]
+
+    def encode(self, batch: Batch) -> list[Tokens]:
+        """Described tokens of the whole prefix, per level and modality."""
+        hidden = {
+            "vision": self._temporal("vision", self._frames(batch), batch.vision_valid),
+            "acoustic": self._temporal("acoustic", batch.mel, batch.acoustic_valid),
+            "language": self._language(batch),
+        }
+        valid = {"vision": batch.vision_valid, "acoustic": batch.acoustic_valid, "language": batch.token_valid}
+        steps = {"vision": batch.vision_step, "acoustic": batch.acoustic_step, "language": batch.language_step}
+        position = {m: self.positions(steps[m], valid[m].shape[1]) for m in MODALITIES}
+        levels: list[Tokens] = []
+        for index, level in enumerate(self.exchanges):
+            source = index if self.config.hierarchy else len(self.levels) - 1
+            matrices = level.matrices(*level.bases())
+            tokens: Tokens = {}
+            for m in MODALITIES:
+                projected = self.projections(m)[index](hidden[m][source])
+                with torch.autocast("cpu", enabled=False):
+                    h = level.tokenise(m, projected.float(), position[m], valid[m])
+                    tokens[m] = level.describe(m, h, valid[m], matrices[m])
+            levels.append(tokens)
+        return levels
+
+    def fuse(self, levels: list[Tokens], gamma: float = 1.0) -> list[LevelOutputs]:
+        """The exchange of each level over the given windows of described tokens."""
+        if self.config.level_order == "shuffled":
+            levels = [{m: levels[(i + j) % 3][m] for j, m in enumerate(MODALITIES)} for i in range(3)]
+        outputs = []
+        with torch.autocast("cpu", enabled=False):
+            for level, tokens in zip(self.exchanges, levels, strict=True):
+                marks = tokens["vision"].marks
+                knob = torch.full((marks.shape[0], 1), gamma, device=marks.device)
+                outputs.append(level.fuse(tokens, knob, level.bases()))
+        return outputs
+
+    def aggregate(self, levels: list[LevelOutputs]) -> Outputs:
+        """InterCAD over the three levels."""
+        with torch.autocast("cpu", enabled=False):
+            shared = torch.stack([level.shared for level in levels], 1)
+            private = torch.stack([level.private for level in levels], 1)
+            logits, omega, beta, eta, g = self.intercad(shared, private, levels[0].present)
+        return Outputs(logits, omega, beta, eta, g, tuple(levels))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Calibrated class probabilities (temperature fitted after training), or the value itself for regression."""
+        return logits if self.config.task == "regression" else torch.softmax(logits / self.temperature, -1)
+
+    def positions(self, first_step: Tensor, count: int) -> Tensor:
+        """Sinusoid of the absolute steps (B,) .. (B,) + count: (B, count, width)."""
+        start = first_step if self.config.position == "absolute" else torch.zeros_like(first_step)
+        steps = (start[:, None] + torch.arange(count, device=start.device)).reshape(-1)
+        table = sinusoid(steps.cpu().numpy().astype(np.int64), self.config.width, self.config.position_base)
+        return torch.from_numpy(table).view(len(start), count, self.config.width).to(start.device)
+
+    def _frames(self, batch: Batch) -> Tensor:
+        """Front-end features of the packed frames, laid out as (B, Tv, width) with zeros where masked."""
+        valid = batch.vision_valid
+        if not batch.frames.shape[0]:
+            return valid.new_zeros(*valid.shape, self.config.width)
+        features = self.vision(batch.frames.float())
+        laid = torch.zeros(*valid.shape, self.config.width, dtype=features.dtype, device=features.device)
+        return laid.masked_scatter(valid.bool().unsqueeze(-1), features)
+
+    def _temporal(self, modality: str, x: Tensor, valid: Tensor) -> list[Tensor]:
+        """Z_1, Z_2, Z_3 (B, T, width); rows without a valid step cost nothing and stay zero."""
+        rows, steps = valid.shape
+        outputs = [valid.new_zeros(rows, steps, self.config.width) for _ in LEVELS]
+        length = (valid * torch.arange(1, steps + 1, device=valid.device)).amax(1) if steps else valid.new_zeros(rows)
+        for selected in ((length > 0) & (length <= SHORT), length > SHORT):
+            index = selected.nonzero().squeeze(-1)
+            if not len(index):
+                continue
+            span = int(length[index].max())
+            mask = valid[index, :span]
+            ratio = x.shape[1] // steps
+            z = x[index, : span * ratio]
+            if modality == "acoustic":
+                z, _, _ = self.acoustic(z, mask, *(s.to(z.device) for s in self.acoustic.initial_state(len(index))))
+            for level, stage in enumerate(self.temporal(modality)):
+                start = [state.to(z.device) for state in stage.initial_state(len(index), self.config.width)]
+                z, _ = stage(z, mask, start)
+                padded = nn.functional.pad(z.float(), (0, 0, 0, steps - span))
+                outputs[level] = outputs[level].index_copy(0, index, padded)
+        return outputs
+
+    def _language(self, batch: Batch) -> list[Tensor]:
+        """Early, middle and late hidden states (B, N, hidden); rows without a token stay zero."""
+        valid = batch.token_valid
+        index = valid.amax(1).nonzero().squeeze(-1) if valid.shape[1] else valid.new_zeros(0, dtype=torch.long)
+        outputs = [valid.new_zeros(*valid.shape, self.language.hidden) for _ in LEVELS]
+        if len(index):
+            states = self.language(batch.token_ids[index], valid[index])
+            outputs = [o.index_copy(0, index, s.float()) for o, s in zip(outputs, states, strict=True)]
+        return outputs

@@ -1,0 +1,150 @@
+"""The commands clcr-train and clcr-eval."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from clcr_stream.errors import ClcrError
+
+_TRAIN_EXAMPLES = """examples:
+  clcr-train configs/train_base.yaml --run runs/base
+  clcr-train configs/train_base.yaml --run runs/base --resume
+  clcr-train configs/train_javased.yaml --run runs/javased --init runs/base/final
+  clcr-train configs/train_javased.yaml --run runs/loso --init runs/base/final --leave-one-speaker-out
+exit codes: 0 finished, 1 other error, 2 recipe or flag, 7 checkpoint, 8 diverged, 75 stopped by a signal
+"""
+_EVAL_EXAMPLES = """examples:
+  clcr-eval runs/base/final --pack cache/packs/ravdess --json out.json
+  clcr-eval runs/javased/final --pack cache/packs/javased_av --by-speaker --plots out/
+  clcr-eval runs/javased/final --pack cache/packs/ravdess --fit-temperature
+exit codes: 0 done, 1 other error, 2 recipe or flag, 7 checkpoint
+"""
+STOPPED_CODE = 75
+
+
+def train_main(arguments: list[str] | None = None) -> int:
+    """clcr-train: returns the exit code."""
+    parser = _parser("clcr-train", "Train, resume or fine-tune a CLCR model from a recipe.", _TRAIN_EXAMPLES)
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--resume", action="store_true", help="go on from DIR/last")
+    parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from these weights")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--steps", type=int, metavar="N", help="in place of the recipe's steps")
+    parser.add_argument("--leave-out", nargs="+", default=[], metavar="SPEAKER", help="never train on these speakers")
+    parser.add_argument("--leave-one-speaker-out", action="store_true", help="one short fine-tuning per speaker")
+    parser.add_argument(
+        "--pack",
+        type=Path,
+        nargs="+",
+        default=[Path("cache/packs/javased_av"), Path("cache/packs/javased_audio")],
+        metavar="DIR",
+        help="with --leave-one-speaker-out: the pack to score, then others with the same speakers",
+    )
+    options = parser.parse_args(arguments)
+    return _reporting("clcr-train", lambda: _train(options))
+
+
+def eval_main(arguments: list[str] | None = None) -> int:
+    """clcr-eval: returns the exit code."""
+    parser = _parser("clcr-eval", "Score a checkpoint on prepared packs, by subset of modalities.", _EVAL_EXAMPLES)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("--pack", type=Path, nargs="+", required=True, metavar="DIR")
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--subsets", default="all", help="all, or a list such as V,A,VA")
+    parser.add_argument("--having", help="only clips recorded with all of these, such as VA")
+    parser.add_argument("--by-speaker", action="store_true", help="intervals resample speakers, not clips")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--plots", type=Path, metavar="DIR")
+    parser.add_argument("--batch", type=int, default=32, metavar="N")
+    parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument("--fit-temperature", action="store_true", help="fit on these packs, store, report nothing")
+    options = parser.parse_args(arguments)
+    return _reporting("clcr-eval", lambda: _evaluate(options))
+
+
+def _train(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from clcr.training import start, train
+    from clcr.training.recipe import check_recipe, load_recipe
+    from clcr_stream.errors import ConfigError
+
+    _set_threads(options.threads)
+    recipe = load_recipe(options.recipe)
+    if options.steps is not None:
+        recipe = msgspec.structs.replace(recipe, steps=options.steps)
+        check_recipe(recipe, "--steps")
+    left_out = tuple(options.leave_out)
+    if options.leave_one_speaker_out:
+        if options.init is None:
+            raise ConfigError("--leave-one-speaker-out needs --init CHECKPOINT, a model that never saw these speakers")
+        from clcr.training import loso
+
+        report = loso.leave_one_speaker_out(options.run, recipe, options.init, tuple(options.pack))
+        print(loso.summary(report))
+        return 0 if report["complete"] else STOPPED_CODE
+    if options.resume:
+        run = train.resume_run(options.run, recipe, left_out)
+    else:
+        model = start.new_model(recipe) if options.init is None else start.model_from(options.init, recipe)
+        run = train.start_run(options.run, recipe, model, left_out)
+        if options.init is None:
+            train.calibrate(run)
+    outcome = train.train(run)
+    print(f"{outcome} at step {run.progress.step}; best {run.progress.best_score:.3f} at step {run.progress.best_step}")
+    return 0 if outcome == train.FINISHED else STOPPED_CODE
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from clcr.training import report
+    from clcr.training.checkpoint import load_checkpoint
+
+    _set_threads(options.threads)
+    model = load_checkpoint(options.checkpoint)
+    request = report.Request(
+        packs=tuple(options.pack),
+        split=options.split,
+        subsets=options.subsets,
+        having=options.having,
+        by_speaker=options.by_speaker,
+        batch_size=options.batch,
+    )
+    if options.fit_temperature:
+        print(report.calibrate_checkpoint(options.checkpoint, model, request))
+        return 0
+    results = report.evaluate(options.checkpoint, model, request, options.plots)
+    print(report.table(results["packs"]))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=name, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _reporting(name: str, command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except ClcrError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(train_main())

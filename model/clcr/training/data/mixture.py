@@ -1,0 +1,163 @@
+"""Batches: a random mixture of packs for training, a pack in order for evaluation."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clcr.network.batch import Batch
+from clcr.training.data.augment import Augment, at_model_size
+from clcr.training.data.cache import MEL_PER_TOKEN, MODALITIES, SLOTS_PER_HOP, TOKENS_PER_HOP, WINDOW_HOPS, Clip, Pack
+from clcr.training.data.prepare import FACE_PX
+from clcr_stream.errors import ConfigError
+from clcr_stream.frontends.mel import DEFAULT_MEL
+
+_STEPS = 1 << 20  # random start offsets
+
+
+class Mixture:
+    """Draws training batches from several packs; the batch of a step depends on the seed and the step alone.
+
+    balance: 0 draws samples evenly, 1 classes evenly, between: classes with n samples in proportion to n^(1 - balance).
+    augment None: samples as stored, cut to a window's last 6 s. Safe to call from several threads.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[Pack],
+        seed: int,
+        balance: float = 0.5,
+        augment: Augment | None = Augment(),  # noqa: B008
+    ) -> None:
+        self._packs = {pack.name: pack for pack in packs}
+        if not packs or len(self._packs) != len(packs):
+            raise ConfigError(
+                f"a mixture was given packs {[pack.name for pack in packs]}; names must differ, at least one"
+            )
+        self._seed = seed
+        self._augment = augment
+        self._chances = {pack.name: _chances(pack, balance) for pack in packs}
+
+    def sample(self, counts: Mapping[str, int], step: int) -> tuple[Batch, Tensor]:
+        """(batch, targets (B,)) of `step`, with counts[name] samples from each named pack, in that order."""
+        unknown = sorted(set(counts) - set(self._packs))
+        if unknown:
+            raise ConfigError(f"no pack {unknown[0]!r} in the mixture; it has {', '.join(self._packs)}")
+        rng = np.random.default_rng((self._seed, step))
+        clips: list[Clip] = []
+        targets: list[NDArray[np.generic]] = []
+        for name, count in counts.items():
+            pack = self._packs[name]
+            chosen = rng.choice(len(pack), count, p=self._chances[name])
+            clips.extend(self._changed(pack.clip(int(index)), rng) for index in chosen)
+            targets.append(pack.targets[chosen])
+        batch = collate(clips, rng.integers(0, _STEPS, (2, len(clips))))
+        return batch, torch.from_numpy(np.concatenate(targets))
+
+    def counts(self, weights: Mapping[str, float], batch_size: int, step: int) -> dict[str, int]:
+        """A random split of `batch_size` samples over the packs in proportion to `weights`."""
+        rng = np.random.default_rng((self._seed, step, 1))
+        shares = np.array(list(weights.values()), np.float64)
+        drawn = rng.multinomial(batch_size, shares / shares.sum())
+        return {name: int(count) for name, count in zip(weights, drawn, strict=True) if count}
+
+    def batches(self, counts: Mapping[str, int], steps: range, workers: int = 1) -> Iterator[tuple[Batch, Tensor]]:
+        """`sample` of each step in order, made ahead by `workers` threads (OpenCV and NumPy release the GIL)."""
+        with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
+            ahead: deque[Future[tuple[Batch, Tensor]]] = deque()
+            try:
+                for step in steps:
+                    ahead.append(pool.submit(self.sample, counts, step))
+                    if len(ahead) > 2 * workers:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _changed(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        return at_model_size(last_window(clip)) if self._augment is None else self._augment(clip, rng)
+
+
+def evaluation_batches(
+    pack: Pack, batch_size: int, modalities: Sequence[str] = MODALITIES
+) -> Iterator[tuple[Batch, Tensor, NDArray[np.int64]]]:
+    """(batch, targets (B,), rows (B,) of the pack) in the pack's order, unchanged but for the last 6 s of longer clips.
+
+    Only `modalities` are shown. A sample with none of them (a video in which no face was found, say) is in no batch:
+    compare the number of rows with len(pack).
+    """
+    unknown = sorted(set(modalities) - set(MODALITIES))
+    if unknown or not modalities:
+        raise ConfigError(f"modalities {list(modalities)} were given; allowed is a subset of {', '.join(MODALITIES)}")
+    rows: list[int] = []
+    clips: list[Clip] = []
+    for index in range(len(pack)):
+        clip = last_window(pack.clip(index)).only(modalities)
+        if any(clip.present):
+            rows.append(index)
+            clips.append(at_model_size(clip))
+        if rows and (len(rows) == batch_size or index == len(pack) - 1):
+            yield collate(clips), torch.from_numpy(pack.targets[rows]), np.array(rows, np.int64)
+            rows, clips = [], []
+
+
+def last_window(clip: Clip) -> Clip:
+    """The newest 6 s, which is what the runtime's window holds when the clip ends."""
+    return clip.span(max(0, clip.hops - WINDOW_HOPS), clip.hops)
+
+
+def collate(clips: Sequence[Clip], offsets: NDArray[np.int64] | None = None) -> Batch:
+    """One batch of clips whose frames are at model size.
+
+    offsets: (2, B) random start steps of the streams and of the words; without, steps count from the source's start.
+    Vision and sound keep their alignment: both start at the same hop.
+    """
+    size = len(clips)
+    offsets = np.zeros((2, size), np.int64) if offsets is None else offsets
+    hops = offsets[0] // TOKENS_PER_HOP + np.array([clip.start_hop for clip in clips], np.int64)
+    slots = max((len(clip.slots) for clip in clips if len(clip.frames)), default=0)
+    sounds = max(len(clip.mel) for clip in clips) // MEL_PER_TOKEN
+    words = max(len(clip.tokens) for clip in clips)
+    vision_valid = np.zeros((size, slots), np.float32)
+    acoustic_valid = np.zeros((size, sounds), np.float32)
+    mel = np.zeros((size, sounds * MEL_PER_TOKEN, DEFAULT_MEL.mel_bands), np.float32)
+    token_ids = np.zeros((size, words), np.int64)
+    token_valid = np.zeros((size, words), np.float32)
+    for index, clip in enumerate(clips):
+        if len(clip.frames):
+            vision_valid[index, : len(clip.slots)] = clip.slots
+        whole = len(clip.mel) // MEL_PER_TOKEN
+        acoustic_valid[index, :whole] = 1.0
+        mel[index, : whole * MEL_PER_TOKEN] = clip.mel[: whole * MEL_PER_TOKEN]
+        token_ids[index, : len(clip.tokens)] = clip.tokens
+        token_valid[index, : len(clip.tokens)] = 1.0
+    frames = np.concatenate([np.zeros((0, FACE_PX, FACE_PX, 3), np.uint8), *(clip.frames for clip in clips)])
+    arrays = {
+        "frames": np.ascontiguousarray(frames.transpose(0, 3, 1, 2)),
+        "vision_valid": vision_valid,
+        "mel": mel,
+        "acoustic_valid": acoustic_valid,
+        "token_ids": token_ids,
+        "token_valid": token_valid,
+        "vision_step": hops * SLOTS_PER_HOP,
+        "acoustic_step": hops * TOKENS_PER_HOP,
+        "language_step": offsets[1],
+    }
+    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def _chances(pack: Pack, balance: float) -> NDArray[np.float64]:
+    """The chance of each sample; evenly for regression."""
+    chances = np.ones(len(pack))
+    if pack.classes:
+        counts = np.bincount(pack.targets, minlength=pack.classes)
+        chances = counts[pack.targets].astype(np.float64) ** -balance
+    return np.asarray(chances / chances.sum(), np.float64)

@@ -1,0 +1,151 @@
+"""Evaluation: every subset of modalities the data allow, scores with intervals, and what the exchange did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils import parametrize
+
+from clcr.network.batch import Batch
+from clcr.network.config import LEVELS, MODALITIES
+from clcr.network.model import CLCR, Outputs
+from clcr.training import metrics
+from clcr.training.data.cache import Pack
+from clcr.training.data.mixture import evaluation_batches
+from clcr.training.metrics import Bootstrap, Floats
+from clcr.training.recipe import subset_modalities
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said about a pack, in the pack's order."""
+
+    logits: Floats  # (n, C), or (n, 1) for regression
+    targets: NDArray[Any]  # (n,) class indices or values
+    ids: tuple[str, ...]
+    speakers: tuple[str, ...]
+    unseen: int  # clips in which nothing of the subset was found (no face, say): scored with the model's prior
+    exchange: dict[str, Any]
+
+    def brief(self) -> dict[str, float]:
+        """The point estimates only, for a training log."""
+        if self.logits.shape[1] == 1:
+            error = np.abs(self.logits[:, 0] - self.targets)
+            return {"n": len(self.targets), "mae": float(error.mean())}
+        counts = metrics.confusion(self.targets.astype(np.int64), self.logits.argmax(1), self.logits.shape[1])
+        return {
+            "n": len(self.targets),
+            "accuracy": float(metrics.accuracy(counts)),
+            "macro_f1": float(metrics.macro_f1(counts)),
+        }
+
+    def scores(self, temperature: float = 1.0, by_speaker: bool = False) -> dict[str, Any]:
+        """Every score with its interval, and the exchange's statistics; plain JSON values."""
+        bootstrap = Bootstrap(groups=self.speakers if by_speaker else None)
+        if self.logits.shape[1] == 1:
+            scored = metrics.regression_scores(self.logits[:, 0], self.targets.astype(np.float64), bootstrap)
+        else:
+            probs = metrics.softmax(self.logits, temperature)
+            scored = metrics.classification_scores(probs, self.targets.astype(np.int64), bootstrap)
+        return {**scored, "unseen": self.unseen, "exchange": self.exchange}
+
+
+class ExchangeTally:
+    """Sums of the exchange's statistics over batches."""
+
+    def __init__(self) -> None:
+        shape = (len(LEVELS), len(MODALITIES))
+        self.tokens, self.active, self.mass = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self.omega, self.beta, self.eta = np.zeros(len(LEVELS)), np.zeros(len(MODALITIES)), np.zeros(len(MODALITIES))
+        self.present, self.samples = np.zeros(len(MODALITIES)), 0
+
+    def add(self, outputs: Outputs) -> None:
+        """Count one batch."""
+        for row, level in enumerate(outputs.levels):
+            for column, modality in enumerate(MODALITIES):
+                alpha, valid = level.alpha[modality], level.valid[modality]
+                self.tokens[row, column] += float(valid.sum())
+                self.active[row, column] += float(((alpha > 0) * valid).sum())
+                self.mass[row, column] += float((alpha * valid).sum())
+        self.omega += outputs.omega.double().sum(0).numpy()
+        self.beta += outputs.beta.double().sum(0).numpy()
+        self.eta += outputs.eta.double().sum(0).numpy()
+        self.present += outputs.levels[0].present.double().sum(0).numpy()
+        self.samples += len(outputs.omega)
+
+    def report(self) -> dict[str, Any]:
+        """Per level and modality the share of valid tokens with alpha > 0 (participation) and sum(alpha) / T (mass).
+
+        None for a modality that never occurred. omega and beta are means over samples, eta over samples with it.
+        """
+        seen = [column for column in range(len(MODALITIES)) if self.tokens[0, column] > 0]
+        names = [MODALITIES[column] for column in seen]
+
+        def per_level(values: Floats) -> list[dict[str, float]]:
+            shares = values[:, seen] / self.tokens[:, seen]
+            return [dict(zip(names, (float(share) for share in row), strict=True)) for row in shares]
+
+        eta = self.eta[seen] / np.maximum(self.present[seen], 1)
+        return {
+            "participation": per_level(self.active),
+            "mass": per_level(self.mass),
+            "omega": (self.omega / max(self.samples, 1)).tolist(),
+            "beta": dict(zip(names, (self.beta[seen] / max(self.samples, 1)).tolist(), strict=True)),
+            "eta": dict(zip(names, eta.tolist(), strict=True)),
+        }
+
+
+@torch.no_grad()
+def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32) -> Predictions:
+    """Run a pack through the model in float32 with only the modalities of `subset`, such as "VA"."""
+    model.eval()
+    tally, logits = ExchangeTally(), np.zeros((len(pack), model.config.outputs))
+    seen = np.zeros(len(pack), bool)
+    with parametrize.cached():
+        for batch, _, rows in evaluation_batches(pack, batch_size, subset_modalities(subset)):
+            outputs = model(batch)
+            logits[rows] = outputs.logits.double().numpy()
+            seen[rows] = True
+            tally.add(outputs)
+        if not seen.all():
+            logits[~seen] = model(empty_batch(model)).logits.double().numpy()
+    return Predictions(
+        logits=logits,
+        targets=pack.targets,
+        ids=tuple(str(name) for name in pack.ids),
+        speakers=tuple(str(name) for name in pack.speakers),
+        unseen=int((~seen).sum()),
+        exchange=tally.report(),
+    )
+
+
+def empty_batch(model: CLCR) -> Batch:
+    """One sample in which every modality is absent; the model's answer to it is its prior."""
+    zero = torch.zeros(1, dtype=torch.int64)
+    return Batch(
+        frames=torch.zeros(0, 3, 112, 112, dtype=torch.uint8),
+        vision_valid=torch.zeros(1, 1),
+        mel=torch.zeros(1, 4, model.config.mel_bands),
+        acoustic_valid=torch.zeros(1, 1),
+        token_ids=torch.zeros(1, 1, dtype=torch.int64),
+        token_valid=torch.zeros(1, 1),
+        vision_step=zero,
+        acoustic_step=zero,
+        language_step=zero,
+    )
+
+
+def reliability(predictions: Predictions, temperature: float) -> tuple[list[float], list[float]]:
+    """Mean confidence and accuracy of the occupied ECE bins."""
+    probs = metrics.softmax(predictions.logits, temperature)
+    confidence, right = probs.max(1), probs.argmax(1) == predictions.targets
+    bins = np.clip(np.ceil(confidence * metrics.ECE_BINS).astype(np.int64) - 1, 0, metrics.ECE_BINS - 1)
+    used = np.unique(bins)
+    return (
+        [float(confidence[bins == index].mean()) for index in used],
+        [float(right[bins == index].mean()) for index in used],
+    )

@@ -1,0 +1,182 @@
+"""From a recipe to batches: which packs, which speakers, how many of each, which modalities are shown."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clcr.network.batch import Batch
+from clcr.network.config import MODALITIES
+from clcr.training.data.augment import Augment
+from clcr.training.data.cache import Clip, Pack
+from clcr.training.data.mixture import Mixture
+from clcr.training.recipe import SUBSETS, DevPack, Recipe, TrainPack, subset_modalities
+from clcr_stream.errors import ConfigError
+
+AHEAD = 3  # batches made ahead of their use
+
+
+@dataclass(frozen=True)
+class Group:
+    """The samples of one step that go through the model together, and their share in the step's loss."""
+
+    batch: Batch
+    labels: Tensor  # (B,)
+    share: float
+
+
+class Selected(Pack):
+    """Some samples of packs, in the given order, under one name; no pack is read again."""
+
+    def __init__(self, name: str, parts: Sequence[tuple[Pack, NDArray[np.int64]]]) -> None:
+        self.name = name
+        self.ids = np.concatenate([pack.ids[rows] for pack, rows in parts])
+        self.speakers = np.concatenate([pack.speakers[rows] for pack, rows in parts])
+        self.targets = np.concatenate([pack.targets[rows] for pack, rows in parts])
+        self.classes = parts[0][0].classes
+        self._sources = [(pack, int(row)) for pack, rows in parts for row in rows]
+
+    def clip(self, index: int) -> Clip:
+        pack, row = self._sources[index]
+        return pack.clip(row)
+
+
+class Feed:
+    """The training batches of a recipe; those of step k depend on the recipe's seed and k alone.
+
+    Packs of one `group` share a batch; every other pack has its own, so that single images are not padded to the length
+    of a sound. labels: the model's, None for regression. leave_out: speakers never drawn, as SPEAKER (of any pack) or
+    PACK/SPEAKER. Raises ConfigError.
+    """
+
+    def __init__(self, recipe: Recipe, labels: tuple[str, ...] | None, leave_out: tuple[str, ...] = ()) -> None:
+        self._recipe = recipe
+        self._counts: dict[str, dict[str, int]] = {}
+        packs: dict[str, list[Pack]] = {}
+        found: set[str] = set()
+        for use in recipe.train:
+            pack = train_pack(use, labels)
+            folder = Path(use.pack).name
+            names = np.array([f"{folder}/{speaker}" for speaker in pack.speakers])
+            found.update(names.tolist())
+            rows = np.flatnonzero(~np.isin(pack.speakers, leave_out) & ~np.isin(names, leave_out))
+            pack = Selected(pack.name, [(pack, rows)])
+            group = use.group or pack.name
+            packs.setdefault(group, []).append(pack)
+            self._counts.setdefault(group, {})[pack.name] = use.per_step
+        for speaker in leave_out:
+            if not any(speaker in (name, name.partition("/")[2]) for name in found):
+                raise ConfigError(f"--leave-out {speaker}: no such speaker; the packs have {', '.join(sorted(found))}")
+        augment = Augment(**{"modality_dropout": recipe.modality_dropout, **recipe.augment})
+        self._mixtures = {
+            group: Mixture(members, recipe.seed * 1000 + index, recipe.balance, augment)
+            for index, (group, members) in enumerate(packs.items())
+        }
+
+    def at(self, step: int) -> list[Group]:
+        """The groups of a step."""
+        rng = np.random.default_rng((self._recipe.seed, step, 2))
+        total = sum(count for counts in self._counts.values() for count in counts.values())
+        groups = []
+        for name, mixture in self._mixtures.items():
+            batch, labels = mixture.sample(self._counts[name], step)
+            hidden = rng.random(len(batch)) < self._recipe.empty_share
+            groups.append(Group(hide(batch, torch.from_numpy(hidden)), labels, len(batch) / total))
+        return groups
+
+    @contextmanager
+    def prefetching(self, start: int, end: int) -> Generator[Generator[list[Group], None, None], None, None]:
+        """An iterator over the groups of steps [start, end), made ahead in one thread that ends with the block."""
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            ahead: deque[Future[list[Group]]] = deque()
+            try:
+                yield self._ordered(pool, ahead, range(start, end))
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _ordered(
+        self, pool: ThreadPoolExecutor, ahead: deque[Future[list[Group]]], steps: range
+    ) -> Generator[list[Group], None, None]:
+        for step in steps:
+            ahead.append(pool.submit(self.at, step))
+            if len(ahead) > AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def hide(batch: Batch, rows: Tensor) -> Batch:
+    """The batch with every modality of `rows` (bool, B) absent: what the model sees when nothing is there."""
+    if not bool(rows.any()):
+        return batch
+    shown = (~rows).float()[:, None]
+    owner = torch.arange(len(batch)).repeat_interleave(batch.vision_valid.sum(1).long())
+    values = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+    values["frames"] = batch.frames[~rows[owner]]
+    for name in ("vision_valid", "acoustic_valid", "token_valid"):
+        values[name] = values[name] * shown
+    return Batch(**values)
+
+
+def train_pack(use: TrainPack, labels: tuple[str, ...] | None) -> Pack:
+    """A training pack over its splits; restricted ones carry the restriction in their name."""
+    parts = [Pack(Path(use.pack), split, labels) for split in use.splits]
+    pack: Pack = Selected(parts[0].name, [(part, np.arange(len(part))) for part in parts])
+    if use.having is None:
+        return pack
+    chosen = restrict(pack, use.having)
+    chosen.name = f"{pack.name}+{use.having}"
+    return chosen
+
+
+def dev_pack(use: DevPack, labels: tuple[str, ...] | None) -> Pack:
+    """A development pack, restricted as the recipe says and thinned evenly to at most `limit` samples."""
+    pack = Pack(Path(use.pack), use.split, labels)
+    if use.having is not None:
+        pack = restrict(pack, use.having)
+    if use.limit is None or len(pack) <= use.limit:
+        return pack
+    rows = np.linspace(0, len(pack) - 1, use.limit).round().astype(np.int64)
+    return Selected(pack.name, [(pack, rows)])
+
+
+def speakers_pack(folder: Path, splits: Sequence[str], speakers: Sequence[str], labels: tuple[str, ...] | None) -> Pack:
+    """All samples of the given speakers over several splits of one pack. Raises ConfigError when there is none."""
+    parts = [Pack(folder, split, labels) for split in splits]
+    rows = [np.flatnonzero(np.isin(part.speakers, list(speakers))) for part in parts]
+    if not sum(len(part) for part in rows):
+        known = sorted({str(speaker) for part in parts for speaker in part.speakers})
+        raise ConfigError(f"{folder}: nothing by {', '.join(speakers)}; its speakers: {', '.join(known)}")
+    return Selected(folder.name, list(zip(parts, rows, strict=True)))
+
+
+def stored_modalities(pack: Pack) -> NDArray[np.bool_]:
+    """Which modalities each clip was recorded with, [n, 3]; a video without a found face still counts as vision."""
+    clips = (pack.clip(index) for index in range(len(pack)))
+    return np.array([(len(clip.slots) > 0, len(clip.mel) > 0, len(clip.tokens) > 0) for clip in clips], bool)
+
+
+def restrict(pack: Pack, having: str) -> Pack:
+    """The clips recorded with every modality of `having`, such as "VA". Raises ConfigError when there is none."""
+    wanted = [MODALITIES.index(name) for name in subset_modalities(having)]
+    rows = np.flatnonzero(stored_modalities(pack)[:, wanted].all(1))
+    if not len(rows):
+        raise ConfigError(f"{pack.name}: no clip was recorded with {having}; leave the restriction out")
+    return Selected(pack.name, [(pack, rows)])
+
+
+def possible_subsets(pack: Pack) -> tuple[str, ...]:
+    """The subsets of modalities for which the pack has clips that were recorded with all of them."""
+    stored = stored_modalities(pack)
+    columns = {subset: [MODALITIES.index(name) for name in subset_modalities(subset)] for subset in SUBSETS}
+    return tuple(subset for subset in SUBSETS if stored[:, columns[subset]].all(1).any())

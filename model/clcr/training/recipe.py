@@ -1,0 +1,131 @@
+"""The recipe of a training run: one YAML file, typed, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from clcr.network.config import MODALITIES
+from clcr_stream.errors import ConfigError
+
+LETTERS = {"V": "vision", "A": "acoustic", "L": "language"}
+SUBSETS = ("V", "A", "L", "VA", "VL", "AL", "VAL")
+
+
+class TrainPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A prepared pack to learn from and how many of its items go into each step."""
+
+    pack: str
+    per_step: int
+    splits: tuple[str, ...] = ("train",)
+    having: str | None = None  # only clips recorded with all of these, such as "VA"
+    group: str | None = None  # packs of one group go through the model in one batch
+
+
+class DevPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A prepared pack to watch: `subsets` of modalities such as "VA"; at most `limit` items, taken evenly."""
+
+    pack: str
+    subsets: tuple[str, ...]
+    split: str = "dev"
+    limit: int | None = None
+    having: str | None = None  # only clips recorded with all of these, such as "VA"
+
+
+class Best(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The number that chooses the best checkpoint: the mean of `metric` over "pack/subset" names."""
+
+    of: tuple[str, ...]
+    metric: Literal["macro_f1", "accuracy"] = "macro_f1"
+
+
+class Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a fresh model's language encoder comes from: a BERT-family folder, or a small `config` without weights."""
+
+    folder: str | None = None
+    package: str | None = None  # an installed package whose model/ folder is the BERT-family folder
+    kept_ids: str | None = None
+    config: dict[str, Any] | None = None
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a run depends on besides the data and an --init checkpoint. Paths are from the working folder."""
+
+    train: tuple[TrainPack, ...]
+    dev: tuple[DevPack, ...]
+    best: Best
+    tokenizer: str
+    steps: int
+    language: Language = Language()
+    model: dict[
+        str, Any
+    ] = {}  # fields of clcr.network.config.ModelConfig, label_smoothing among them; with --init: changes to it
+    seed: int = 1
+    warmup_steps: int = 100
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    learning_rates: dict[str, float] = {}  # by parameter-name prefix; the longest that fits wins
+    freeze: tuple[str, ...] = ()  # parameter-name prefixes
+    renew: tuple[str, ...] = ()  # parameter-name prefixes that --init does not carry over: they start fresh
+    freeze_statistics: bool = False  # keep batch-norm statistics, for small fine-tuning sets
+    final_rate: float = 0.02  # share of the learning rate left at the end of the cosine
+    weight_decay: float = 0.02
+    momentum: float = 0.9  # sgd only
+    clip_norm: float = 5.0
+    ema_decay: float = 0.0  # 0: no averaged weights
+    precision: Literal["fp32", "bf16"] = "bf16"
+    class_weights: tuple[float, ...] | None = None
+    modality_dropout: float = 0.15
+    balance: float = 0.5  # 0: samples evenly, 1: classes evenly
+    augment: dict[str, Any] = {}  # fields of clcr.training.data.augment.Augment
+    empty_share: float = 0.02  # share of samples shown with every modality absent, so that no input gives the prior
+    eval_every_steps: int = 500
+    log_every_steps: int = 20
+    checkpoint_minutes: float = 5.0
+    eval_batch: int = 32
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe. Raises ConfigError with the path of the offending key."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = msgspec.convert(values, Recipe, strict=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe; complete ones are in configs/train_*.yaml") from None
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}; see configs/train_base.yaml") from error
+    check_recipe(recipe, str(path))
+    return recipe
+
+
+def check_recipe(recipe: Recipe, name: str) -> None:
+    """Raises ConfigError for values that parse but make no sense together."""
+    for dev in recipe.dev:
+        for subset in dev.subsets:
+            if subset not in SUBSETS or dev.having not in (None, *SUBSETS):
+                raise ConfigError(f"{name}: dev subset {subset!r} having {dev.having!r}; allowed: {', '.join(SUBSETS)}")
+    for use in recipe.train:
+        if use.having not in (None, *SUBSETS):
+            raise ConfigError(f"{name}: train pack having {use.having!r}; allowed: {', '.join(SUBSETS)}")
+    watched = {f"{Path(dev.pack).name}/{subset}" for dev in recipe.dev for subset in dev.subsets}
+    for wanted in recipe.best.of:
+        if wanted not in watched:
+            raise ConfigError(f"{name}: best.of {wanted!r} is not watched; allowed: {', '.join(sorted(watched))}")
+    if not recipe.train or min(use.per_step for use in recipe.train) < 1:
+        raise ConfigError(f"{name}: train needs at least one pack, each with per_step of 1 or more")
+    if recipe.steps < 1 or recipe.eval_every_steps < 1 or recipe.log_every_steps < 1:
+        raise ConfigError(f"{name}: steps, eval_every_steps and log_every_steps must be 1 or more")
+
+
+def subset_modalities(subset: str) -> tuple[str, ...]:
+    """The modalities of a subset such as "VA", in the model's order."""
+    named = {LETTERS[letter] for letter in subset}
+    return tuple(modality for modality in MODALITIES if modality in named)
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """The whole recipe, defaults written out, for the run folder."""
+    return yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,77 @@
+"""The model a run begins with: fresh with a pretrained language encoder, or from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from clcr.network.config import ModelConfig
+from clcr.network.language import LanguageEncoder
+from clcr.network.model import CLCR
+from clcr.training.checkpoint import CheckpointError, load_checkpoint
+from clcr.training.feed import Group
+from clcr.training.recipe import Language, Recipe
+from clcr_stream.errors import ConfigError
+
+CALIBRATION_STEPS = 8
+
+
+def new_model(recipe: Recipe) -> CLCR:
+    """A model with random weights and the recipe's language encoder. Raises ConfigError."""
+    torch.manual_seed(recipe.seed)
+    try:
+        return CLCR(ModelConfig.from_dict(recipe.model), language_encoder(recipe.language))
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"recipe: {error}") from error
+
+
+def model_from(folder: Path, recipe: Recipe) -> CLCR:
+    """A checkpoint's model with the recipe's changes to its settings; sizes and labels must stay."""
+    torch.manual_seed(recipe.seed)
+    model = load_checkpoint(folder)
+    changes = ModelConfig.from_dict(recipe.model)
+    model.config = replace(model.config, **{name: getattr(changes, name) for name in recipe.model})
+    fresh = CLCR(model.config, LanguageEncoder.from_config(model.language.backbone_config))
+    if {n: v.shape for n, v in fresh.state_dict().items()} != {n: v.shape for n, v in model.state_dict().items()}:
+        raise CheckpointError(f"{folder}: the recipe's model settings change the shape of its weights; leave them out")
+    carried = {name: value for name, value in model.state_dict().items() if not name.startswith(recipe.renew)}
+    if recipe.renew and len(carried) == len(model.state_dict()):
+        raise ConfigError(f"recipe: renew names no parameter: {', '.join(recipe.renew)}")
+    fresh.load_state_dict(carried, strict=False)
+    return fresh
+
+
+def language_encoder(source: Language) -> LanguageEncoder:
+    """A BERT-family encoder from a folder, from an installed package's model/ folder, or fresh from a config."""
+    given = [name for name in ("folder", "package", "config") if getattr(source, name) is not None]
+    if len(given) != 1:
+        raise ConfigError(f"recipe: language has {given or 'nothing'}; give exactly one of folder, package, config")
+    if source.config is not None:
+        return LanguageEncoder.from_config(source.config)
+    if source.folder is not None:
+        folder = Path(source.folder)
+    else:
+        spec = find_spec(str(source.package))
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(f"recipe: language package {source.package!r} is not installed; pip install it first")
+        folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    kept = None if source.kept_ids is None else json.loads(Path(source.kept_ids).read_text(encoding="utf-8"))
+    return LanguageEncoder.from_folder(folder, kept)
+
+
+def calibrate_mel(model: CLCR, steps: Iterable[list[Group]]) -> None:
+    """Set the log-mel normalisation to the mean and deviation per band of some training batches with sound."""
+    rows = []
+    for groups in steps:
+        for group in groups:
+            frames = group.batch.acoustic_valid.bool().repeat_interleave(4, 1)
+            rows.append(group.batch.mel[frames])
+    mel = torch.cat(rows) if rows else torch.zeros(0)
+    if len(mel) > 1:
+        model.acoustic.get_buffer("mel_mean").copy_(mel.mean(0))
+        model.acoustic.get_buffer("mel_std").copy_(mel.std(0).clamp(min=0.1))

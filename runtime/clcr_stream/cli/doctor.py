@@ -1,0 +1,187 @@
+"""What a user runs first when something does not work: checks of the installation, each with what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+
+from clcr_stream.config import Config
+from clcr_stream.errors import BackendError, ClcrError
+
+PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "PyYAML", "tokenizers")
+NVIDIA_DEVICES = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvgpu"))
+VIDEO_CLASS = Path("/sys/class/video4linux")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding; a check that is not `required` may fail without making the installation unusable."""
+
+    name: str
+    ok: bool
+    detail: str
+    required: bool = True
+
+    def line(self) -> str:
+        """For a person."""
+        mark = "ok  " if self.ok else "FAIL" if self.required else "warn"
+        return f"{mark} {self.name}: {self.detail}"
+
+
+def examine(config: Config) -> list[Check]:
+    """All checks, in the order in which a run would meet them."""
+    checks = [_python(), *(_package(name) for name in PACKAGES)]
+    checks.append(_guarded("bundle", lambda: _bundle(config)))
+    checks.append(_guarded("backend", lambda: _backend(config)))
+    checks.append(_tensorrt(config))
+    checks.append(_cameras())
+    checks.append(_microphones())
+    checks.append(_guarded("endpoint", lambda: _endpoint(config)))
+    return checks
+
+
+def as_plain(checks: list[Check]) -> dict[str, object]:
+    """For a script."""
+    return {"ok": healthy(checks), "checks": [asdict(check) for check in checks]}
+
+
+def healthy(checks: list[Check]) -> bool:
+    """True when nothing that is required failed."""
+    return all(check.ok or not check.required for check in checks)
+
+
+def list_cameras(root: Path = VIDEO_CLASS) -> list[dict[str, str]]:
+    """Cameras that the kernel knows: device and name."""
+    if not root.is_dir():
+        return []
+    found = []
+    for entry in sorted(root.iterdir()):
+        name = entry / "name"
+        label = name.read_text(encoding="utf-8", errors="replace").strip() if name.is_file() else entry.name
+        found.append({"device": f"/dev/{entry.name}", "name": label})
+    return found
+
+
+def list_microphones() -> list[dict[str, str | int]]:
+    """Inputs that PortAudio knows: index, name, rate. SourceError with what to install when PyAudio is missing."""
+    from clcr_stream.sources.microphone import load_pyaudio, quiet_stderr
+
+    module = load_pyaudio()
+    with quiet_stderr():
+        audio = module.PyAudio()
+        try:
+            devices = [audio.get_device_info_by_index(index) for index in range(audio.get_device_count())]
+        finally:
+            audio.terminate()
+    return [
+        {"index": int(device["index"]), "name": str(device["name"]), "rate_hz": int(device["defaultSampleRate"])}
+        for device in devices
+        if int(device["maxInputChannels"]) > 0
+    ]
+
+
+def _guarded(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, check())
+    except ClcrError as error:
+        return Check(name, False, str(error))
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", sys.version_info >= (3, 10), f"{version} (3.10 or newer is needed)")
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, f"not installed; run `pip install {name}`")
+
+
+def _bundle(config: Config) -> str:
+    from clcr_stream.bundle.loader import default_bundle_folder, load_bundle
+
+    folder = Path(config.model.bundle) if config.model.bundle is not None else default_bundle_folder()
+    bundle = load_bundle(folder)
+    return f"{folder}: {bundle.manifest.name}, {len(bundle.files)} files verified, id {bundle.id[:16]}"
+
+
+def _backend(config: Config) -> str:
+    """What a run would take and open, except that nothing is built."""
+    from clcr_stream.bundle.loader import default_bundle_folder, load_bundle
+    from clcr_stream.inference.golden import replay_engines
+    from clcr_stream.run import WITHOUT_PLANS, load, pick
+
+    bundle = load_bundle(config.model.bundle if config.model.bundle is not None else default_bundle_folder())
+    picked = pick(config, bundle)
+    if picked.backend.name == "tensorrt" and picked.unplanned:
+        raise BackendError(WITHOUT_PLANS)
+    with contextlib.closing(load(config)) as loaded:
+        name = loaded.levels.backend
+        replayed = replay_engines(bundle, loaded.model.encoder, loaded.levels)
+    if replayed is None:
+        return f"{name} (the bundle has no golden vectors to check it with)"
+    hops, worst = replayed
+    return f"{name}: all engines run and repeat the bundle's {hops} golden hops (largest difference {worst:.1e})"
+
+
+def _tensorrt(config: Config) -> Check:
+    """Whether the GPU could be used; a machine without one is as it should be."""
+    from clcr_stream.bundle.loader import default_bundle_folder, load_bundle
+    from clcr_stream.inference.choose import NOT_INSTALLED, tensorrt_installed
+    from clcr_stream.run import WITHOUT_PLANS, pick
+
+    if not tensorrt_installed():
+        if not any(device.exists() for device in NVIDIA_DEVICES):
+            return Check("tensorrt", True, "not needed: no NVIDIA GPU here", required=False)
+        return Check("tensorrt", False, f"{NOT_INSTALLED}, but an NVIDIA GPU is here; see docs/gpu.md", required=False)
+    try:
+        model = msgspec.structs.replace(config.model, backend="auto")
+        folder = config.model.bundle if config.model.bundle is not None else default_bundle_folder()
+        picked = pick(msgspec.structs.replace(config, model=model), load_bundle(folder))
+    except ClcrError as error:
+        return Check("tensorrt", False, str(error), required=False)
+    if picked.backend.name == "tensorrt":
+        return Check("tensorrt", True, "available, and all plans of this bundle are built", required=False)
+    detail = WITHOUT_PLANS if picked.unplanned else f"{picked.reason}; ONNX Runtime is used instead"
+    return Check("tensorrt", False, detail, required=False)
+
+
+def _cameras() -> Check:
+    cameras = list_cameras()
+    text = ", ".join(f"{camera['device']} ({camera['name']})" for camera in cameras)
+    return Check(
+        "cameras", bool(cameras), text or "none; plug one in, or use --input FILE or --camera test://", required=False
+    )
+
+
+def _microphones() -> Check:
+    try:
+        microphones = list_microphones()
+    except ClcrError as error:
+        return Check("microphones", False, str(error), required=False)
+    text = ", ".join(f"{microphone['index']}: {microphone['name']}" for microphone in microphones)
+    return Check("microphones", bool(microphones), text or "none; use --input FILE or --mic none", required=False)
+
+
+def _endpoint(config: Config) -> str:
+    from clcr_stream.config import stream_configs
+    from clcr_stream.streams.status import Account, Header, make_status
+    from clcr_stream.streams.stream import publish_options
+    from clcr_stream.wire import messages
+    from clcr_stream.wire.publisher import Publisher
+
+    endpoints = []
+    for stream in stream_configs(config):
+        header = Header(stream.name, messages.new_session_id(), messages.read_boot_id(), 0)
+        status = make_status(Account(), (), header, 0.0)
+        with Publisher(publish_options(stream), lambda: status) as publisher:  # noqa: B023 closed within the turn
+            endpoints.append(publisher.endpoint)
+    return f"{', '.join(endpoints)} can be bound"

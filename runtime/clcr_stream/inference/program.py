@@ -1,0 +1,108 @@
+"""What a tick runs: engines over named tensors, and how a bundle's engines are joined.
+
+Python 3.9 with the standard library is enough here, so that the GPU check runs the very program of the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clcr_stream.bundle.manifest import EngineSpec, TensorSpec
+
+LEVELS = (1, 2, 3)
+TICK_ENGINES = ("level1", "level2", "level3", "intercad")
+_FEATURES = {"vision_in": "vision_out", "acoustic_in": "acoustic_out"}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A verified engine of a bundle: its ONNX bytes, their sha256 and its entry in the manifest."""
+
+    onnx: bytes
+    sha256: str
+    spec: EngineSpec
+
+
+@dataclass(frozen=True)
+class Call:
+    """One engine in a tick: the engine's tensor name -> the program's, for all but its state."""
+
+    engine: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a tick runs, in order; the host fills `inputs` before it and reads `outputs` after it."""
+
+    calls: tuple[Call, ...]
+    tensors: Mapping[str, TensorSpec]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def single_program(name: str, spec: EngineSpec) -> Program:
+    """A program of one engine whose tensors keep their names."""
+    state = set(spec.state)
+    inputs = [tensor for tensor in spec.inputs if tensor.name not in state]
+    outputs = [tensor for tensor in spec.outputs if tensor.name.removesuffix("_next") not in state]
+    tensors = {tensor.name: tensor for tensor in (*inputs, *outputs)}
+    call = Call(name, {tensor.name: tensor.name for tensor in inputs}, {tensor.name: tensor.name for tensor in outputs})
+    return Program((call,), tensors, tuple(call.inputs), tuple(call.outputs))
+
+
+def tick_program(engines: Mapping[str, EngineSpec]) -> Program:
+    """How the tick's engines are joined.
+
+    The features of a level are the input of the next one, the summaries of all three are InterCAD's, what a hop brings
+    goes to every level under its own name, and each level has its own description of the words.
+    """
+    calls: list[Call] = []
+    tensors: dict[str, TensorSpec] = {}
+    outputs: list[str] = []
+    for level in LEVELS:
+        spec = engines[f"level{level}"]
+        inputs, given = _plain(spec)
+        ins = {name: _input_name(name, level) for name in inputs}
+        outs = {name: _output_name(name, level) for name in given}
+        tensors.update({ins[name]: _named(ins[name], tensor) for name, tensor in inputs.items()})
+        tensors.update({outs[name]: _named(outs[name], tensor) for name, tensor in given.items()})
+        outputs += [outs[name] for name in given if name.startswith("alpha_") or name == "budget"]
+        calls.append(Call(f"level{level}", ins, outs))
+    inputs, given = _plain(engines["intercad"])
+    tensors.update({**inputs, **given})
+    calls.append(Call("intercad", {name: name for name in inputs}, {name: name for name in given}))
+    made = {name for call in calls for name in call.outputs.values()}
+    return Program(
+        calls=tuple(calls),
+        tensors=tensors,
+        inputs=tuple(name for name in tensors if name not in made),
+        outputs=(*outputs, "present", *given),
+    )
+
+
+def _input_name(name: str, level: int) -> str:
+    if name in _FEATURES:
+        return name if level == 1 else f"{_FEATURES[name]}_{level - 1}"
+    return f"{name}_{level}" if name.startswith("language_") else name
+
+
+def _output_name(name: str, level: int) -> str:
+    # All levels say the same of which modality is there: InterCAD reads the deepest.
+    return name if name == "present" and level == LEVELS[-1] else f"{name}_{level}"
+
+
+def _plain(spec: EngineSpec) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """An engine's inputs and outputs without its state."""
+    state = set(spec.state)
+    inputs = {tensor.name: tensor for tensor in spec.inputs if tensor.name not in state}
+    return inputs, {tensor.name: tensor for tensor in spec.outputs if tensor.name.removesuffix("_next") not in state}
+
+
+def _named(name: str, tensor: TensorSpec) -> TensorSpec:
+    """A tensor of an engine under its name in the program."""
+    return type(tensor)(name=name, dtype=tensor.dtype, shape=tensor.shape)

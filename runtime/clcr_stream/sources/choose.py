@@ -1,0 +1,110 @@
+"""Cameras, microphones, files, streams and transcripts; `open_sources` picks by the way they are written."""
+
+from __future__ import annotations
+
+import re
+
+from clcr_stream.errors import ConfigError, SourceError
+from clcr_stream.sources.base import Modality, Sinks, Source, SourceReport, SourceSpec, redact
+
+__all__ = ["Sinks", "Source", "SourceReport", "SourceSpec", "open_sources"]
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_WITHOUT_GSTREAMER = "OpenCV is built without GStreamer here; give 0, v4l2:/dev/videoN, by-id:NAME or an rtsp:// URL"
+
+
+def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
+    """The sources of `spec`, not started; nothing is opened twice.
+
+    SourceError for anything that can never work (a file that is missing or empty, an unknown scheme); a device or a
+    network stream that is merely absent now gives a source that waits for it. ConfigError for a contradiction.
+    """
+    if spec.input is not None and {spec.camera, spec.microphone} != {"none"}:
+        raise ConfigError("--input gives video and audio: leave out --camera and --mic, or give those alone")
+    if spec.pace not in ("real", "max"):
+        raise ConfigError(f"pace {spec.pace}: allowed are real and max")
+    sources: list[Source] = []
+    if spec.input is not None:
+        sources.append(_open_input(spec.input, spec, sinks))
+    elif spec.camera == spec.microphone and not _is_device(spec.camera) and spec.camera != "none":
+        sources.append(_open_input(spec.camera, spec, sinks))
+    else:
+        if spec.camera != "none":
+            sources.append(_open_camera(spec, sinks))
+        if spec.microphone != "none":
+            sources.append(_open_microphone(spec, sinks))
+    if spec.transcript != "none":
+        sources.append(_open_transcript(spec.transcript, sinks))
+    return sources
+
+
+def _is_device(text: str) -> bool:
+    from clcr_stream.sources.camera import is_camera
+    from clcr_stream.sources.microphone import is_microphone
+
+    return is_camera(text) or is_microphone(text)
+
+
+def _open_input(text: str, spec: SourceSpec, sinks: Sinks) -> Source:
+    """Video and audio out of one container; test:// also brings its words unless another transcript is given."""
+    if text.startswith("test:"):
+        wanted: tuple[Modality, ...] = ("vision", "acoustic")
+        return _open_media(text, wanted if spec.transcript != "none" else (*wanted, "language"), spec, sinks)
+    return _open_media(text, ("vision", "acoustic"), spec, sinks)
+
+
+def _open_camera(spec: SourceSpec, sinks: Sinks) -> Source:
+    from clcr_stream.sources.camera import ALLOWED, CameraSource, is_camera
+
+    if spec.camera.startswith(("csi:", "gst:")):
+        raise SourceError(f"camera {redact(spec.camera)}: {_WITHOUT_GSTREAMER}")
+    if is_camera(spec.camera):
+        return CameraSource(spec.camera, sinks)
+    return _open_media(spec.camera, ("vision",), spec, sinks, f"camera {redact(spec.camera)}: give {ALLOWED}")
+
+
+def _open_microphone(spec: SourceSpec, sinks: Sinks) -> Source:
+    from clcr_stream.sources.microphone import ALLOWED, MicrophoneSource, is_microphone
+
+    if is_microphone(spec.microphone):
+        return MicrophoneSource(spec.microphone, sinks)
+    return _open_media(spec.microphone, ("acoustic",), spec, sinks, f"mic {redact(spec.microphone)}: give {ALLOWED}")
+
+
+def _open_media(text: str, wanted: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks, allowed: str = "") -> Source:
+    """A test source, a live URL or a file; `allowed` is the error for what looks like none of them."""
+    if text.startswith(("csi:", "gst:")):
+        raise SourceError(f"input {redact(text)}: {_WITHOUT_GSTREAMER}")
+    scheme = _SCHEME.match(text)
+    if scheme is not None and scheme.group(1).lower() == "test":
+        from clcr_stream.sources.synthetic.source import SyntheticSource
+
+        return SyntheticSource(text, wanted, sinks, spec.pace)
+    if scheme is None or scheme.group(1).lower() == "file":
+        from clcr_stream.sources.media import FileSource
+
+        if scheme is None and allowed and "/" not in text and "." not in text:
+            raise SourceError(allowed)
+        return FileSource(text, wanted, sinks, spec.pace)
+    from clcr_stream.sources.network import SCHEMES, NetworkSource
+
+    if scheme.group(1).lower() not in SCHEMES:
+        raise SourceError(
+            f"input {redact(text)}: scheme {scheme.group(1)}:// is not read; allowed are {', '.join(SCHEMES)}"
+        )
+    return NetworkSource(text, wanted, sinks)
+
+
+def _open_transcript(text: str, sinks: Sinks) -> Source:
+    from clcr_stream.sources.transcripts import StdinTranscriptSource, TranscriptFileSource, ZmqTranscriptSource
+
+    if text == "-":
+        return StdinTranscriptSource(sinks)
+    if text.startswith(("zmq://", "ipc://")):
+        return ZmqTranscriptSource(text, sinks)
+    if _SCHEME.match(text) or text == "asr":
+        raise SourceError(
+            f"transcript {redact(text)}: not available; "
+            "give none, FILE.srt, FILE.vtt, FILE.jsonl, -, zmq://host:port[/topic] or ipc://path"
+        )
+    return TranscriptFileSource(text, sinks)

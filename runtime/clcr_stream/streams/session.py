@@ -1,0 +1,258 @@
+"""One stream from its first hop to its last: which ticks are due, which are skipped, what is published.
+
+Live and replay differ in what a tick waits for: a live one for the clock (the window's end plus a settle time), a
+recording for its sources to have pushed everything before the window's end. Every hop goes through the levels, so that
+their state is exact; when the machine is late only the newest tick due is published. Nothing here ever waits: the loop
+asks `next_due_ns`, lets the hop be cut with `fill` and hands its outputs to `finish`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clcr_stream.bundle.manifest import Manifest
+from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock
+from clcr_stream.inference.levels import LevelOutputs, Levels
+from clcr_stream.sources.base import FOREVER_NS, Source
+from clcr_stream.streams.language import LanguageStream, LanguageTokens
+from clcr_stream.streams.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
+from clcr_stream.streams.status import INVALID, LATE, OVERRUN, Account, Last
+from clcr_stream.window.cutter import Chunk, Cutter, Grid, Rings, Rows
+from clcr_stream.window.ring import NEVER_NS
+from clcr_stream.wire import messages
+
+AWAITING_DATA_NS = FOREVER_NS  # a recording has not yet pushed the next hop: no time is known
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What a stream's hop goes through before the levels."""
+
+    manifest: Manifest
+    grid: Grid
+    rings: Rings
+    cutter: Cutter
+    language: LanguageStream
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When ticks are due: `paced` follows the clock and skips when late, otherwise as fast as the sources allow."""
+
+    clock: Clock
+    settle_ns: int
+    paced: bool = True
+    last_tick: int | None = None
+    gamma: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """A hop that was cut and waits for its outputs."""
+
+    chunk: Chunk
+    language: LanguageTokens
+    started_ns: int
+    timing_ms: dict[str, float]
+
+
+class Session:
+    """One stream; driven by one thread, its `account` may be read from any."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        sources: Sequence[Source],
+        schedule: Schedule,
+        identity: Identity,
+        send: Callable[[messages.Message], object],
+    ) -> None:
+        self.account = Account()
+        self.identity = identity
+        self.first_published_ns: int | None = None
+        self._pipeline = pipeline
+        self._sources = sources
+        self._schedule = schedule
+        self._send = send
+        self._lossless = [source for source in sources if source.lossless]
+        self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
+        self._live = len(self._lossless) < len(sources)
+        self._told: dict[str, messages.Transcript] = {}
+        self.done = 0  # the last tick that went through the levels or was dropped
+        self._target = 0  # the tick to publish; those before it are late
+        self._filled: _Filled | None = None
+        self._words_shown: int | None = None  # revision of the language rows in the seat
+
+    def next_due_ns(self) -> int | None:
+        """When the next hop is due by the clock: 0 for at once, AWAITING_DATA_NS, or None when there is no next hop."""
+        number = self.done + 1
+        if self.done == self._schedule.last_tick:
+            return None
+        end_ns = self._pipeline.grid.tick(number).end_ns
+        if not all(source.filled(end_ns) for source in self._lossless):
+            return AWAITING_DATA_NS
+        if self._ended(end_ns):
+            return None
+        if number <= self._target or not self._schedule.paced:
+            return 0
+        return end_ns + self._settle_ns()
+
+    def deadline_ns(self) -> int:
+        """Until when the next hop has to be published: the next one is due then. FOREVER_NS when nothing presses."""
+        if not self._schedule.paced:
+            return FOREVER_NS
+        return self._pipeline.grid.tick(self.done + 2).end_ns + self._settle_ns()
+
+    def fill(self, levels: Levels, seat: int) -> None:
+        """Cut the hop that is due into its rows; `finish` must follow before the next one."""
+        started_ns = time.perf_counter_ns()
+        if self.done + 1 > self._target:
+            self._aim(levels, seat)
+        pipeline, tick = self._pipeline, self._pipeline.grid.tick(self.done + 1)
+        rows = levels.inputs(seat)
+        rows["gamma"][0] = self._schedule.gamma
+        chunk = pipeline.cutter.cut(pipeline.rings, tick, rows)
+        for source in self._lossless:
+            source.consumed(tick.end_ns)
+        cut_ns = time.perf_counter_ns()
+        language = pipeline.language.update(chunk.segments)
+        if language.revision != self._words_shown:
+            _show_words(language, rows)
+            self._words_shown = language.revision
+        timing_ms = {
+            "cut": (cut_ns - started_ns) / NS_PER_MS,
+            "language": (time.perf_counter_ns() - cut_ns) / NS_PER_MS,
+        }
+        self._filled = _Filled(chunk, language, started_ns, timing_ms)
+
+    def finish(self, levels: Levels, seat: int, engines_ms: Mapping[str, float], count: int = 1) -> None:
+        """Publish what the levels said of the filled hop, in a call of `count` streams, or account for why not."""
+        filled, self._filled = self._filled, None
+        assert filled is not None, "finish without fill"
+        manifest = self._pipeline.manifest
+        self.done += 1
+        outputs = levels.outputs(seat, _valid_counts(filled, manifest))
+        invalid = why_invalid(outputs, manifest.task == "classification") is not None
+        if invalid:
+            self.account.skipped(INVALID)
+            self._reset(levels, seat)
+        elif self.done < self._target:
+            self.account.skipped(LATE)
+        else:
+            self._publish(filled, outputs, engines_ms, count)
+
+    def _aim(self, levels: Levels, seat: int) -> None:
+        """Choose the tick to publish: the newest due; a live stream a whole window behind starts over with it."""
+        first, clock = self.done + 1, self._schedule.clock
+        if not self._schedule.paced:
+            self._target = first
+            # Without a pace time is the recording's own: the clock is a virtual one and jumps there.
+            clock.wait_until(self._pipeline.grid.tick(first).end_ns + self._settle_ns(), threading.Event())
+            return
+        self._target = newest = self._newest_due(first, clock.now_ns())
+        # A recording waits for its reader, so there is no past to drop.
+        if not self._lossless and newest - first >= self._pipeline.manifest.window_hops:
+            self.account.skipped(OVERRUN, newest - first)
+            self._reset(levels, seat)
+            self.done = newest - 1
+
+    def _settle_ns(self) -> int:
+        """A recording has nothing to settle: what lies before its watermark is complete."""
+        return self._schedule.settle_ns if self._live else 0
+
+    def _ended(self, end_ns: int) -> bool:
+        """True when a hop is not full and no source will add to it; picture and sound decide, if there are any."""
+        return all(source.finished for source in self._media or self._sources) and end_ns > self._data_end_ns()
+
+    def _data_end_ns(self) -> int:
+        """The end of the newest datum that was pushed: of its slot or its last sample, else of its words."""
+        rings, grid = self._pipeline.rings, self._pipeline.grid
+        if not self._media:
+            return rings.transcript.newest_ns
+        ends = [grid.origin_ns, rings.acoustic.newest_ns]
+        newest_ns = rings.vision.newest_ns
+        if newest_ns != NEVER_NS:
+            slot = rings.vision.slot_of(newest_ns)
+            ends.append(grid.origin_ns + (slot + 1) * NS_PER_S // rings.vision.rate_hz)
+        return max(ends)
+
+    def _newest_due(self, first: int, now_ns: int) -> int:
+        grid = self._pipeline.grid
+        newest = max(first, grid.closed_by(now_ns - self._settle_ns()))
+        if not self._live:
+            newest = max(first, min(newest, grid.closed_by(min(source.watermark_ns for source in self._lossless))))
+        if self._schedule.last_tick is not None:
+            newest = min(newest, self._schedule.last_tick)
+        while newest > first and self._ended(grid.tick(newest).end_ns):
+            newest -= 1
+        return newest
+
+    def _reset(self, levels: Levels, seat: int) -> None:
+        """Start over with an empty window: what a level remembers must be what the window says it holds."""
+        levels.clear(seat)
+        self._pipeline.cutter.clear()
+
+    def _publish(self, filled: _Filled, outputs: LevelOutputs, engines_ms: Mapping[str, float], count: int) -> None:
+        answer = Answer(filled.chunk, filled.language, outputs, self._schedule.gamma)
+        self._tell_transcript(answer)
+        published_ns = self._schedule.clock.now_ns()
+        timing_ms = filled.timing_ms | dict(engines_ms) | {"batch": float(count)}
+        busy_ms = filled.timing_ms["language"] + sum(engines_ms.values())
+        timing_ms["total"] = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS
+        message = compose(answer, self._pipeline.manifest, self.identity, published_ns, timing_ms)
+        self._send(message)
+        if self.first_published_ns is None:
+            self.first_published_ns = time.monotonic_ns()
+        tick_ms = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS
+        latency_ms = (published_ns - newest_capture_ns(answer)) / NS_PER_MS if self._schedule.paced else None
+        self.account.published(
+            latency_ms, tick_ms, tick_ms - busy_ms, Last(message.label, message.confidence, message.degraded)
+        )
+
+    def _tell_transcript(self, answer: Answer) -> None:
+        """Publish each segment of the window that readers have not seen in this revision."""
+        segments = answer.chunk.segments
+        told: dict[str, messages.Transcript] = {}
+        for segment in segments:
+            known = self._told.get(segment.id)
+            if known is None or (known.revision, known.text) != (segment.revision, segment.text):
+                known = messages.Transcript(
+                    stream=self.identity.stream,
+                    session=self.identity.session,
+                    seq=0,
+                    boot_id=self.identity.boot_id,
+                    published_ns=self._schedule.clock.now_ns(),
+                    id=segment.id,
+                    start_ns=segment.start_ns,
+                    end_ns=segment.end_ns,
+                    text=segment.text,
+                    final=segment.final,
+                    revision=segment.revision,
+                )
+                self._send(known)
+            told[segment.id] = known
+        self._told = told
+
+
+def _show_words(language: LanguageTokens, rows: Rows) -> None:
+    """Copy the window's text into its rows; it stays there until it changes."""
+    for level, tensors in language.levels.items():
+        for name, array in tensors.items():
+            rows[f"{name}_{level}"][...] = array
+
+
+def _valid_counts(filled: _Filled, manifest: Manifest) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Valid tokens per modality in the window."""
+    chunk = filled.chunk
+    return np.array(
+        (
+            chunk.vision.coverage * manifest.vision.tokens,
+            chunk.acoustic.coverage * manifest.acoustic.tokens,
+            filled.language.coverage * manifest.language.tokens,
+        )
+    )

@@ -1,0 +1,189 @@
+"""Cuts the newest hop out of the rings into the shapes that the levels take, and counts what the window holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.bundle.manifest import Manifest
+from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.frontends.mel import MelSpec, log_mel
+from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.window.ring import NEVER_NS, AudioRing, VisionRing
+from clcr_stream.window.transcript import Segment, Transcript
+
+F32 = NDArray[np.float32]
+Rows = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Hop `number` (1, 2, ...) closes the window [start_ns, end_ns) and adds the data of [hop_start_ns, end_ns)."""
+
+    number: int
+    start_ns: int
+    hop_start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True)
+class Rings:
+    """Where the sources put what they capture."""
+
+    vision: VisionRing
+    acoustic: AudioRing
+    transcript: Transcript
+
+
+@dataclass(frozen=True)
+class ModalityView:
+    """One modality in the window: share of valid tokens, their quality 0..1, age of the newest at the window's end."""
+
+    coverage: float
+    quality: float | None
+    newest_ns: int | None
+    age_ms: float | None
+    seen: int  # items captured in the newest hop, usable or not: frames without a face count here
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What the window of a tick holds; the hop's new data went into the rows that the cutter was given."""
+
+    tick: Tick
+    vision: ModalityView
+    acoustic: ModalityView
+    segments: list[Segment]
+
+
+class Grid:
+    """The ticks of a session: absolute from `origin_ns`, never accumulated."""
+
+    def __init__(self, origin_ns: int, manifest: Manifest) -> None:
+        self.origin_ns = origin_ns
+        self.hop_ns = manifest.hop_ns
+        self.window_ns = manifest.hop_ns * manifest.window_hops
+
+    def tick(self, number: int) -> Tick:
+        """Tick `number`; the first windows begin before the origin, where there is no data."""
+        end_ns = self.origin_ns + number * self.hop_ns
+        return Tick(number, end_ns - self.window_ns, end_ns - self.hop_ns, end_ns)
+
+    def closed_by(self, time_ns: int) -> int:
+        """The number of the last tick that ends at or before `time_ns`."""
+        return (time_ns - self.origin_ns) // self.hop_ns
+
+
+class _History:
+    """Counts of the last hops of one modality; sums are taken anew each time, so nothing drifts."""
+
+    def __init__(self, hops: int, tokens: int) -> None:
+        self._tokens = tokens
+        self._rows = np.zeros((hops, 2), dtype=np.float64)  # valid tokens, summed quality
+        self._newest_ns: int | None = None
+        self._seen = 0
+
+    def clear(self) -> None:
+        self._rows.fill(0.0)
+        self._seen = 0
+        self._newest_ns = None
+
+    def add(self, number: int, valid: int, quality_sum: float, seen: int) -> None:
+        self._rows[number % len(self._rows)] = (valid, quality_sum)
+        self._seen = seen
+
+    def arrived(self, newest_ns: int) -> None:
+        self._newest_ns = newest_ns
+
+    def view(self, tick: Tick, with_quality: bool) -> ModalityView:
+        valid, quality_sum = (float(total) for total in self._rows.sum(axis=0))
+        newest_ns = self._newest_ns if self._newest_ns is not None and self._newest_ns >= tick.start_ns else None
+        return ModalityView(
+            coverage=valid / self._tokens,
+            quality=quality_sum / valid if with_quality and valid else None,
+            newest_ns=newest_ns,
+            age_ms=None if newest_ns is None else (tick.end_ns - newest_ns) / NS_PER_MS,
+            seen=self._seen,
+        )
+
+
+class Cutter:
+    """Cuts consecutive hops into rows that it is given; remembers nothing but the window's counts."""
+
+    def __init__(self, manifest: Manifest, grid: Grid) -> None:
+        vision, acoustic = manifest.vision, manifest.acoustic
+        self._manifest = manifest
+        self._grid = grid
+        self._mel = MelSpec(
+            sample_rate_hz=acoustic.sample_rate_hz,
+            fft_samples=acoustic.fft_samples,
+            window_samples=acoustic.window_samples,
+            hop_samples=acoustic.hop_samples,
+            mel_bands=acoustic.mel_bands,
+            low_hz=acoustic.low_hz,
+            high_hz=acoustic.high_hz,
+            log_floor=acoustic.log_floor,
+        )
+        self._left = self._mel.context_samples
+        self._steps = np.arange(max(vision.slots_per_hop, acoustic.tokens_per_hop), dtype=np.int64)
+        self._vision = _History(manifest.window_hops, vision.tokens)
+        self._acoustic = _History(manifest.window_hops, acoustic.tokens)
+
+    def clear(self) -> None:
+        """Forget the window's counts, as the levels forget their state."""
+        self._vision.clear()
+        self._acoustic.clear()
+
+    def cut(self, rings: Rings, tick: Tick, rows: Rows) -> Chunk:
+        """Write the hop of `tick` into `rows`; ticks must be cut in order, each once, or after `clear`.
+
+        rows, float32: vision_in (slots, 3, size, size) RGB 0..255, vision_valid (slots,), vision_position (slots,
+        width), acoustic_in (mel frames, bands), acoustic_valid (tokens,), acoustic_position (tokens, width).
+        """
+        self._cut_vision(rings.vision, tick, rows)
+        self._cut_acoustic(rings.acoustic, tick, rows)
+        self._cut_positions(tick, rows)
+        return Chunk(
+            tick=tick,
+            vision=self._vision.view(tick, with_quality=True),
+            acoustic=self._acoustic.view(tick, with_quality=False),
+            segments=rings.transcript.between(tick.start_ns, tick.end_ns),
+        )
+
+    def _cut_vision(self, ring: VisionRing, tick: Tick, rows: Rows) -> None:
+        count = self._manifest.vision.slots_per_hop
+        first = (tick.number - 1) * count
+        items = ring.read(first, count, into=rows["vision_in"])
+        rows["vision_valid"][:] = items.valid
+        valid = items.valid > 0
+        seen = int(np.count_nonzero(items.captured_ns != NEVER_NS))
+        self._vision.add(tick.number, int(np.count_nonzero(valid)), float(items.quality[valid].sum()), seen)
+        if valid.any():
+            self._vision.arrived(int(items.captured_ns[valid].max()))
+
+    def _cut_acoustic(self, ring: AudioRing, tick: Tick, rows: Rows) -> None:
+        spec = self._manifest.acoustic
+        start = (tick.number - 1) * spec.samples_per_hop
+        items = ring.read(start - self._left, start + spec.samples_per_hop)
+        rows["acoustic_in"][:] = log_mel(items.samples, self._mel)
+        present = items.present[self._left :]
+        tokens = present.reshape(spec.tokens_per_hop, -1).all(axis=1)
+        rows["acoustic_valid"][:] = tokens
+        heard = int(np.count_nonzero(present))
+        self._acoustic.add(tick.number, int(np.count_nonzero(tokens)), 0.0, heard)
+        if heard:
+            end_sample = start + len(present) - int(present[::-1].argmax())
+            self._acoustic.arrived(self._grid.origin_ns + end_sample * NS_PER_S // spec.sample_rate_hz)
+
+    def _cut_positions(self, tick: Tick, rows: Rows) -> None:
+        """Absolute steps of the hop's slots and tokens, both modalities in one go."""
+        model, past = self._manifest.model, tick.number - 1
+        slots, tokens = self._manifest.vision.slots_per_hop, self._manifest.acoustic.tokens_per_hop
+        steps = np.concatenate([self._steps[:slots] + past * slots, self._steps[:tokens] + past * tokens])
+        positions = sinusoid(steps, model.width, model.position_base)
+        rows["vision_position"][:] = positions[:slots]
+        rows["acoustic_position"][:] = positions[slots:]

@@ -1,0 +1,283 @@
+"""Read a stream's messages: the newest of each topic, with its age, its gaps and a change of session told.
+
+    with Subscriber(topics=("prediction", "status"), lifespan_ms=400) as subscriber:
+        for got in subscriber:
+            print(got.message.seq, got.age_ms, got.missed)
+
+Sessions, predictions and statuses come by conflating sockets, one per topic, so that a slow reader reads the newest and
+not a queue of old ones; transcript segments are all of them wanted and are queued. One thread uses a Subscriber.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+
+from clcr_stream.clock import NS_PER_MS
+from clcr_stream.errors import ConfigError, PublishError
+from clcr_stream.wire.messages import (
+    KINDS,
+    Kind,
+    Message,
+    decode,
+    default_folders,
+    endpoint_in,
+    read_boot_id,
+    split,
+    topic,
+)
+
+_QUIET_NS = 5000 * NS_PER_MS
+_TRANSCRIPT_HWM_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class CurveClient:
+    """Keys for an endpoint on another host: our secret certificate and the publisher's public one."""
+
+    secret_file: Path
+    server_file: Path
+
+
+@dataclass(frozen=True)
+class Received:
+    """One message as read.
+
+    `age_ms` is the time since it was published, None when the publisher is another host, whose monotonic clock says
+    nothing here. `missed` counts the seqs between this message and the one read before it on its topic: read too
+    slowly, lost, or never published (a skipped tick). `new_session` is set when the publisher is another run than
+    before; `missed` is then 0 because nothing is known.
+    """
+
+    message: Message
+    age_ms: float | None
+    missed: int
+    new_session: bool
+
+
+@dataclass
+class TopicTrack:
+    """What has been read of one topic, and the rules that a next message must pass; no sockets, no clock.
+
+    `counts` hold what was not handed on: repeated (sent again for another's sake, or older than what was read), expired
+    (over its lifespan) and refused (not a message of this stream).
+    """
+
+    boot_id: str
+    lifespan_ms: float | None = None
+    session: str | None = None
+    seq: int = 0
+    published_ns: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: {"repeated": 0, "expired": 0, "refused": 0})
+
+    def accept(self, message: Message, now_ns: int) -> Received | None:
+        """The message with its age and gap, or None when it is a repetition or past its lifespan."""
+        new_session = self.session is not None and message.session != self.session
+        same_host = bool(self.boot_id) and message.boot_id == self.boot_id
+        # A run that ended before the one already seen can still arrive, from a second endpoint or a late queue.
+        outdated = new_session and same_host and message.published_ns < self.published_ns
+        if outdated or (message.session == self.session and message.seq <= self.seq):
+            self.counts["repeated"] += 1
+            return None
+        missed = 0 if self.session is None or new_session else message.seq - self.seq - 1
+        age_ms = (now_ns - message.published_ns) / NS_PER_MS if same_host else None
+        if self.lifespan_ms is not None and age_ms is not None and age_ms > self.lifespan_ms:
+            self.counts["expired"] += 1
+            return None
+        self.session, self.seq = message.session, message.seq
+        if same_host:
+            self.published_ns = message.published_ns
+        return Received(message, age_ms, missed, new_session)
+
+
+class Subscriber:
+    """Typed messages of one stream; a context manager and an endless iterator.
+
+    Without `endpoint` it listens in the user's own folders, where a publisher may already be or come later. With
+    `lifespan_ms` an older message is dropped and counted, never handed on; it needs the publisher's clock, so it is
+    without effect on messages from another host. After 5 s of silence the sockets are made anew, because libzmq gives
+    up for good on a peer that once broke the protocol. Raises ConfigError for an endpoint or topic that cannot be.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        stream: str = "default",
+        topics: Sequence[Kind] = ("prediction",),
+        lifespan_ms: float | None = None,
+        curve: CurveClient | None = None,
+    ) -> None:
+        unknown = [name for name in topics if name not in KINDS]
+        if unknown or not topics:
+            raise ConfigError(f"topics {list(topics)}: not understood; allowed are {', '.join(KINDS)}")
+        boot_id = read_boot_id()
+        self._names = {kind: topic(stream, kind) for kind in topics}
+        self._tracks = {kind: TopicTrack(boot_id, lifespan_ms) for kind in topics}
+        self._curve = None if curve is None else _keys(curve)
+        self.endpoints = [endpoint] if endpoint else _own_endpoints(stream)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets: dict[zmq.Socket[bytes], Kind] = {}
+        self._poller = zmq.Poller()
+        self._next: list[zmq.Socket[bytes]] = []
+        self._heard_ns = time.monotonic_ns()
+        self.reconnects = 0
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def receive(self, timeout_ms: float | None = None) -> Received | None:
+        """The next message of any topic, waiting at most `timeout_ms` (None: for ever); None when none came."""
+        deadline_ns = None if timeout_ms is None else time.monotonic_ns() + int(timeout_ms * NS_PER_MS)
+        while True:
+            if self._context.closed:
+                raise ConfigError("the subscriber is closed; make a new one")
+            got = self._read()
+            if got is not None:
+                return got
+            now_ns = time.monotonic_ns()
+            if deadline_ns is not None and now_ns >= deadline_ns:
+                return None
+            if now_ns - self._heard_ns > _QUIET_NS:
+                self._disconnect()
+                self._connect()
+                self.reconnects += 1
+                self._heard_ns = now_ns
+            wake_ns = self._heard_ns + _QUIET_NS
+            if deadline_ns is not None:
+                wake_ns = min(wake_ns, deadline_ns)
+            self._poller.poll((wake_ns - now_ns) // NS_PER_MS + 1)
+
+    def __iter__(self) -> Iterator[Received]:
+        while True:
+            got = self.receive()
+            if got is not None:
+                yield got
+
+    @property
+    def counts(self) -> dict[Kind, dict[str, int]]:
+        """What was read and not handed on, by topic and reason: repeated, expired, refused."""
+        return {kind: dict(track.counts) for kind, track in self._tracks.items()}
+
+    @property
+    def silence_ms(self) -> float:
+        """Time since anything arrived; with topic status, over 2000 means that the publisher is gone or cut off."""
+        return (time.monotonic_ns() - self._heard_ns) / NS_PER_MS
+
+    def close(self) -> None:
+        """Let go of the sockets; safe to call twice."""
+        self._disconnect()
+        self._context.term()
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self) -> Received | None:
+        """The next message that waits and passes its topic's rules; topics take turns."""
+        misses = 0
+        while misses < len(self._next):
+            source = self._next.pop(0)
+            self._next.append(source)
+            try:
+                data = source.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                misses += 1
+                continue
+            misses = 0
+            self._heard_ns = time.monotonic_ns()
+            got = self._judge(data, self._sockets[source])
+            if got is not None:
+                return got
+        return None
+
+    def _judge(self, data: bytes, kind: Kind) -> Received | None:
+        track = self._tracks[kind]
+        try:
+            name, payload = split(data)
+            if name != self._names[kind]:
+                raise PublishError(f"topic {name!r} where {self._names[kind]!r} was subscribed")
+            message = decode(payload)
+        except PublishError:
+            track.counts["refused"] += 1
+            return None
+        return track.accept(message, self._heard_ns)
+
+    def _connect(self) -> None:
+        for kind, name in self._names.items():
+            source = self._context.socket(zmq.SUB)
+            self._sockets[source] = kind
+            _configure(source, kind, self._curve)
+            source.subscribe(name + b" ")
+            for endpoint in self.endpoints:
+                try:
+                    source.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
+                    source.connect(endpoint)
+                except zmq.ZMQError as error:
+                    raise ConfigError(
+                        f"endpoint {endpoint}: {error.strerror}; allowed are ipc:///PATH and tcp://ADDRESS:PORT"
+                    ) from None
+            self._poller.register(source, zmq.POLLIN)
+            self._next.append(source)
+
+    def _disconnect(self) -> None:
+        for source in self._sockets:
+            with contextlib.suppress(KeyError):
+                self._poller.unregister(source)
+            source.close(linger=0)
+        self._sockets.clear()
+        self._next.clear()
+
+
+def _configure(source: zmq.Socket[bytes], kind: Kind, keys: tuple[bytes, bytes, bytes] | None) -> None:
+    """Before connecting. No MAXMSGSIZE: on this side it would end the connection for good; `decode` checks the size."""
+    if kind == "transcript":
+        source.rcvhwm = _TRANSCRIPT_HWM_FRAMES
+    else:
+        source.setsockopt(zmq.CONFLATE, 1)
+    for option, value in (
+        (zmq.LINGER, 0),
+        (zmq.RECONNECT_IVL, 50),
+        (zmq.RECONNECT_IVL_MAX, 1000),
+        (zmq.HEARTBEAT_IVL, 500),
+        (zmq.HEARTBEAT_TIMEOUT, 1500),
+        (zmq.HEARTBEAT_TTL, 2000),
+        (zmq.HANDSHAKE_IVL, 2000),
+    ):
+        source.setsockopt(option, value)
+    if keys is not None:
+        source.curve_publickey, source.curve_secretkey, source.curve_serverkey = keys
+
+
+def _own_endpoints(stream: str) -> list[str]:
+    """The stream's endpoint in each of the user's folders; one that belongs to somebody else is not listened to."""
+    endpoints, reasons = [], []
+    for folder in default_folders():
+        try:
+            endpoints.append(endpoint_in(folder, stream))
+        except (PublishError, OSError) as error:
+            reasons.append(str(error))
+    if not endpoints:
+        raise ConfigError(f"no endpoint found: {'; '.join(reasons)}; pass endpoint=")
+    return endpoints
+
+
+def _keys(curve: CurveClient) -> tuple[bytes, bytes, bytes]:
+    from zmq.auth import load_certificate
+
+    try:
+        public, secret = load_certificate(curve.secret_file)
+        server, _ = load_certificate(curve.server_file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"CURVE certificate: {error}; make one as docs/wire.md says") from None
+    if secret is None:
+        raise ConfigError(f"{curve.secret_file}: holds no secret key; give the .key_secret file")
+    return public, secret, server

@@ -1,0 +1,305 @@
+"""Publish messages over ZeroMQ: XPUB, one frame per message, the last value again for whoever joins late.
+
+One thread owns the sockets; `publish` hands a finished frame over and returns, so no reader, slow, stopped or hostile,
+delays the caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from clcr_stream.clock import NS_PER_MS
+from clcr_stream.errors import PublishError
+from clcr_stream.wire.endpoint import CurveServer, allowed_keys, bind, check_curve, checked_endpoint, claim, secret_key
+from clcr_stream.wire.messages import (
+    KINDS,
+    Format,
+    Kind,
+    Message,
+    Status,
+    default_endpoint,
+    encode,
+    kind_of,
+    topic,
+)
+
+_INBOX_FRAMES = 256
+_EVENTS_PER_TURN = 64  # so that a flood of subscriptions cannot keep the thread from sending
+_MAX_UPSTREAM_BYTES = 1024  # a subscription is a topic; below 276 bytes the handshake itself fails
+_KEPT: tuple[Kind, ...] = ("session", "status", "prediction")
+_REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+
+_M = TypeVar("_M", bound=Message)
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """Where and how to publish; without `endpoint`, the user's own ipc socket for the stream."""
+
+    stream: str = "default"
+    endpoint: str | None = None
+    format: Format = "json"
+    heartbeat_ms: int = 1000
+    send_hwm_frames: int = 64
+    linger_ms: int = 200
+    curve: CurveServer | None = None
+
+
+class Publisher:
+    """A bound XPUB socket and the thread that owns it; a context manager.
+
+    `heartbeat` makes the current Status and is called on that thread every `heartbeat_ms`, on `beat` and for the
+    goodbye; it must not block. Sessions, predictions and transcripts come by `publish`. The last session, status and
+    prediction are sent again when somebody subscribes; as XPUB cannot send to one peer alone, every subscriber of that
+    topic sees the repetition and drops it by its seq. Raises PublishError when the endpoint cannot be had.
+    """
+
+    def __init__(self, options: PublishOptions, heartbeat: Callable[[], Status]) -> None:
+        self._options = options
+        self._heartbeat = heartbeat
+        self._prefixes = {kind: topic(options.stream, kind) + b" " for kind in KINDS}
+        self._guard = threading.Lock()
+        self._last_seq: dict[Kind, int] = {}
+        self._inbox: deque[tuple[Kind, bytes]] = deque()
+        self._kept: dict[Kind, bytes] = {}
+        self._peers: set[int] = set()
+        self._refused = 0
+        self._dropped = 0
+        self._failure: Exception | None = None
+        self._stop = threading.Event()
+        self._beat_asked = threading.Event()
+        self._cleanup = contextlib.ExitStack()
+        try:
+            self._open()
+        except BaseException:
+            self._cleanup.close()
+            raise
+        self._thread = threading.Thread(target=self._run, name="clcr-publisher", daemon=True)
+        self._thread.start()
+
+    def publish(self, message: _M) -> _M:
+        """Hand a message over and return it as sent, numbered if its seq was 0. Any thread; never waits for a reader.
+
+        Raises PublishError when it does not fit the schema, belongs to another stream, does not advance its topic's
+        seq, or when the publisher is closed or its thread has failed.
+        """
+        if self._stop.is_set() or self._failure is not None:
+            raise PublishError(f"{self.endpoint}: not publishing any more: {self._failure or 'closed'}")
+        if message.stream != self._options.stream:
+            raise PublishError(f"a message of stream {message.stream!r} given to stream {self._options.stream!r}")
+        with self._guard:
+            message, payload = self._numbered(message)
+            kind = kind_of(message)
+            if len(self._inbox) >= _INBOX_FRAMES:
+                self._inbox.popleft()
+                self._dropped += 1
+            self._inbox.append((kind, self._prefixes[kind] + payload))
+        self._wake()
+        return message
+
+    def beat(self) -> None:
+        """Send a heartbeat now, as when the state has changed."""
+        self._beat_asked.set()
+        self._wake()
+
+    @property
+    def subscribers(self) -> int:
+        """How many peers are connected."""
+        return len(self._peers)
+
+    @property
+    def dropped(self) -> int:
+        """Frames lost between `publish` and the socket, oldest first; 0 unless the machine starves the thread."""
+        return self._dropped
+
+    def close(self) -> None:
+        """Send what was handed over and the goodbye, then let go of the endpoint, within `linger_ms` and a little.
+
+        Safe to call twice. Raises PublishError when the thread had failed.
+        """
+        self._stop.set()
+        self._wake()
+        self._thread.join()
+        if self._failure is not None:
+            raise PublishError(f"{self.endpoint}: publisher failed: {self._failure}") from self._failure
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        text = self._options.endpoint or default_endpoint(self._options.stream)
+        wanted = checked_endpoint(text, self._options.curve)
+        if self._options.curve is not None:
+            check_curve(self._options.curve)
+        if wanted.startswith("ipc://"):
+            self._cleanup.callback(os.close, claim(Path(wanted[len("ipc://") :]), self._options.stream))
+        self._wake_out, self._wake_in = socket.socketpair()
+        for end in (self._wake_out, self._wake_in):
+            end.setblocking(False)
+            self._cleanup.callback(end.close)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._cleanup.callback(context.term)
+        self._zap: zmq.Socket[bytes] | None = None
+        if self._options.curve is not None:
+            # Without a handler bound first, CURVE admits whoever knows the server's public key.
+            self._zap = context.socket(zmq.REP)
+            self._cleanup.callback(self._zap.close, linger=0)
+            self._zap.bind("inproc://zeromq.zap.01")
+        self._xpub = context.socket(zmq.XPUB)
+        self._cleanup.callback(self._xpub.close)
+        _configure(self._xpub, self._options)
+        self._monitor = self._xpub.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _REFUSALS)
+        self._cleanup.callback(self._monitor.close, linger=0)
+        self._cleanup.callback(self._xpub.disable_monitor)
+        self.endpoint = bind(self._xpub, wanted)
+
+    def _numbered(self, message: _M) -> tuple[_M, bytes]:
+        kind = kind_of(message)
+        last = self._last_seq.get(kind, 0)
+        if message.seq == 0:
+            message = msgspec.structs.replace(message, seq=last + 1)
+        if message.seq <= last:
+            raise PublishError(f"{kind} seq {message.seq} after {last}: seq must increase within a session")
+        payload = encode(message, self._options.format)
+        self._last_seq[kind] = message.seq
+        return message, payload
+
+    def _wake(self) -> None:
+        # BlockingIOError: the buffer is full of wake-ups already; OSError: the thread has closed its end.
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"\0")
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # the thread's edge: told by the next publish() or close()
+            self._failure = error
+        finally:
+            self._cleanup.close()
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        for source in (self._xpub, self._monitor, self._wake_out.fileno(), self._zap):
+            if source is not None:
+                poller.register(source, zmq.POLLIN)
+        period_ns = self._options.heartbeat_ms * NS_PER_MS
+        next_ns = time.monotonic_ns() + period_ns
+        while not self._stop.is_set():
+            ready = dict(poller.poll(max(0, next_ns - time.monotonic_ns()) // NS_PER_MS + 1))
+            if self._zap in ready:
+                self._admit()
+            if self._monitor in ready:
+                self._count_peers()
+            # Subscriptions are read before the inbox and answered after it, from what was sent last: a late joiner gets
+            # nothing older than others have, and what was handed over meanwhile follows in order. Only the session,
+            # which says what all the rest means, goes first.
+            wanted = self._subscriptions() if self._xpub in ready else set()
+            if "session" in wanted:
+                self._xpub.send(self._kept["session"], zmq.DONTWAIT)
+            answered = self._flush() | {"session"}
+            for kind in sorted(wanted - answered):
+                self._xpub.send(self._kept[kind], zmq.DONTWAIT)
+            if self._beat_asked.is_set() or time.monotonic_ns() >= next_ns:
+                self._beat_asked.clear()
+                next_ns = time.monotonic_ns() + period_ns
+                self._send_status(goodbye=False)
+        self._flush()
+        self._send_status(goodbye=True)
+
+    def _flush(self) -> set[Kind]:
+        """Send what was handed over; the kinds that it was."""
+        sent: set[Kind] = set()
+        with contextlib.suppress(BlockingIOError):
+            while self._wake_out.recv(4096):
+                pass
+        while True:
+            with self._guard:
+                if not self._inbox:
+                    return sent
+                kind, data = self._inbox.popleft()
+            self._send(kind, data)
+            sent.add(kind)
+
+    def _send(self, kind: Kind, data: bytes) -> None:
+        # XPUB never blocks: a peer whose queue is full misses the frame and sees it in seq.
+        self._xpub.send(data, zmq.DONTWAIT)
+        if kind in _KEPT:
+            self._kept[kind] = data
+
+    def _send_status(self, goodbye: bool) -> None:
+        status = self._heartbeat()
+        status = msgspec.structs.replace(
+            status,
+            seq=0,
+            state="goodbye" if goodbye else status.state,
+            subscribers=len(self._peers),
+            refused_peers=self._refused,
+        )
+        with self._guard:
+            _, payload = self._numbered(status)
+        self._send("status", self._prefixes["status"] + payload)
+
+    def _subscriptions(self) -> set[Kind]:
+        """The kinds to send again: those whose kept frame a new subscription matches."""
+        wanted: set[Kind] = set()
+        for _ in range(_EVENTS_PER_TURN):
+            try:
+                event = self._xpub.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                break
+            if event[:1] == b"\x01":
+                wanted.update(kind for kind, data in self._kept.items() if data.startswith(event[1:]))
+        return wanted
+
+    def _count_peers(self) -> None:
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._peers.add(int(event["value"]))
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                self._peers.discard(int(event["value"]))
+            else:
+                self._refused += 1
+
+    def _admit(self) -> None:
+        """Answer one ZAP request (RFC 27): yes to a CURVE key whose certificate lies in the allow-list's folder."""
+        assert self._zap is not None and self._options.curve is not None
+        version, request, _domain, _address, _identity, mechanism, *keys = self._zap.recv_multipart()
+        known = mechanism == b"CURVE" and len(keys) == 1 and keys[0] in allowed_keys(self._options.curve.allowed_folder)
+        verdict = [b"200", b"OK"] if known else [b"400", b"key not in the allow-list"]
+        self._zap.send_multipart([version, request, *verdict, b"", b""])
+
+
+def _configure(xpub: zmq.Socket[bytes], options: PublishOptions) -> None:
+    xpub.linger = options.linger_ms
+    xpub.sndhwm = options.send_hwm_frames
+    xpub.maxmsgsize = _MAX_UPSTREAM_BYTES
+    for option, value in (
+        (zmq.XPUB_VERBOSE, 1),
+        (zmq.HEARTBEAT_IVL, 500),
+        (zmq.HEARTBEAT_TIMEOUT, 1500),
+        (zmq.HEARTBEAT_TTL, 2000),
+        (zmq.HANDSHAKE_IVL, 2000),
+        (zmq.TCP_MAXRT, 5000),
+        (zmq.IPV6, 1 if (options.endpoint or "").startswith("tcp://[") else 0),
+    ):
+        xpub.setsockopt(option, value)
+    if options.curve is not None:
+        xpub.curve_secretkey = secret_key(options.curve.secret_file)
+        xpub.curve_server = True

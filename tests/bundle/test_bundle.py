@@ -1,0 +1,255 @@
+"""The bundle: what verifies loads, and everything else is refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clcr_stream.bundle import loader as bundle
+from clcr_stream.bundle.loader import default_bundle_folder, load_bundle
+from clcr_stream.bundle.manifest import MANIFEST_NAME, check_manifest, parse_manifest
+from clcr_stream.errors import BundleError
+from tiny_bundle import tiny_manifest, write_bundle
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "bundle"
+    write_bundle(path)
+    return path
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    tree = json.loads((folder / MANIFEST_NAME).read_text())
+    change(tree)
+    (folder / MANIFEST_NAME).write_text(json.dumps(tree))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        load_bundle(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_bundle_loads_with_the_bytes_that_were_hashed(folder: Path) -> None:
+    loaded = load_bundle(folder)
+    assert set(loaded.files) == {path.name for path in folder.iterdir()} - {MANIFEST_NAME}
+    assert loaded.engine_bytes("level2") == (folder / "level2.onnx").read_bytes()
+    assert loaded.id == hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+
+
+def test_a_manifest_survives_being_written_and_read(folder: Path) -> None:
+    loaded = load_bundle(folder)
+    assert parse_manifest((folder / MANIFEST_NAME).read_bytes()) == loaded.manifest
+    assert msgspec.structs.replace(loaded.manifest, files={}) == tiny_manifest()
+
+
+def test_a_swap_after_loading_does_not_change_what_was_loaded(folder: Path) -> None:
+    loaded = load_bundle(folder)
+    before = loaded.engine_bytes("level1")
+    (folder / "level1.onnx").write_bytes(b"something else")
+    assert loaded.engine_bytes("level1") == before
+
+
+def test_a_changed_byte_is_refused_by_its_hash(folder: Path) -> None:
+    data = bytearray((folder / "level1.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "level1.onnx").write_bytes(data)
+    assert "level1.onnx: sha256" in refusal(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100])
+def test_a_truncated_file_is_refused_by_its_size(folder: Path, keep: int) -> None:
+    path = folder / "intercad.onnx"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "intercad.onnx: bytes is" in refusal(folder)
+
+
+def test_a_longer_file_is_refused_by_its_size(folder: Path) -> None:
+    with (folder / "tokenizer.json").open("ab") as file:
+        file.write(b" ")
+    assert "tokenizer.json: bytes is" in refusal(folder)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "level3.onnx").unlink()
+    assert "level3.onnx: listed" in refusal(folder)
+
+
+def test_an_extra_file_is_named(folder: Path) -> None:
+    (folder / "plan.engine").write_bytes(b"x")
+    assert "plan.engine: not listed" in refusal(folder)
+
+
+def test_a_missing_manifest_is_said(folder: Path) -> None:
+    (folder / MANIFEST_NAME).unlink()
+    assert "manifest.json is missing" in refusal(folder)
+
+
+def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+    assert "cannot be opened as a folder" in refusal(tmp_path / "nowhere")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert "cannot be opened as a folder" in refusal(tmp_path / "file")
+
+
+def test_a_symlink_is_refused_even_to_the_right_bytes(folder: Path, tmp_path: Path) -> None:
+    (folder / "level1.onnx").rename(tmp_path / "elsewhere.onnx")
+    (folder / "level1.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    assert "level1.onnx: is a symlink" in refusal(folder)
+
+
+def test_a_symlinked_manifest_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / MANIFEST_NAME).rename(tmp_path / "m.json")
+    (folder / MANIFEST_NAME).symlink_to(tmp_path / "m.json")
+    assert "manifest.json: is a symlink" in refusal(folder)
+
+
+def test_a_hard_link_is_refused(folder: Path, tmp_path: Path) -> None:
+    os.link(folder / "level1.onnx", tmp_path / "second_name")
+    assert "level1.onnx: has 2 hard links" in refusal(folder)
+
+
+def test_hard_links_are_accepted_in_the_installed_package_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.link(folder / "level1.onnx", folder.parent / "installer_cache")
+    monkeypatch.setattr(bundle, "_packaged_folder", lambda: folder.resolve())
+    assert "level1.onnx" in load_bundle(folder).files
+
+
+def test_a_subfolder_is_refused(folder: Path) -> None:
+    (folder / "more").mkdir()
+    assert "more: is a folder" in refusal(folder)
+
+
+def test_a_pipe_is_refused_without_blocking(folder: Path) -> None:
+    (folder / "level1.onnx").unlink()
+    os.mkfifo(folder / "level1.onnx")
+    assert "level1.onnx: is a device, pipe or socket" in refusal(folder)
+
+
+def test_a_setuid_file_is_refused(folder: Path) -> None:
+    (folder / "level1.onnx").chmod(0o4755)
+    assert "setuid" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["a b", "x;y", ".hidden", "é", "x\ny", "a" * 200])
+def test_a_name_outside_the_plain_alphabet_is_refused(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"x")
+    assert "is not made of" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", "", "a\\b"])
+def test_a_manifest_that_lists_a_path_is_refused(folder: Path, name: str) -> None:
+    edit_manifest(folder, lambda tree: tree["files"].update({name: {"sha256": "0" * 64, "bytes": 1}}))
+    assert "is not a plain name" in refusal(folder)
+
+
+def test_an_engine_file_that_is_a_path_is_refused(folder: Path) -> None:
+    edit_manifest(folder, lambda tree: tree["engines"]["level1"].update(file="../level1.onnx"))
+    assert "files: ../level1.onnx is missing" in refusal(folder)
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, True, 1.5])
+def test_another_format_version_is_refused(folder: Path, version: object) -> None:
+    edit_manifest(folder, lambda tree: tree.update(format=version))
+    assert "this runtime reads 2" in refusal(folder)
+
+
+def test_a_key_that_appears_twice_is_refused(folder: Path) -> None:
+    text = (folder / MANIFEST_NAME).read_text()
+    (folder / MANIFEST_NAME).write_text(text.replace('"format": 2,', '"format": 2, "format": 2,'))
+    assert "'format' appears twice" in refusal(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "nonsense", '{"format": NaN}', "[" * 100_000, '{"format": 1}'])
+def test_a_manifest_that_is_not_one_is_refused(folder: Path, text: str) -> None:
+    (folder / MANIFEST_NAME).write_text(text)
+    assert "manifest.json" in refusal(folder)
+
+
+def test_an_oversized_manifest_is_refused_before_it_is_parsed(folder: Path) -> None:
+    with (folder / MANIFEST_NAME).open("a") as file:
+        file.write(" " * bundle.MAX_MANIFEST_BYTES)
+    assert "manifest.json: bytes is" in refusal(folder)
+
+
+def test_too_many_files_are_refused(folder: Path) -> None:
+    for index in range(bundle.MAX_FILES):
+        (folder / f"f{index}").touch()
+    assert "at most 64" in refusal(folder)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "unknown field": lambda tree: tree.update(extra=1),
+    "hop_ns": lambda tree: tree.update(hop_ns=0),
+    "window_hops": lambda tree: tree.update(window_hops=0),
+    "labels": lambda tree: tree.update(labels=["one", "one"]),
+    "vision.tokens": lambda tree: tree["vision"].update(tokens=91),
+    "acoustic.tokens": lambda tree: tree["acoustic"].update(tokens=1),
+    "acoustic.mel_frames_per_hop": lambda tree: tree["acoustic"].update(mel_frames_per_hop=19),
+    "gamma": lambda tree: tree.update(gamma=-1.0),
+    "engines are": lambda tree: tree["engines"].pop("level2"),
+    "engines.level1.inputs": lambda tree: tree["engines"]["level1"]["inputs"].pop(0),
+    "engines.intercad.outputs": lambda tree: tree["engines"]["intercad"]["outputs"].append(
+        {"name": "more", "dtype": "float32", "shape": ["streams", 1]}
+    ),
+    "is float32 ['streams', 3, 8], the contract has": lambda tree: tree["engines"]["level1"]["inputs"][0].update(
+        shape=["streams", 3, 8]
+    ),
+    "differs from the contract": lambda tree: tree["engines"]["level2"].update(state=[]),
+    "a tensor is named twice": lambda tree: tree["engines"]["level3"]["inputs"].append(
+        tree["engines"]["level3"]["inputs"][0]
+    ),
+    "must be equal and fixed": lambda tree: tree["engines"]["level1"]["inputs"][-1].update(shape=["streams", 2]),
+    "sha256 must be": lambda tree: tree["files"]["level1.onnx"].update(sha256="0"),
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_manifest_that_contradicts_itself_or_the_contract_is_refused_by_field(folder: Path, field: str) -> None:
+    edit_manifest(folder, CHANGES[field])
+    assert field in refusal(folder)
+
+
+def test_a_regression_bundle_gives_a_value_and_no_labels(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "r", task="regression")
+    manifest = load_bundle(tmp_path / "r").manifest
+    assert manifest.engines["intercad"].outputs[0].name == "value"
+    with pytest.raises(BundleError, match="labels"):
+        check_manifest(msgspec.structs.replace(manifest, labels=["a", "b"]))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 10**9), value=st.integers(1, 255))
+def test_any_changed_manifest_byte_is_refused_or_gives_another_id(folder: Path, position: int, value: int) -> None:
+    path = folder / MANIFEST_NAME
+    original = path.read_bytes()
+    identity = load_bundle(folder).id
+    data = bytearray(original)
+    data[position % len(data)] ^= value
+    path.write_bytes(data)
+    try:
+        assert load_bundle(folder).id != identity
+    except BundleError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_bytes(original)
+
+
+def test_without_a_default_bundle_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "__file__", str(tmp_path / "a/b/c/loader.py"))
+    with pytest.raises(BundleError, match="--bundle DIR"):
+        default_bundle_folder()

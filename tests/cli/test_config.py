@@ -1,0 +1,177 @@
+"""The configuration: flags beat the file, and what is not understood is refused with its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clcr_stream.config import Config, CurveConfig, StreamEntry, load_config, stream_configs
+from clcr_stream.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path | None, **flags: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {key.replace("__", "."): value for key, value in flags.items()})
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_shipped_file_holds_every_key_with_its_default() -> None:
+    import yaml
+
+    path = REPOSITORY / "configs" / "default.yaml"
+    assert load_config(path, {}) == Config()
+    tree = yaml.safe_load(path.read_text())
+    config = Config()
+    assert tree.pop("streams") == []
+    assert set(tree["tensorrt"]["builder"]) == set(config.tensorrt.builder.__struct_fields__)
+    assert {section: set(keys) for section, keys in tree.items()} == {
+        section: set(getattr(config, section).__struct_fields__)
+        for section in config.__struct_fields__
+        if section != "streams"
+    }
+
+
+def test_the_shipped_files_name_every_key_of_a_stream() -> None:
+    streams = load_config(REPOSITORY / "configs" / "two_cameras.yaml", {}).streams
+    assert len(streams) == 2
+    text = (REPOSITORY / "configs" / "default.yaml").read_text()
+    listed = text.split("a list of {")[1].split("}")[0].split(", ")
+    assert set(listed) == set(StreamEntry.__struct_fields__)
+
+
+def test_a_flag_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) -> None:
+    path = written(tmp_path, "run: {settle_ms: 5, duration_s: 3}\nmodel: {gamma: 0.5}")
+    config = load_config(path, {"run.duration_s": 9.0, "run.settle_ms": None})
+    assert (config.run.duration_s, config.run.settle_ms, config.model.gamma) == (9.0, 5, 0.5)
+
+
+def test_builder_options_are_read_as_trtexec_would_read_them(tmp_path: Path) -> None:
+    path = written(tmp_path, "tensorrt: {builder: {builderOptimizationLevel: 5, noTF32: false}}")
+    builder = load_config(path, {"tensorrt.builder.avgTiming": "8"}).tensorrt.builder
+    assert builder.given() == {"builderOptimizationLevel": "5", "avgTiming": "8", "noTF32": "False"}
+
+
+def test_a_flag_beats_a_key_of_a_section_within_a_section(tmp_path: Path) -> None:
+    path = written(tmp_path, "publish: {stream: a, curve: {secret_file: of file, clients_folder: of file}}")
+    publish = load_config(path, {"publish.curve.secret_file": "of flag"}).publish
+    assert (publish.stream, publish.curve) == ("a", CurveConfig(secret_file="of flag", clients_folder="of file"))
+
+
+def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, ""), {}) == Config()
+    assert load_config(written(tmp_path, "run:\n"), {}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("runn: {}", "unknown key runn; allowed here: sources, model, tensorrt, publish, run, streams"),
+        ("run: {settle: 5}", "unknown key run.settle; allowed here: settle_ms"),
+        ("run: {settle_ms: fast}", "run.settle_ms: Expected `float`"),
+        ("publish: {format: xml}", "publish.format"),
+        ("run: 5", "run: Expected `object`"),
+        ("run: {settle_ms: -1}", "run.settle_ms is -1"),
+        ("run: {settle_ms: .nan}", "run.settle_ms is nan"),
+        ("run: {duration_s: 0}", "run.duration_s is 0"),
+        ("model: {gamma: 5}", "model.gamma is 5"),
+        ("run: {max_streams: 0}", "run.max_streams is 0, allowed 1..1024"),
+        ("run: {max_streams: 1025}", "run.max_streams is 1025"),
+        ("run: {max_batch: 0}", "run.max_batch is 0, allowed 1..1024"),
+        ("tensorrt: {fp16: true}", "unknown key tensorrt.fp16; allowed here: device, cuda_graph, blocking_wait"),
+        ("tensorrt: {device: -1}", "tensorrt.device is -1, must be 0 or above"),
+        (
+            "tensorrt: {builder: {optLevel: 3}}",
+            "unknown key tensorrt.builder.optLevel; allowed here: builderOptimizati",
+        ),
+        ("tensorrt: {builder: {avgTiming: true}}", "tensorrt.builder: builder option avgTiming: 'True' is not a whole"),
+        ("tensorrt: {builder: {noTF32: maybe}}", "builder option noTF32: 'maybe' is not true or false"),
+        ("streams: 5", "streams: Expected `array`"),
+        ("streams: [{sources: {camera: '0'}}]", "missing required field `name`"),
+        ("streams: [{name: a}, {name: b, colour: red}]", "unknown key streams[1].colour; allowed here: name, sources"),
+        ("streams: [{name: a, sources: {cam: '0'}}]", "unknown key streams[0].sources.cam; allowed here: camera"),
+        ("streams: [{name: a}, {name: b}, {name: a}]", "streams: name a is given twice"),
+        ("streams: [{name: a, bind: 'tcp://127.0.0.1:1'}, {name: b, bind: 'tcp://127.0.0.1:1'}]", "bind tcp://127"),
+        ("streams: [{name: a, output: x}, {name: b, output: x}]", "streams: output x is given twice"),
+        ("streams: [{name: a/b}]", "streams[0].name is 'a/b', allowed: 1 to 64 of"),
+        ("streams: [{name: ''}]", "streams[0].name is ''"),
+        ("streams: [{name: a, gamma: 4.1}]", "streams[0].gamma is 4.1, allowed 0..4"),
+        ("streams: [{name: a}, {name: b, duration_s: 0}]", "streams[1].duration_s is 0"),
+        ("streams: [{name: a, sources: {input: x, mic: '0'}}]", "streams[0].sources.input replaces streams[0].sourc"),
+        ("streams: [{name: a}]\nsources: {camera: '0'}", "streams replaces sources"),
+        ("streams: [{name: a}]\npublish: {stream: b}", "streams replaces publish.stream"),
+        ("streams: [{name: a}]\npublish: {bind: 'tcp://127.0.0.1:1'}", "streams replaces publish.stream, publish.bind"),
+        ("streams: [{name: a}]\npublish: {output: x}", "each stream has its own name, bind and output"),
+        ("streams: [{name: a}, {name: b}]\nrun: {max_streams: 1}", "2 streams, run.max_streams allows 1"),
+        ("publish: {stream: 'a b'}", "publish.stream is 'a b'"),
+        ("sources: {input: a.mp4, camera: '0'}", "sources.input replaces"),
+        (
+            "publish: {curve: {secret: a}}",
+            "unknown key publish.curve.secret; allowed here: secret_file, clients_folder",
+        ),
+        ("publish: {curve: {secret_file: a}}", "needs both secret_file and clients_folder"),
+        ("publish: {curve: {clients_folder: a}}", "--curve-secret FILE and --curve-clients DIR"),
+        ("run: {quiet: true, quiet: false}", "key 'quiet' appears twice"),
+        ("a: &x [1]\nb: *x", "aliases are not allowed"),
+        ("run: !!python/object:os.system {}", "not valid YAML"),
+        ("[1, 2]", "must hold sections"),
+        ("1: 2", "must hold sections"),
+        ("run: {", "not valid YAML"),
+        ("[" * 3000, "not valid YAML"),
+        ("? {a: 1}\n: 2", "not valid YAML"),
+        ("# " + "x" * 70_000, "larger than"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_path(tmp_path: Path, text: str, wanted: str) -> None:
+    path = written(tmp_path, text)
+    message = refusal(path)
+    assert wanted in message
+    assert str(path) in message
+
+
+def test_an_entry_of_streams_has_its_own_and_takes_the_rest_from_model_run_and_publish(tmp_path: Path) -> None:
+    text = """
+model: {gamma: 0.5}
+publish: {format: msgpack}
+run: {duration_s: 3, settle_ms: 10}
+streams:
+  - {name: a, sources: {input: "test://"}}
+  - {name: b, gamma: 0, duration_s: 9, bind: "tcp://127.0.0.1:5556", output: b.jsonl}
+"""
+    first, second = stream_configs(load_config(written(tmp_path, text), {}))
+    assert (first.name, first.gamma, first.duration_s, first.bind, first.output) == ("a", 0.5, 3, None, None)
+    assert first.sources.input == "test://"
+    assert (second.gamma, second.duration_s, second.bind) == (0, 9, "tcp://127.0.0.1:5556")
+    assert second.output == "b.jsonl"
+    assert {(one.format, one.settle_ms) for one in (first, second)} == {("msgpack", 10)}
+
+
+def test_without_streams_the_only_one_is_that_of_sources_and_publish(tmp_path: Path) -> None:
+    for empty in ("", "streams:\n", "streams: []\n"):
+        text = f"{empty}sources: {{camera: test://}}\npublish: {{stream: x, bind: 'tcp://127.0.0.1:1', output: y}}"
+        (only,) = stream_configs(load_config(written(tmp_path, text), {"model.gamma": 2.0}))
+        assert (only.name, only.bind, only.output, only.gamma) == ("x", "tcp://127.0.0.1:1", "y", 2.0)
+        assert only.sources.camera == "test://"
+
+
+@pytest.mark.parametrize("flag", ["sources__camera", "sources__input", "publish__stream", "publish__output"])
+def test_a_flag_for_a_single_stream_contradicts_a_list_of_them(tmp_path: Path, flag: str) -> None:
+    assert "streams replaces" in refusal(written(tmp_path, "streams: [{name: a}]"), **{flag: "x"})
+
+
+def test_a_flag_out_of_range_is_refused_like_a_key() -> None:
+    assert "model.gamma is 9" in refusal(None, model__gamma=9.0)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    assert "cannot be read (No such file" in refusal(tmp_path / "none.yaml")
+    assert "cannot be read" in refusal(tmp_path)

@@ -1,0 +1,87 @@
+"""The log-mel front-end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clcr_stream.errors import ConfigError
+from clcr_stream.frontends.mel import MelSpec, log_mel, mel_filterbank
+
+CONTEXT, HOP = 240, 160
+
+
+def speech_like(seconds: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    samples = rng.standard_normal(int(seconds * 16000)) * 0.1
+    return (samples * np.abs(np.sin(np.arange(len(samples)) / 3000.0))).astype(np.float32)
+
+
+def with_context(samples: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(CONTEXT, np.float32), samples])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_stream_cut_into_random_chunks_gives_the_features_of_the_whole(seed: int) -> None:
+    samples = with_context(speech_like(2.0, seed))
+    whole = log_mel(samples)
+    rng = np.random.default_rng(seed)
+    pieces, done = [], 0
+    while done < len(whole):
+        frames = min(int(rng.integers(1, 40)), len(whole) - done)
+        pieces.append(log_mel(samples[HOP * done : HOP * (done + frames) + CONTEXT]))
+        done += frames
+    np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=0, atol=1e-6)
+
+
+def test_a_frame_uses_only_its_own_400_samples() -> None:
+    samples = with_context(speech_like(1.0))
+    before = log_mel(samples)
+    changed = samples.copy()
+    changed[HOP * 50 : HOP * 50 + 400] = 0.5
+    differs = np.flatnonzero((log_mel(changed) != before).any(axis=1))
+    # New-sample index of the change is [160*50 - 240, 160*50 + 160); the window reaches 2 frames to each side.
+    assert differs.min() == 48
+    assert differs.max() == 52
+
+
+def test_silence_is_the_floor_in_every_band() -> None:
+    features = log_mel(np.zeros(CONTEXT + 10 * HOP, np.float32))
+    assert features.shape == (10, 64)
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, np.float32(np.log(1e-6)))
+
+
+@pytest.mark.parametrize("hz", [100.0, 440.0, 1000.0, 3000.0, 7000.0])
+def test_a_tone_peaks_in_the_band_around_its_frequency(hz: float) -> None:
+    tone = np.sin(2 * np.pi * hz * np.arange(CONTEXT + 20 * HOP) / 16000).astype(np.float32)
+    loudest = int(log_mel(tone)[5:].mean(axis=0).argmax())
+    filters = mel_filterbank()
+    bins_hz = np.arange(257) * 31.25
+    covered = bins_hz[filters[:, loudest] > 0]
+    assert covered.min() - 31.25 <= hz <= covered.max() + 31.25
+
+
+def test_every_band_hears_something_and_none_beyond_its_limits() -> None:
+    filters = mel_filterbank()
+    bins_hz = np.arange(257) * 31.25
+    assert (filters.sum(axis=0) > 0.2).all()
+    assert not filters[(bins_hz <= 50.0) | (bins_hz >= 7600.0)].any()
+
+
+def test_twice_the_amplitude_adds_the_log_of_four() -> None:
+    samples = with_context(speech_like(0.5) + np.float32(0.01))
+    difference = log_mel(2 * samples)[5:] - log_mel(samples)[5:]
+    np.testing.assert_allclose(np.median(difference), np.log(4.0), atol=1e-4)
+
+
+def test_samples_without_whole_hops_are_refused_with_the_allowed_shape() -> None:
+    with pytest.raises(ConfigError, match=r"\(n \* 160 \+ 240,\)"):
+        log_mel(np.zeros(1000, np.float32))
+    with pytest.raises(ConfigError):
+        log_mel(np.zeros(100, np.float32))
+
+
+def test_no_new_samples_give_no_frames_and_another_spec_its_own_bands() -> None:
+    assert log_mel(np.zeros(CONTEXT, np.float32)).shape == (0, 64)
+    assert log_mel(np.zeros(CONTEXT + HOP, np.float32), MelSpec(mel_bands=20)).shape == (1, 20)

@@ -1,0 +1,44 @@
+"""Sinusoidal positions."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from clcr_stream.frontends.positions import sinusoid
+
+TWO_PI = Fraction("6.283185307179586476925286766559005768394338798750")
+
+
+@pytest.mark.parametrize("step", [0, 1, 90, 10**6, 10**9 - 7, 10**9])
+def test_a_step_is_exact_up_to_a_billion(step: int) -> None:
+    """The fastest column has the worst phase: its period is 2 pi, reduced here in exact arithmetic."""
+    position = sinusoid(np.array([step]), 128)[0]
+    phase = float(Fraction(step) % TWO_PI)
+    assert position[0] == pytest.approx(math.sin(phase), abs=1e-6)
+    assert position[1] == pytest.approx(math.cos(phase), abs=1e-6)
+
+
+def test_columns_are_pairs_of_falling_frequency() -> None:
+    position = sinusoid(np.array([3]), 8, base=100.0)[0]
+    for pair in range(4):
+        phase = 3 * 100.0 ** (-2 * pair / 8)
+        assert position[2 * pair] == pytest.approx(math.sin(phase), abs=1e-6)
+        assert position[2 * pair + 1] == pytest.approx(math.cos(phase), abs=1e-6)
+
+
+def test_a_step_has_the_same_position_in_any_company() -> None:
+    steps = np.arange(123_456_000, 123_456_090)
+    together = sinusoid(steps)
+    alone = np.concatenate([sinusoid(steps[index : index + 1]) for index in range(len(steps))])
+    np.testing.assert_array_equal(together, alone)
+    assert together.shape == (90, 128)
+    assert together.dtype == np.float32
+
+
+def test_no_steps_give_no_rows_and_an_odd_width_works() -> None:
+    assert sinusoid(np.zeros(0, np.int64)).shape == (0, 128)
+    assert sinusoid(np.array([5]), 7).shape == (1, 7)

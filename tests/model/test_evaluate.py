@@ -1,0 +1,164 @@
+"""Evaluation by subset of modalities on made-up packs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clcr.network.model import CLCR
+from clcr.training import checkpoint, report, start
+from clcr.training.cli import eval_main
+from clcr.training.data.cache import Pack
+from clcr.training.evaluate import empty_batch, evaluate_subset
+from clcr.training.feed import Selected, possible_subsets, restrict, speakers_pack
+from clcr.training.recipe import load_recipe
+from clcr.training.report import Request
+from clcr_stream.errors import ConfigError
+from tiny_packs import write_packs
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+CLIPS, TEXTS = Path("packs/clips"), Path("packs/texts")
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_packs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def model() -> CLCR:
+    made = start.new_model(load_recipe(CONFIGS / "train_tiny.yaml")).eval()
+    info = checkpoint.CheckpointInfo(made.config.labels)
+    checkpoint.save_checkpoint(Path("kept"), made, Path("packs/tokenizer.json"), info)
+    return made
+
+
+def test_only_subsets_that_were_recorded_are_scored() -> None:
+    assert possible_subsets(Pack(CLIPS, "train")) == ("V", "A", "VA")
+    assert possible_subsets(Pack(TEXTS, "train")) == ("L",)
+
+
+def test_a_restriction_keeps_exactly_the_clips_with_those_modalities() -> None:
+    pack = Pack(CLIPS, "train")
+    both = restrict(pack, "VA")
+    assert 0 < len(both) < len(pack)
+    assert all(name.startswith("clip") for name in both.ids)
+    with pytest.raises(ConfigError, match="no clip was recorded with VAL"):
+        restrict(pack, "VAL")
+
+
+def test_predictions_keep_the_packs_order_and_do_not_depend_on_the_batch_size(model: CLCR) -> None:
+    pack = restrict(Pack(CLIPS, "train"), "VA")
+    ones, sevens = (evaluate_subset(model, pack, "VA", size) for size in (1, 7))
+    assert np.allclose(ones.logits, sevens.logits, atol=1e-5)
+    backwards = Selected("clips", [(pack, np.arange(len(pack))[::-1])])
+    assert np.allclose(evaluate_subset(model, backwards, "VA", 7).logits[::-1], sevens.logits, atol=1e-5)
+    assert sevens.ids == tuple(pack.ids)
+    assert (sevens.targets == pack.targets).all()
+
+
+def test_a_subset_shows_nothing_of_the_other_modalities(model: CLCR) -> None:
+    pack = restrict(Pack(CLIPS, "train"), "VA")
+    only = evaluate_subset(model, pack, "V")
+    both = evaluate_subset(model, pack, "VA")
+    assert only.exchange["participation"][0].keys() == {"vision"}
+    assert both.exchange["participation"][0].keys() == {"vision", "acoustic"}
+    assert only.exchange["beta"]["vision"] == pytest.approx(1.0)
+    assert sum(both.exchange["beta"].values()) == pytest.approx(1.0)
+    assert not np.allclose(only.logits, both.logits)
+
+
+def test_a_clip_in_which_nothing_was_found_is_scored_with_the_prior(model: CLCR) -> None:
+    pack = Pack(CLIPS, "train")
+    predicted = evaluate_subset(model, pack, "V")
+    lost = np.array([name.startswith("sound") for name in pack.ids])
+    assert predicted.unseen == lost.sum() > 0
+    with torch.no_grad():
+        prior = model(empty_batch(model)).logits.double().numpy()
+    assert np.allclose(predicted.logits[lost], prior)
+    assert len(predicted.targets) == len(pack)
+
+
+def test_the_exchange_statistics_are_shares_and_weights(model: CLCR) -> None:
+    exchange = evaluate_subset(model, restrict(Pack(CLIPS, "train"), "VA"), "VA").exchange
+    assert len(exchange["participation"]) == len(exchange["mass"]) == 3
+    for active, mass in zip(exchange["participation"], exchange["mass"], strict=True):
+        for modality in active:
+            assert 0 < mass[modality] <= active[modality] <= 1
+    assert sum(exchange["omega"]) == pytest.approx(1.0)
+    assert all(0 < value < 1 for value in exchange["eta"].values())
+
+
+def test_participation_follows_from_alpha_by_its_definition(model: CLCR) -> None:
+    from clcr.training.data.mixture import evaluation_batches
+
+    pack = restrict(Pack(CLIPS, "dev"), "VA")
+    batch, _, _ = next(evaluation_batches(pack, len(pack), ("vision", "acoustic")))
+    with torch.no_grad():
+        level = model(batch).levels[1]
+    alpha, valid = level.alpha["acoustic"], level.valid["acoustic"]
+    expected = float(((alpha > 0) & (valid > 0)).sum() / valid.sum())
+    exchange = evaluate_subset(model, pack, "VA").exchange
+    assert exchange["participation"][1]["acoustic"] == pytest.approx(expected)
+    assert exchange["mass"][1]["acoustic"] == pytest.approx(float((alpha * valid).sum() / valid.sum()))
+
+
+def test_speakers_are_joined_over_splits() -> None:
+    pack = speakers_pack(CLIPS, ("train", "dev"), ("s2",), load_labels())
+    assert set(pack.speakers) == {"s2"}
+    assert len(pack) == 18
+    with pytest.raises(ConfigError, match="nothing by s9; its speakers: s1, s2, s3"):
+        speakers_pack(CLIPS, ("train", "dev"), ("s9",), load_labels())
+
+
+def load_labels() -> tuple[str, ...]:
+    return start.new_model(load_recipe(CONFIGS / "train_tiny.yaml")).config.labels
+
+
+def test_the_report_names_every_pack_and_subset_with_intervals(model: CLCR) -> None:
+    results = report.evaluate(Path("kept"), model, Request((CLIPS, TEXTS), "train", by_speaker=True), Path("plots"))
+    assert results["packs"].keys() == {"clips/V", "clips/A", "clips/VA", "texts/L"}
+    for scores in results["packs"].values():
+        for name in ("accuracy", "macro_f1", "ece"):
+            assert scores[name]["low"] <= scores[name]["value"] <= scores[name]["high"]
+        assert np.sum(scores["confusion"]) == scores["n"]
+        assert scores["interval"]["unit"] == "group"
+    assert Path("plots/clips/confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("plots/texts/reliability.png").exists()
+    text = report.table(results["packs"])
+    assert len(text.splitlines()) == 5
+    assert f"{results['packs']['clips/VA']['macro_f1']['value']:.3f}" in text
+
+
+def test_a_temperature_is_stored_and_never_applied_where_it_was_fitted(model: CLCR) -> None:
+    message = report.calibrate_checkpoint(Path("kept"), model, Request((CLIPS,), "train"))
+    fitted = checkpoint.load_checkpoint(Path("kept"))
+    temperature = float(fitted.temperature)
+    assert f"temperature {temperature:.3f} fitted on clips:train" in message
+    assert temperature != 1.0
+    there = report.evaluate(Path("kept"), fitted, Request((CLIPS,), "train"))["packs"]["clips/VA"]
+    elsewhere = report.evaluate(Path("kept"), fitted, Request((CLIPS,), "dev"))["packs"]["clips/VA"]
+    assert there["temperature"] == 1.0
+    assert elsewhere["temperature"] == pytest.approx(temperature)
+
+
+def test_the_command_writes_json_prints_a_table_and_refuses_unknown_subsets(
+    model: CLCR, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["kept", "--pack", "packs/clips", "--split", "train", "--having", "VA"]
+    assert eval_main([*arguments, "--subsets", "V,VA", "--json", "out/scores.json"]) == 0
+    assert "clips/VA" in capsys.readouterr().out
+    written = json.loads(Path("out/scores.json").read_text(encoding="utf-8"))
+    assert written["packs"].keys() == {"clips/V", "clips/VA"}
+    assert written["packs"]["clips/V"]["n"] == written["packs"]["clips/VA"]["n"]
+    assert eval_main([*arguments, "--subsets", "AV"]) == ConfigError.exit_code
+    assert eval_main(["kept", "--pack", "packs/nothing"]) == ConfigError.exit_code
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0] == "clcr-eval: subset 'AV'; allowed: all, or a list of V, A, L, VA, VL, AL, VAL"
+    assert "no prepared pack" in errors[1]

@@ -1,0 +1,334 @@
+"""The repository's outside: wheel, commands, scripts, documents and what they promise."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS_WITH_OPTIONS = ("clcr-stream", "clcr-export", "clcr-train", "clcr-eval")
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository with no stdin; the caller looks at the exit code."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def project() -> dict[str, object]:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert isinstance(table, dict)
+    return table
+
+
+def core_dependencies() -> list[str]:
+    dependencies = project()["dependencies"]
+    assert isinstance(dependencies, list)
+    return [re.split(r"[<>=!~\[; ]", line)[0] for line in dependencies]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel, built once from the working tree without any network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel in it, this environment's dependencies beside it, and torch made absent."""
+    folder = tmp_path_factory.mktemp("venv")
+    made = run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+    assert made.returncode == 0, made.stderr
+    python = folder / "bin" / "python"
+    pip = ("-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel))
+    put = run(sys.executable, *pip)
+    assert put.returncode == 0, put.stderr
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(str(Path(pytest.__file__).parent.parent) + "\n", encoding="utf-8")
+    # A None in sys.modules makes every `import torch` fail as if it were not installed.
+    (site / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n", encoding="utf-8")
+    return folder
+
+
+def test_the_wheel_holds_the_three_packages_and_the_default_bundle_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"clcr", "clcr_export", "clcr_stream"}
+    bundle = {p.name for p in (ROOT / "engines/default").iterdir()}
+    assert "manifest.json" in bundle
+    assert {f"clcr_stream/engines/default/{name}" for name in bundle} <= set(names)
+    for package in ("clcr", "clcr_export", "clcr_stream"):
+        assert f"{package}/py.typed" in names
+    assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth", ".mp4", ".wav", ".opus"))]
+
+
+def test_the_wheel_s_core_dependencies_bring_no_torch(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    required = re.findall(r"^Requires-Dist: (.+)$", archive.read(name).decode(), re.MULTILINE)
+    core = [line for line in required if "extra ==" not in line]
+    assert len(core) == len(core_dependencies())
+    assert not [line for line in core if re.match(r"(torch|transformers|onnx\b(?!runtime)|nvidia|pycuda)", line)]
+
+
+def test_every_console_script_of_the_wheel_points_at_a_function(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    parser = configparser.ConfigParser()
+    parser.read_string(archive.read(name).decode())
+    scripts = dict(parser["console_scripts"])
+    assert set(scripts) == set(COMMANDS_WITH_OPTIONS)
+    for target in scripts.values():
+        module, function = target.split(":")
+        path = module.replace(".", "/") + ".py"
+        assert path in archive.namelist(), target
+        assert re.search(rf"^def {function}\(", archive.read(path).decode(), re.MULTILINE), target
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_predicts_with_its_own_bundle_where_torch_is_absent(installed: Path) -> None:
+    command = str(installed / "bin" / "clcr-stream")
+    done = run(command, "--input", "test://?seconds=3", "--pace", "max", "--json", "--quiet", PYTHONPATH="")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["published"] >= 10
+    where = run(
+        str(installed / "bin" / "python"), "-c", "import clcr_stream; print(clcr_stream.__file__)", PYTHONPATH=""
+    )
+    assert where.stdout.startswith(str(installed)), "the test looked at the checkout, not at the wheel"
+
+
+def test_importing_the_runtime_takes_under_half_a_second_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, time; start = time.process_time(); import clcr_stream, clcr_stream.errors; "
+        "print(time.process_time() - start); "
+        "print(sorted({'torch', 'cv2', 'av', 'onnxruntime', 'pyaudio', 'transformers'} & set(sys.modules)))"
+    )
+    seconds, loaded = [], ""
+    for _ in range(3):
+        first, loaded = run(sys.executable, "-c", code, PYTHONPATH=str(ROOT / "runtime")).stdout.splitlines()
+        seconds.append(float(first))
+        assert loaded == "[]"
+    assert min(seconds) < 0.5
+
+
+def test_no_cuda_distribution_is_installed() -> None:
+    names = {(d.metadata["Name"] or "").lower() for d in metadata.distributions()}
+    assert not [name for name in names if name.startswith("nvidia-")]
+
+
+def test_the_guide_states_for_every_core_dependency_where_its_aarch64_wheel_comes_from() -> None:
+    guide = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| `([A-Za-z0-9_-]+)` \|.*aarch64", guide, re.MULTILINE))
+    assert rows == set(core_dependencies())
+
+
+def test_the_output_in_the_readme_is_of_the_shipped_bundle() -> None:
+    manifest = (ROOT / "engines/default/manifest.json").read_bytes()
+    shown = re.search(r"^model default \(([0-9a-f]{12})\)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert shown is not None and shown[1] == hashlib.sha256(manifest).hexdigest()[:12], "run tools/docs/readme.py"
+
+
+def literal_texts(folder: Path) -> list[str]:
+    """Every string of the code under a folder, its parts joined, with … for what is filled in at run time."""
+    texts = []
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_every_message_in_the_troubleshooting_table_is_one_that_the_code_has() -> None:
+    guide = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    table = guide.split("## Troubleshooting")[1].split("| what you see |")[0]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(messages) > 15
+    texts = literal_texts(ROOT / "runtime/clcr_stream")
+    for message in messages:
+        pattern = ".*?".join(re.escape(part) for part in message.split("…"))
+        assert any(re.search(pattern, text, re.DOTALL) for text in texts), message
+
+
+def test_the_python_that_the_documents_show_reads_a_running_session(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime"), "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "clcr_stream", "--input", "test://", "--quiet", "--output", "-"]
+    session = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+    try:
+        assert session.stdout is not None
+        session.stdout.readline()  # the session message: the endpoint is bound
+        for path in (ROOT / "README.md", ROOT / "docs/guide.md"):
+            (code,) = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+            reader = [sys.executable, "-u", "-c", code, f"ipc://{tmp_path}/clcr-stream/default.sock"]
+            with subprocess.Popen(reader, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                process.kill()
+            assert re.match(r"(\d+ [a-z]+ 0\.\d|(Prediction|Transcript) \d+ )", line), f"{path.name}: {line!r}"
+    finally:
+        session.terminate()
+        assert session.stdout is not None
+        session.stdout.close()
+        assert session.wait(timeout=10) == 0
+
+
+def shell_lines(path: Path) -> Iterator[list[str]]:
+    """The commands in a document's `sh` blocks, without prompts' output, comments and continuation lines' breaks."""
+    for block in re.findall(r"^```sh\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                yield words
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_every_path_and_command_a_document_shows_exists(path: Path) -> None:
+    scripts = project()["scripts"]
+    assert isinstance(scripts, dict)
+    for words in shell_lines(path):
+        for word in words:
+            name = word.removeprefix("./").removeprefix(".venv/bin/")
+            if name.startswith("clcr-"):
+                assert name in scripts, f"{path.name}: {name}"
+            elif re.match(r"(scripts|tools|examples|configs|docs|engines|tests|\.ci)/", name):
+                assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_every_option_of_clcr_stream_a_document_shows_is_in_its_help(path: Path) -> None:
+    helps: dict[str, str] = {}
+    for words in shell_lines(path):
+        command = [word.removeprefix(".venv/bin/") for word in words]
+        if "scripts/demo" not in command[0] and command[0] != "clcr-stream":
+            continue
+        rest = command[1:]
+        subcommand = [rest[0]] if rest and not rest[0].startswith("-") else []
+        key = " ".join(subcommand)
+        if key not in helps:
+            shown = run(sys.executable, "-m", "clcr_stream", *subcommand, "--help", PYTHONPATH=str(ROOT / "runtime"))
+            assert shown.returncode == 0, f"{path.name}: clcr-stream {key} --help: {shown.stderr}"
+            helps[key] = shown.stdout
+        for option in (word.split("=")[0] for word in rest if word.startswith("--")):
+            assert re.search(rf"{option}\b", helps[key]), f"{path.name}: clcr-stream {key} knows no {option}"
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "ARCHITECTURE.md"], ids=lambda p: p.name)
+def test_every_relative_link_of_a_document_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (path.parent / target.split("#")[0]).exists(), f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("name", ["scripts/demo", "scripts/test", "scripts/check", ".ci/run"])
+def test_a_script_is_executable_and_valid_bash(name: str) -> None:
+    assert os.access(ROOT / name, os.X_OK)
+    assert run("bash", "-n", name).returncode == 0
+
+
+@pytest.mark.parametrize("folder", ["runtime/clcr_stream", "model/clcr", "export/clcr_export"])
+def test_the_architecture_has_one_line_for_each_module_and_none_for_another(folder: str) -> None:
+    section = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split(f"### {folder}/\n", 1)[1].split("\n### ")[0]
+    listed = re.findall(r"^    (\S+\.py) +\S", section, re.MULTILINE)
+    modules = [path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*.py")]
+    wanted = [name for name in modules if not name.endswith("__init__.py")]
+    assert sorted(listed) == sorted(wanted)
+
+
+def fake_commands(folder: Path, commands: dict[str, str]) -> str:
+    """Put shell scripts in front of the real commands; returns the PATH to use."""
+    for name, body in commands.items():
+        path = folder / name
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
+        path.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_without_root_a_missing_system_package_is_one_line_to_run(tmp_path: Path) -> None:
+    commands = {"id": "echo 1000", "dpkg-query": "exit 1", "apt-get": f"touch {tmp_path}/called"}
+    path = fake_commands(tmp_path, commands)
+    done = run("bash", "-c", "source scripts/lib.sh; need_packages one two; echo reached", PATH=path)
+    assert done.returncode == 1
+    assert "reached" not in done.stdout
+    line = "sudo apt-get update && sudo apt-get install -y --no-install-recommends one two"
+    assert done.stderr.splitlines()[-1] == line
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize(
+    ("resolved", "expected"),
+    [
+        (["torch", "sympy"], "torch==2.13.0"),
+        (["torch", "nvidia-nccl-cu13"], "--index-url https://download.pytorch.org/whl/cpu"),
+    ],
+)
+def test_torch_comes_from_the_cpu_index_exactly_when_pip_would_bring_cuda(
+    tmp_path: Path, resolved: list[str], expected: str
+) -> None:
+    report = {"install": [{"metadata": {"name": name}} for name in resolved]}
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    body = f"""
+if [[ "$*" == *"version('torch')"* ]]; then exit 1; fi
+if [ "$1 $2" != "-m pip" ]; then exec {sys.executable} "$@"; fi
+echo "$*" >> {tmp_path}/calls
+while [ $# -gt 0 ]; do [ "$1" = --report ] && cp {tmp_path}/report.json "$2"; shift; done
+exit 0"""
+    fake_commands(tmp_path, {"python": body})
+    done = run("bash", "-c", f"source scripts/lib.sh; PY={tmp_path}/python; set -euo pipefail; need_cpu_torch")
+    assert done.returncode == 0, done.stderr
+    first, last = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    assert "--dry-run" in first
+    assert last.endswith(expected)
+
+
+def test_demo_passes_the_run_s_failure_on_and_names_no_source_the_user_chose(tmp_path: Path) -> None:
+    """The script with a stand-in for clcr-stream that prints its arguments."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "pyproject.toml").write_text("", encoding="utf-8")
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/show.py").write_text("import sys; sys.stdin.read()", encoding="utf-8")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    fake_commands(tmp_path / ".venv/bin", {"clcr-stream": 'echo "$@" >&2; exit 4'})
+    run("bash", "-c", f"source {tmp_path}/scripts/lib.sh; mark_current live")
+    for given, expected in (
+        (["--input", "x.mp4"], "--duration 15 --input x.mp4 --quiet --output -"),
+        (["--input=x.mp4", "--duration=2", "--json"], "--input=x.mp4 --duration=2 --json"),
+        (["doctor", "--json"], "doctor --json"),
+    ):
+        done = run(str(tmp_path / "scripts/demo"), *given)
+        assert done.returncode == 4, done.stderr
+        assert done.stderr.splitlines()[-1] == expected

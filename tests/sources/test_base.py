@@ -1,0 +1,151 @@
+"""What all sources share: redaction, back-off, the thread's edge, and the factory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clcr_stream.errors import ConfigError, SourceError
+from clcr_stream.sources.base import FOREVER_NS, Identity, ThreadedSource, backoff_s, one_line, redact
+from clcr_stream.sources.choose import SourceSpec, open_sources
+from media import ORIGIN_NS, MediaSpec, eventually, make_sinks, write_media
+
+
+class Exploding(ThreadedSource):
+    def __init__(self, error: Exception) -> None:
+        super().__init__(Identity("bomb", "test", ("vision",), lossless=True), make_sinks())
+        self._error = error
+
+    def run(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [ValueError("bad\nthing"), SourceError("rtsp://me:pw@host/ died")])
+def test_an_error_in_the_thread_ends_the_source_and_is_told(error: Exception) -> None:
+    source = Exploding(error)
+    source.start()
+    assert eventually(lambda: source.finished)
+    report = source.report()
+    assert report.state == "failed"
+    assert "\n" not in report.reason
+    assert "pw" not in report.reason
+    assert source.watermark_ns == FOREVER_NS
+    source.close()
+    assert source.report().state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("rtsp://user:p@ss@cam/live", "rtsp://***@cam/live"),
+        ("no rtsp://cam:554/live today", "no rtsp://cam:554/live today"),
+        ("http://cam/v?user=joe&password=x1&fps=5", "http://cam/v?user=***&password=***&fps=5"),
+        ("http://cam/v?token=abc", "http://cam/v?token=***"),
+        ("https://u@h/ and http://a:b@h2/", "https://***@h/ and http://***@h2/"),
+    ],
+)
+def test_credentials_are_redacted(text: str, safe: str) -> None:
+    assert redact(text) == safe
+
+
+def test_messages_are_one_printable_line() -> None:
+    assert one_line("a\nb\x1b[31m\tc") == "a b [31m c"
+    assert len(one_line("x" * 1000)) == 300
+
+
+def test_back_off_doubles_up_to_its_limit_and_jitters() -> None:
+    assert [backoff_s(attempt, 0.5) for attempt in range(7)] == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0]
+    assert backoff_s(1000, 1.0) == 2.5
+    assert backoff_s(0, 0.0) < backoff_s(0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (SourceSpec(camera="csi://0"), "without GStreamer"),
+        (SourceSpec(camera="gst:videotestsrc ! appsink"), "without GStreamer"),
+        (SourceSpec(camera="webcam"), "give an index"),
+        (SourceSpec(microphone="mike"), "give default, an index"),
+        (SourceSpec(input="exec:/bin/sh"), "no such file"),
+        (SourceSpec(input="concat://a|b"), "scheme concat:// is not read"),
+        (SourceSpec(input="gopher://user:pw@host/"), "scheme gopher:// is not read"),
+        (SourceSpec(input="test://?sekonds=3"), "sekonds=3 is not known; allowed are seconds"),
+        (SourceSpec(input="test://?emotion=bored"), "emotion=neutral|sad"),
+        (SourceSpec(camera="v4l2:../etc/passwd"), "not a device"),
+        (SourceSpec(camera="by-id:"), "without a name"),
+        (SourceSpec(transcript="asr"), "not available; give none"),
+        (SourceSpec(transcript="zmq://nowhere"), "not an endpoint"),
+        (SourceSpec(transcript="gone.srt"), "No such file"),
+    ],
+)
+def test_what_can_never_work_is_refused_in_one_line(spec: SourceSpec, message: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        open_sources(spec, make_sinks())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "pw" not in str(caught.value)
+
+
+def test_an_input_and_a_camera_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match="leave out --camera"):
+        open_sources(SourceSpec(camera="0", input="test://"), make_sinks())
+
+
+def test_an_input_is_one_source_for_both_modalities(tmp_path: Path) -> None:
+    path = str(write_media(tmp_path / "a.mp4", MediaSpec(seconds=0.5)))
+    for spec in (SourceSpec(input=path), SourceSpec(camera=path, microphone=path)):
+        (source,) = open_sources(spec, make_sinks())
+        assert source.modalities == ("vision", "acoustic")
+        assert source.lossless
+        source.close()
+
+
+def test_a_file_may_stand_in_for_the_camera_alone(tmp_path: Path) -> None:
+    path = str(write_media(tmp_path / "a.mp4", MediaSpec(seconds=0.5)))
+    camera, microphone = open_sources(SourceSpec(camera=path, microphone="default"), make_sinks())
+    assert camera.modalities == ("vision",)
+    assert microphone.modalities == ("acoustic",)
+    assert (camera.lossless, microphone.lossless) == (True, False)
+    camera.close()
+
+
+def test_none_everywhere_opens_nothing() -> None:
+    assert open_sources(SourceSpec(), make_sinks()) == []
+
+
+def test_a_given_transcript_replaces_the_one_of_the_test_source(tmp_path: Path) -> None:
+    words = tmp_path / "a.jsonl"
+    words.write_text('{"start_s": 0, "end_s": 1, "text": "hello"}\n')
+    (alone,) = open_sources(SourceSpec(input="test://"), make_sinks())
+    assert alone.modalities == ("vision", "acoustic", "language")
+    test, transcript = open_sources(SourceSpec(input="test://", transcript=str(words)), make_sinks())
+    assert test.modalities == ("vision", "acoustic")
+    assert transcript.modalities == ("language",)
+
+
+def test_a_live_url_is_opened_in_its_thread_not_at_once() -> None:
+    (source,) = open_sources(SourceSpec(input="rtsp://user:secret@192.0.2.1/live"), make_sinks())
+    assert not source.lossless
+    assert source.report().state == "waiting"
+    assert "secret" not in source.name
+    source.close()
+
+
+def test_importing_the_sources_loads_no_heavy_library() -> None:
+    program = (
+        "import sys, clcr_stream.sources.choose, clcr_stream.sources.camera, clcr_stream.sources.microphone\n"
+        "import clcr_stream.sources.network, clcr_stream.sources.synthetic.source, clcr_stream.sources.transcripts\n"
+        "print(sorted({'cv2', 'av', 'pyaudio', 'zmq', 'onnxruntime', 'torch'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[2] / "runtime"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_origin_is_the_rings_origin() -> None:
+    assert make_sinks().origin_ns == ORIGIN_NS

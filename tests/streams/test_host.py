@@ -1,0 +1,297 @@
+"""The host: streams begin together or not at all, come and go while others run, and leave nothing open."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clcr_stream.bundle.loader import Bundle, load_bundle
+from clcr_stream.config import CurveConfig, SourcesConfig, StreamConfig
+from clcr_stream.errors import ClcrError, ConfigError, PublishError
+from clcr_stream.inference.choose import open_backend
+from clcr_stream.run import load_engines
+from clcr_stream.streams.host import Host
+from clcr_stream.streams.status import Account, Header, make_status
+from clcr_stream.wire import messages
+from clcr_stream.wire.publisher import Publisher, PublishOptions
+from driving import empty_bundle
+from media import eventually
+from tiny_bundle import tiny_manifest, write_bundle
+
+HOP_NS = tiny_manifest().hop_ns
+SOUND = SourcesConfig(camera="none", mic="test://")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("host") / "bundle"
+    write_bundle(folder)
+    return load_bundle(folder)
+
+
+def config(name: str, output: Path | None = None, sources: SourcesConfig = SOUND) -> StreamConfig:
+    return StreamConfig(
+        name=name,
+        sources=sources,
+        gamma=None,
+        duration_s=None,
+        settle_ms=0.0,
+        bind=None,
+        format="json",
+        output=None if output is None else str(output),
+        curve=CurveConfig(),
+    )
+
+
+class Hosted:
+    """A host whose loop runs in a thread of its own, as `run` in the main thread does."""
+
+    def __init__(self, bundle: Bundle, seats: int = 4) -> None:
+        loaded = load_engines(bundle, open_backend("onnxruntime"), seats)
+        self.said: list[str] = []
+        self.stop = threading.Event()
+        self.host = Host(loaded.model, loaded.levels, 8, time.monotonic_ns(), self.said.append)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self.host.run, args=(self.stop,))
+        self._thread.start()
+
+    def replace(self, *configs: StreamConfig) -> None:
+        """In the host's own thread, as a signal does; returns when it is done."""
+        done = threading.Event()
+        self.host.ask(lambda: self.host.replace(configs))
+        self.host.ask(done.set)
+        assert done.wait(30)
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join(30)
+            assert not self._thread.is_alive()
+
+    def names(self) -> set[str]:
+        return {stream.config.name for stream in self.host.streams()}
+
+
+@contextmanager
+def hosted(bundle: Bundle, seats: int = 4) -> Iterator[Hosted]:
+    found = Hosted(bundle, seats)
+    try:
+        yield found
+    finally:
+        found.stop.set()
+        found.host.wake()
+        found.join()
+        found.host.close()
+
+
+def lines(path: Path) -> list[messages.Message]:
+    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return [messages.decode(line) for line in whole]
+
+
+def seqs(path: Path) -> list[int]:
+    return [message.seq for message in lines(path) if isinstance(message, messages.Prediction)]
+
+
+def published(path: Path, count: int) -> Callable[[], bool]:
+    return lambda: path.exists() and len(seqs(path)) >= count
+
+
+def open_things() -> tuple[int, set[str]]:
+    """File descriptors, and threads that are ours."""
+    ours = {thread.name for thread in threading.enumerate() if thread.name.startswith(("clcr-", "source "))}
+    return psutil.Process().num_fds(), ours
+
+
+BAD: dict[str, tuple[StreamConfig, type[ClcrError]]] = {
+    "no source": (config("bad", sources=SourcesConfig(camera="none", mic="none")), ConfigError),
+    "no folder": (config("bad", Path("/nowhere/x.jsonl")), ConfigError),
+    "no such input": (config("bad", sources=SourcesConfig(input="/nowhere.mp4")), ClcrError),
+    "name in use": (config("taken"), PublishError),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_when_one_stream_cannot_begin_none_stays_and_nothing_is_left_open(bundle: Bundle, kind: str) -> None:
+    bad, error = BAD[kind]
+    status = make_status(Account(), (), Header("taken", "0" * 16, "boot", 1), 0.0)
+    with Publisher(PublishOptions(stream="taken"), lambda: status), hosted(bundle) as at:
+        before = open_things()
+        with pytest.raises(error):
+            at.host.begin([config("good"), config("better"), bad])
+        assert at.host.streams() == ()
+        assert eventually(lambda: open_things() == before), (before, open_things())
+        at.host.begin([config("good")])  # its endpoint is free again
+        assert at.names() == {"good"}
+
+
+def test_streams_begin_on_one_grid_and_a_later_one_joins_its_phase(bundle: Bundle, tmp_path: Path) -> None:
+    with hosted(bundle) as at:
+        at.host.begin([config("a", tmp_path / "a"), config("b", tmp_path / "b")])
+        at.start()
+        assert eventually(published(tmp_path / "a", 2))
+        at.replace(config("a", tmp_path / "a"), config("b", tmp_path / "b"), config("c", tmp_path / "c"))
+        assert eventually(published(tmp_path / "c", 2))
+    origins = []
+    for name in "abc":
+        (session, *_) = lines(tmp_path / name)
+        assert isinstance(session, messages.Session)
+        origins.append(session.origin_ns)
+    assert origins[0] < origins[1] < origins[2]
+    assert {(origin - origins[0]) % HOP_NS for origin in origins} == {0}
+
+
+REPLACED = ("goes: ended", "changes: ended", "changes: started", "new: started")
+
+
+def test_replacing_takes_out_adds_restarts_what_changed_and_leaves_the_rest_alone(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    stays, goes, changes = (config(name, tmp_path / name) for name in ("stays", "goes", "changes"))
+    with hosted(bundle) as at:
+        at.host.begin([stays, goes, changes])
+        at.start()
+        assert all(eventually(published(tmp_path / name, 3)) for name in ("stays", "goes", "changes"))
+        kept = next(stream for stream in at.host.streams() if stream.config.name == "stays")
+        at.replace(stays, config("changes", tmp_path / "changed"), config("new", tmp_path / "new"))
+        assert at.names() == {"stays", "changes", "new"}
+        assert kept in at.host.streams()
+        assert "goes" in at.host.summaries()
+        assert at.said == [f"stream {what}" for what in REPLACED]
+        assert eventually(published(tmp_path / "new", 3)) and eventually(published(tmp_path / "changed", 3))
+    for name in ("goes", "changes", "changed", "new", "stays"):
+        last = lines(tmp_path / name)[-1]
+        assert isinstance(last, messages.Status) and last.state == "goodbye", name
+    assert seqs(tmp_path / "new")[0] == seqs(tmp_path / "changed")[0] == 1
+    skipped = sum(at.host.summaries()["stays"]["skipped"].values())
+    seen = seqs(tmp_path / "stays")
+    assert seen[-1] - len(seen) <= skipped  # no gap but what a starved machine made it skip, and says
+    assert at.host.failure is None
+
+
+def test_replacing_every_stream_does_not_end_the_run(bundle: Bundle, tmp_path: Path) -> None:
+    with hosted(bundle) as at:
+        at.host.begin([config("a", tmp_path / "a")])
+        at.start()
+        assert eventually(published(tmp_path / "a", 1))
+        at.replace(config("b", tmp_path / "b"))
+        assert eventually(published(tmp_path / "b", 2))
+        assert at.names() == {"b"}
+
+
+def test_a_new_stream_that_cannot_be_opened_is_said_and_the_others_go_on(bundle: Bundle, tmp_path: Path) -> None:
+    with hosted(bundle) as at:
+        at.host.begin([config("a", tmp_path / "a")])
+        at.start()
+        at.replace(config("a", tmp_path / "a"), BAD["no such input"][0], config("c", tmp_path / "c"))
+        assert at.names() == {"a", "c"}
+        assert at.said[0].startswith("stream bad: not started: ") and "\n" not in at.said[0]
+        assert eventually(published(tmp_path / "c", 2))
+
+
+def test_a_stream_that_has_just_ended_by_itself_does_not_block_its_replacement(bundle: Bundle, tmp_path: Path) -> None:
+    """The loop lets it out before the host's thread, busy replacing, has heard of it."""
+    short = SourcesConfig(input="test://?seconds=1", pace="max")
+    with hosted(bundle) as at:
+        at.host.begin([config("a", tmp_path / "a"), config("b", tmp_path / "b", short)])
+        entered, go_on = threading.Event(), threading.Event()
+
+        def hold_the_porter() -> None:
+            entered.set()
+            assert go_on.wait(30)
+
+        at.host.ask(hold_the_porter)
+        at.start()
+        assert entered.wait(30)
+        assert eventually(lambda: len(seqs(tmp_path / "b")) == 5)
+        ended = next(stream for stream in at.host.streams() if stream.config.name == "b")
+        assert eventually(lambda: ended.session.next_due_ns() is None)
+        done = threading.Event()
+        at.host.ask(lambda: at.host.replace([config("a", tmp_path / "a"), config("b", tmp_path / "b2")]))
+        at.host.ask(done.set)
+        go_on.set()
+        assert done.wait(30), "the host's thread waits for a stream that left long ago"
+        assert eventually(published(tmp_path / "b2", 2))
+        assert at.names() == {"a", "b"}
+
+
+def test_the_run_ends_when_every_stream_has(bundle: Bundle, tmp_path: Path) -> None:
+    short = SourcesConfig(input="test://?seconds=1", pace="max")
+    with hosted(bundle) as at:
+        at.host.begin([config("a", sources=short), config("b", sources=short)])
+        at.start()
+        at.join()
+    assert {name: done["published"] for name, done in at.host.summaries().items()} == {"a": 5, "b": 5}
+
+
+class Refusing:
+    """A publisher's `publish` that fails from the third prediction on."""
+
+    def __init__(self, publish: Callable[[messages.Message], messages.Message]) -> None:
+        self._publish = publish
+
+    def __call__(self, message: messages.Message) -> messages.Message:
+        if isinstance(message, messages.Prediction) and message.seq >= 3:
+            raise PublishError("the endpoint is gone")
+        return self._publish(message)
+
+
+def spoil(at: Hosted, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = next(stream for stream in at.host.streams() if stream.config.name == name)
+    session = stream.session
+    monkeypatch.setattr(session, "_send", Refusing(session._send))
+
+
+def test_a_stream_that_fails_is_said_and_the_others_decide_how_the_run_ends(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = SourcesConfig(input="test://?seconds=2", pace="max")
+    with hosted(bundle) as at:
+        at.host.begin([config("a", sources=short), config("b", sources=short)])
+        spoil(at, "a", monkeypatch)
+        at.start()
+        at.join()
+    assert at.said == ["stream a: ended: the endpoint is gone"]
+    assert at.host.failure is None
+    assert at.host.summaries()["a"]["published"] == 2
+    assert at.host.summaries()["b"]["published"] == 10
+
+
+def test_what_ended_the_only_stream_is_the_failure_of_the_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hosted(bundle) as at:
+        at.host.begin([config("a", sources=SourcesConfig(input="test://?seconds=2", pace="max"))])
+        spoil(at, "a", monkeypatch)
+        at.start()
+        at.join()
+    assert str(at.host.failure) == "the endpoint is gone"
+    assert at.said == []
+
+
+def test_closing_twice_is_nothing_and_leaves_nothing_open(tmp_path: Path) -> None:
+    before = open_things()
+    loaded = load_engines(with_tokenizer(tmp_path), open_backend("null"), 2)
+    host = Host(loaded.model, loaded.levels, 8, time.monotonic_ns(), print)
+    host.begin([config("a"), config("b")])
+    host.close()
+    host.close()
+    host.wake()
+    assert eventually(lambda: open_things() == before), (before, open_things())
+
+
+def with_tokenizer(folder: Path) -> Bundle:
+    write_bundle(folder / "bundle")
+    bundle = load_bundle(folder / "bundle")
+    empty = empty_bundle(bundle.manifest)
+    return Bundle(empty.manifest, empty.files | {"tokenizer.json": bundle.files["tokenizer.json"]}, bundle.id)

@@ -1,0 +1,299 @@
+"""Recordings for tests, a feeder that pushes them into the rings in pieces, and the PyTorch model on the whole of them.
+
+The reference shares no code with the runtime but the model, the mel front-end, the tokenizer and the sinusoid: the time
+grid, the visibility of words and the order of tokens are written down a second time here, from ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clcr.network.batch import Batch
+from clcr.network.config import MODALITIES
+from clcr.network.intraced import Described
+from clcr.network.model import CLCR, Tokens
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.frontends.mel import log_mel
+from clcr_stream.frontends.text import Tokenizer
+from clcr_stream.window.cutter import Rings
+from clcr_stream.window.ring import AudioRing, VisionRing
+from clcr_stream.window.transcript import Segment, Transcript
+from tiny_bundle import WORDS
+
+HOP_NS, WINDOW_HOPS = 200_000_000, 30
+SLOTS, SAMPLES, TOKENS, TEXT_TOKENS = 3, 3200, 5, 64
+SIZE_PX = 112
+LEFT_SAMPLES = 240
+WINDOW_NS = WINDOW_HOPS * HOP_NS
+ORIGIN_NS = 987_654_321_012
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A camera frame; `crop` None when it shows no face."""
+
+    captured_ns: int
+    crop: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class Words:
+    """A revision of a segment and when it becomes known."""
+
+    segment: Segment
+    arrived_ns: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What happens in front of the devices, times absolute; `present` says which samples the microphone delivers."""
+
+    hops: int
+    frames: list[Frame]
+    samples: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    words: list[Words]
+    gamma: float = 1.0
+    first_hop: int = 0  # hops of the session that lie before the recording
+
+
+def record(seed: int, hops: int, first_hop: int = 0) -> Recording:
+    """A person who leaves the picture and comes back, a microphone with gaps, words that come late and are revised."""
+    rng = np.random.default_rng(seed)
+    start_ns = ORIGIN_NS + first_hop * HOP_NS
+    end_ns = start_ns + hops * HOP_NS
+    coarse = rng.integers(0, 256, (64, 7, 7, 3), dtype=np.uint8)
+    faces = coarse.repeat(SIZE_PX // 7, 1).repeat(SIZE_PX // 7, 2)
+    frames, time_ns = [], start_ns - 40_000_000
+    away = sorted(rng.uniform(0, hops, 2) * HOP_NS + start_ns)
+    while time_ns < end_ns:
+        time_ns += int(rng.uniform(15e6, 90e6))  # 11 to 66 frames a second: empty slots and frames that share one
+        if away[0] < time_ns < away[1]:
+            continue
+        frames.append(Frame(time_ns, faces[rng.integers(len(faces))] if rng.random() > 0.1 else None))
+    loudness = rng.uniform(-4, 0, hops).repeat(SAMPLES)
+    samples = (rng.normal(0, 0.3, hops * SAMPLES) * 10**loudness).clip(-1, 1).astype(np.float32)
+    present = np.ones(hops * SAMPLES, np.bool_)
+    for _ in range(max(1, hops // 6)):
+        at = int(rng.integers(0, len(present)))
+        present[at : at + int(rng.integers(1, 9000))] = False
+    return Recording(hops, frames, samples, present, speak(rng, start_ns, hops), first_hop=first_hop)
+
+
+def speak(rng: np.random.Generator, start_ns: int, hops: int) -> list[Words]:
+    """Segments of random length; some are revised while they are the newest, some later, some taken back."""
+    found: list[Words] = []
+    time_ns, end_ns = start_ns, start_ns + hops * HOP_NS
+    while (time_ns := time_ns + int(rng.uniform(0.1, 1.5) * NS_PER_S)) < end_ns:
+        stop_ns = time_ns + int(rng.uniform(0.2, 1.5) * NS_PER_S)
+        arrived_ns, name = stop_ns, f"segment {len(found)}"
+        for revision in range(int(rng.integers(1, 4))):
+            arrived_ns += int(rng.exponential(0.6) * NS_PER_S)
+            count = 0 if revision and rng.random() < 0.15 else int(rng.integers(1, 14))
+            text = " ".join(rng.choice(WORDS, count)) if count else ""
+            found.append(Words(Segment(name, time_ns, stop_ns, text, revision=revision), arrived_ns))
+        time_ns = stop_ns
+    return sorted(found, key=lambda words: words.arrived_ns)
+
+
+def without(recording: Recording, modality: str) -> Recording:
+    """The same recording with one device missing."""
+    match modality:
+        case "vision":
+            return replace(recording, frames=[])
+        case "acoustic":
+            return replace(recording, present=np.zeros_like(recording.present))
+        case _:
+            return replace(recording, words=[])
+
+
+def audio_pieces(recording: Recording, rng: np.random.Generator, longest: int) -> list[tuple[int, int]]:
+    """[start, stop) of pieces of random length that cover exactly the samples present."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], recording.present, [False]]).astype(np.int8)))
+    pieces = []
+    for start, stop in edges.reshape(-1, 2).tolist():
+        while start < stop:
+            end = min(stop, start + int(rng.integers(1, longest + 1)))
+            pieces.append((start, end))
+            start = end
+    return pieces
+
+
+class Feeder:
+    """Pushes a recording into the rings in random pieces, sound out of order, no later than each tick needs it.
+
+    `whole`: everything before the first tick, in as few pieces as there are, into rings that hold it all.
+    """
+
+    def __init__(self, recording: Recording, seed: int = 0, whole: bool = False) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._recording, self._whole = recording, whole
+        longest = len(recording.samples) if whole else 9000
+        self._pieces = deque(audio_pieces(recording, self._rng, longest))
+        self._frames, self._words = deque(recording.frames), deque(recording.words)
+        seconds = (recording.hops + 1) * 0.2 if whole else 8.0
+        vision = VisionRing(ORIGIN_NS, slots=int(seconds * 15))
+        self.rings = Rings(vision, AudioRing(ORIGIN_NS, seconds=seconds), Transcript())
+
+    def fill(self, end_ns: int) -> None:
+        """Push everything before `end_ns`, and up to four hops of what comes after it."""
+        until_ns = end_ns + int(self._rng.uniform(0, 4) * HOP_NS)
+        if self._whole:
+            until_ns = ORIGIN_NS + (self._recording.first_hop + self._recording.hops) * HOP_NS
+        first = self._recording.first_hop * SAMPLES
+        stop = (until_ns - ORIGIN_NS) * 16 // 1_000_000 - first
+        due = list(_before(self._pieces, lambda piece: piece[0] < stop))
+        seen = deque(_before(self._frames, lambda frame: frame.captured_ns < until_ns))
+        for index in self._rng.permutation(len(due) + len(seen)):
+            if index < len(due):
+                begin, end = due[index]
+                self.rings.acoustic.put(first + begin, self._recording.samples[begin:end])
+            else:
+                self.offer(seen.popleft())  # a camera delivers its frames in order
+        for words in _before(self._words, lambda words: words.arrived_ns <= until_ns):
+            self.rings.transcript.put(words.segment, words.arrived_ns)
+
+    def offer(self, frame: Frame) -> None:
+        if self.rings.vision.wants(frame.captured_ns):
+            self.rings.vision.put(frame.captured_ns, frame.crop, 0.5, int(frame.crop is not None))
+
+
+def _before(items: deque[T], holds: Callable[[T], bool]) -> Iterator[T]:
+    """Take items from the left as long as `holds`."""
+    while items and holds(items[0]):
+        yield items.popleft()
+
+
+@dataclass(frozen=True)
+class Said:
+    """A segment as it was tokenised: its ids take the steps from `first_step` on."""
+
+    text: str
+    first_step: int
+    ids: tuple[int, ...]
+
+
+class Offline:
+    """The PyTorch model on a recording: sound and picture of a prefix at once, words as ARCHITECTURE.md orders them."""
+
+    def __init__(self, model: CLCR, tokenizer: Tokenizer, recording: Recording) -> None:
+        self.model, self.tokenizer, self.recording = model, tokenizer, recording
+        self.said: dict[str, Said] = {}  # by segment id
+        self.next_step = 0
+        hops = recording.hops
+        heard = recording.samples * recording.present
+        self.heard = np.concatenate([np.zeros(LEFT_SAMPLES, np.float32), heard])
+        self.acoustic_valid = recording.present.reshape(hops * TOKENS, -1).min(axis=1).astype(np.float32)
+        self.slots: list[Frame | None] = [None] * (hops * SLOTS)
+        for frame in reversed(recording.frames):  # so that the first frame of a slot is the one that stays
+            # The slot whose centre k / 15 s is nearest, counted from the recording's first hop.
+            slot = ((frame.captured_ns - ORIGIN_NS) * 30 + NS_PER_S) // (2 * NS_PER_S) - recording.first_hop * SLOTS
+            if 0 <= slot < len(self.slots):
+                self.slots[slot] = frame
+
+    @torch.no_grad()
+    def encode(self, hops: int, begin: int = 0) -> list[Tokens]:
+        """Per level the described tokens of sound and picture of hops [begin, hops), nothing known of earlier ones."""
+        slots, tokens = slice(begin * SLOTS, hops * SLOTS), slice(begin * TOKENS, hops * TOKENS)
+        crops = [None if frame is None else frame.crop for frame in self.slots[slots]]
+        faces = [crop for crop in crops if crop is not None]
+        mel = log_mel(self.heard[begin * SAMPLES : hops * SAMPLES + LEFT_SAMPLES])
+        batch = replace(
+            nothing(),
+            frames=torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2) if faces else nothing().frames,
+            vision_valid=torch.tensor([[float(crop is not None) for crop in crops]]),
+            mel=torch.from_numpy(mel)[None],
+            acoustic_valid=torch.from_numpy(self.acoustic_valid[tokens])[None],
+            vision_step=torch.tensor([self.recording.first_hop * SLOTS + slots.start]),
+            acoustic_step=torch.tensor([self.recording.first_hop * TOKENS + tokens.start]),
+        )
+        return self.model.encode(batch)
+
+    @torch.no_grad()
+    def at(self, hops: int, encoded: list[Tokens], begin: int = 0) -> dict[str, NDArray[Any]]:
+        """What the model says of the window that ends after `hops` hops, given the tokens since hop `begin`.
+
+        Asked for in order of `hops`, or after `place_words` for every hop between.
+        """
+        text = [self.describe(said) for said in self.place_words(hops)]
+        start = max(0, hops - WINDOW_HOPS) - begin
+        window = [
+            {
+                "vision": tokens["vision"].window(start * SLOTS, (hops - begin) * SLOTS),
+                "acoustic": tokens["acoustic"].window(start * TOKENS, (hops - begin) * TOKENS),
+                "language": joined([tokens["language"], *(part[level] for part in text)]),
+            }
+            for level, tokens in enumerate(encoded)
+        ]
+        out = self.model.aggregate(self.model.fuse(window, self.recording.gamma))
+        counts = [[max(1.0, float(level.valid[m].sum())) for m in MODALITIES] for level in out.levels]
+        mass = [[float(level.alpha[m].sum()) for m in MODALITIES] for level in out.levels]
+        return {
+            "output": self.model.probabilities(out.logits)[0].numpy(),
+            "omega": out.omega[0].numpy(),
+            "beta": out.beta[0].numpy(),
+            "eta": out.eta[0].numpy(),
+            "mass": np.array(mass) / np.array(counts),
+            "budget": np.stack([level.budget[0].numpy() for level in out.levels]),
+            "present": out.levels[0].present[0].numpy(),
+            "shared": np.stack([level.shared[0].numpy() for level in out.levels]),
+            "private": np.stack([level.private[0].numpy() for level in out.levels]),
+        }
+
+    def place_words(self, hops: int) -> list[Said]:
+        """The segments known at the end of hop `hops` that overlap its window, in time order, with their steps."""
+        end_ns = ORIGIN_NS + (self.recording.first_hop + hops) * HOP_NS
+        newest: dict[str, Segment] = {}
+        for words in self.recording.words:  # in order of arrival
+            known = newest.get(words.segment.id)
+            if words.arrived_ns <= end_ns and (known is None or words.segment.revision > known.revision):
+                newest[words.segment.id] = words.segment
+        overlapping = [s for s in newest.values() if s.text and s.end_ns > end_ns - WINDOW_NS and s.start_ns < end_ns]
+        overlapping.sort(key=lambda segment: segment.start_ns)
+        for segment in overlapping:
+            before = self.said.get(segment.id)
+            if before is None or before.text != segment.text:
+                # The newest segment grows in place; an older one arrives anew, at the end of the stream.
+                growing = before is not None and before.first_step + len(before.ids) == self.next_step
+                first_step = before.first_step if before is not None and growing else self.next_step
+                said = Said(segment.text, first_step, tuple(self.tokenizer.encode(segment.text, TEXT_TOKENS)))
+                self.said[segment.id], self.next_step = said, first_step + len(said.ids)
+        self.said = {segment.id: self.said[segment.id] for segment in overlapping}
+        return [self.said[segment.id] for segment in overlapping]
+
+    def describe(self, said: Said) -> list[Described]:
+        """Per level the described tokens of one segment, encoded alone and without padding."""
+        batch = replace(
+            nothing(),
+            token_ids=torch.tensor([said.ids]),
+            token_valid=torch.ones(1, len(said.ids)),
+            language_step=torch.tensor([said.first_step]),
+        )
+        return [level["language"] for level in self.model.encode(batch)]
+
+
+def joined(parts: list[Described]) -> Described:
+    """The last tokens of several segments, one after the other."""
+    qkv, marks, pool = (
+        torch.cat(tensors, axis)
+        for axis, tensors in zip((2, 2, 1), zip(*(p.parts() for p in parts), strict=True), strict=True)
+    )
+    whole = Described(qkv, marks, pool)
+    return whole.window(max(0, whole.length - TEXT_TOKENS), whole.length)
+
+
+def nothing() -> Batch:
+    """One sample in which every modality is absent."""
+    none, zero = torch.zeros(1, 0), torch.zeros(1, dtype=torch.long)
+    frames = torch.zeros(0, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
+    return Batch(frames, none, torch.zeros(1, 0, 64), none, none.long(), none, zero, zero, zero)

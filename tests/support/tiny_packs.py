@@ -1,0 +1,59 @@
+"""Made-up packs for the training tests: the label shows in brightness, loudness and one word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr.network.config import EMOTIONS
+from clcr.training.data.prepare import PACK_FORMAT
+
+SPEAKERS = ("s1", "s2", "s3")
+SLOTS, ACOUSTIC_TOKENS = 9, 15
+
+
+def write_packs(folder: Path) -> None:
+    """packs/faces, packs/clips (video with sound, sound alone), packs/texts and a tokenizer file, below `folder`."""
+    _write(folder / "packs" / "faces", [_sample(index, "face") for index in range(36)])
+    kinds = ["clip", "clip", "sound"]
+    _write(folder / "packs" / "clips", [_sample(index, kinds[index // 6 % 3]) for index in range(54)])
+    _write(folder / "packs" / "texts", [_sample(index, "text") for index in range(24)])
+    (folder / "packs" / "tokenizer.json").write_text("{}", encoding="utf-8")
+
+
+def _sample(index: int, kind: str) -> dict[str, NDArray[np.generic] | str]:
+    rng = np.random.default_rng(index)
+    label = index % len(EMOTIONS)
+    frames = 1 if kind == "face" else SLOTS if kind == "clip" else 0
+    grey = np.full((frames, 48, 48), 30 + 40 * label) + rng.integers(0, 10, (frames, 48, 48))
+    rgb = np.repeat(grey.repeat(3, 1).repeat(3, 2)[:, :112, :112, None], 3, 3)
+    sounds = ACOUSTIC_TOKENS * 4 if kind in ("clip", "sound") else 0
+    return {
+        "id": f"{kind}{index:03d}",
+        "label": EMOTIONS[label],
+        "split": "dev" if index // 6 in (1, 5, 6) else "train",
+        "speaker": SPEAKERS[index // 18 % 3],
+        "kind": {"clip": "video", "sound": "audio"}.get(kind, kind),
+        "grey": (grey if kind == "face" else grey[:0]).astype(np.uint8),
+        "rgb": (rgb if kind == "clip" else np.zeros((0, 112, 112, 3))).astype(np.uint8),
+        "slots": np.ones(frames, np.uint8),
+        "mel": (rng.normal(size=(sounds, 64)) - 12 + 2 * label).astype(np.float16),
+        "tokens": np.array([2, 10 + label, 3] if kind == "text" else [], np.int32),
+    }
+
+
+def _write(folder: Path, samples: list[dict[str, NDArray[np.generic] | str]]) -> None:
+    folder.mkdir(parents=True)
+    columns = {
+        name: np.array([sample[name] for sample in samples]) for name in ("id", "label", "split", "speaker", "kind")
+    }
+    for name in ("grey", "rgb", "slots", "mel", "tokens"):
+        parts = [np.asarray(sample[name]) for sample in samples]
+        columns[f"{name}_count"] = np.array([len(part) for part in parts], np.int64)
+        joined = np.concatenate(parts)
+        np.save(folder / f"{name}.npy", joined if len(joined) else np.zeros((1, *joined.shape[1:]), joined.dtype))
+    np.savez(folder / "items.npz", **columns)
+    (folder / "pack.json").write_text(json.dumps({"format": PACK_FORMAT}), encoding="utf-8")

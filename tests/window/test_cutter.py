@@ -1,0 +1,198 @@
+"""Cutting a hop: shapes, absolute positions, masks, and the account of what the window holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clcr_stream.frontends.mel import log_mel
+from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.window.cutter import Chunk, Cutter, Grid, Rings, Tick
+from clcr_stream.window.ring import AudioRing, VisionRing
+from clcr_stream.window.transcript import Segment, Transcript
+from tiny_bundle import tiny_manifest
+
+MANIFEST = tiny_manifest()
+ORIGIN_NS = 5_000_000_123
+HOP_NS = MANIFEST.hop_ns
+SIZE = MANIFEST.vision.size_px
+
+
+@pytest.fixture
+def rings() -> Rings:
+    return Rings(VisionRing(ORIGIN_NS, 15, SIZE, slots=120), AudioRing(ORIGIN_NS, 16000, 8.0), Transcript())
+
+
+@pytest.fixture
+def grid() -> Grid:
+    return Grid(ORIGIN_NS, MANIFEST)
+
+
+def slot_ns(slot: int) -> int:
+    return ORIGIN_NS + slot * 1_000_000_000 // 15
+
+
+def put_frame(rings: Rings, slot: int, value: int, quality: float = 0.5) -> None:
+    crop = np.full((SIZE, SIZE, 3), value, np.uint8)
+    crop[..., 1] += 1
+    rings.vision.put(slot_ns(slot), crop, quality, 1)
+
+
+def make_rows() -> dict[str, NDArray[np.float32]]:
+    """Rows as a stream has them in the levels, filled with what must be overwritten."""
+    vision, acoustic, width = MANIFEST.vision, MANIFEST.acoustic, MANIFEST.model.width
+    shapes: dict[str, tuple[int, ...]] = {
+        "vision_in": (vision.slots_per_hop, 3, SIZE, SIZE),
+        "vision_valid": (vision.slots_per_hop,),
+        "vision_position": (vision.slots_per_hop, width),
+        "acoustic_in": (acoustic.mel_frames_per_hop, acoustic.mel_bands),
+        "acoustic_valid": (acoustic.tokens_per_hop,),
+        "acoustic_position": (acoustic.tokens_per_hop, width),
+    }
+    return {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What the cutter said of a hop and what it wrote."""
+
+    chunk: Chunk
+    rows: dict[str, NDArray[np.float32]]
+
+
+def cut(cutter: Cutter, rings: Rings, tick: Tick) -> Cut:
+    rows = make_rows()
+    chunk = cutter.cut(rings, tick, rows)
+    assert not any(np.isnan(array).any() for array in rows.values())
+    return Cut(chunk, rows)
+
+
+def cut_all(rings: Rings, grid: Grid, ticks: int) -> list[Cut]:
+    cutter = Cutter(MANIFEST, grid)
+    return [cut(cutter, rings, grid.tick(number)) for number in range(1, ticks + 1)]
+
+
+def test_ticks_are_half_open_absolute_and_a_hop_apart(grid: Grid) -> None:
+    tick = grid.tick(31)
+    assert (tick.end_ns, tick.hop_start_ns, tick.start_ns) == (
+        ORIGIN_NS + 31 * HOP_NS,
+        ORIGIN_NS + 30 * HOP_NS,
+        ORIGIN_NS + HOP_NS,
+    )
+    assert grid.closed_by(tick.end_ns) == 31
+    assert grid.closed_by(tick.end_ns - 1) == 30
+
+
+def test_frames_become_planes_in_channel_order(rings: Rings, grid: Grid) -> None:
+    for slot in range(3):
+        put_frame(rings, slot, 10 * slot)
+    one = cut_all(rings, grid, 1)[0]
+    vision = one.rows["vision_in"]
+    assert vision.shape == (3, 3, SIZE, SIZE)
+    assert vision[:, :, 0, 0].tolist() == [[0, 1, 0], [10, 11, 10], [20, 21, 20]]
+    assert one.rows["vision_valid"].tolist() == [1, 1, 1]
+
+
+def test_an_empty_slot_is_masked_and_not_repeated(rings: Rings, grid: Grid) -> None:
+    put_frame(rings, 0, 50)
+    put_frame(rings, 2, 70)
+    one = cut_all(rings, grid, 1)[0]
+    assert one.rows["vision_valid"].tolist() == [1, 0, 1]
+    assert not one.rows["vision_in"][1].any()
+
+
+def test_a_frame_without_a_face_is_seen_but_not_valid(rings: Rings, grid: Grid) -> None:
+    rings.vision.put(slot_ns(1), None, 0.0, 0)
+    one = cut_all(rings, grid, 1)[0]
+    assert one.chunk.vision.seen == 1
+    assert one.chunk.vision.coverage == 0
+    assert one.chunk.vision.newest_ns is None
+
+
+def test_positions_are_those_of_the_absolute_step(rings: Rings, grid: Grid) -> None:
+    cutter = Cutter(MANIFEST, grid)
+    rows = cut(cutter, rings, grid.tick(1000)).rows
+    width = MANIFEST.model.width
+    np.testing.assert_array_equal(rows["vision_position"], sinusoid(np.arange(2997, 3000), width, 10000.0))
+    np.testing.assert_array_equal(rows["acoustic_position"], sinusoid(np.arange(4995, 5000), width, 10000.0))
+
+
+def test_hops_of_mel_equal_the_mel_of_the_whole_sound(rings: Rings, grid: Grid) -> None:
+    sound = np.random.default_rng(0).normal(0, 0.1, 3200 * 5).astype(np.float32)
+    rings.acoustic.put(0, sound)
+    cutter = Cutter(MANIFEST, grid)
+    hops = [cut(cutter, rings, grid.tick(n)).rows["acoustic_in"] for n in range(1, 6)]
+    whole = log_mel(np.concatenate([np.zeros(240, np.float32), sound]))
+    np.testing.assert_allclose(np.concatenate(hops), whole, atol=1e-5)
+
+
+def test_a_token_with_one_missing_sample_is_masked_and_the_others_are_not(rings: Rings, grid: Grid) -> None:
+    rings.acoustic.put(0, np.ones(1500, np.float32) * 0.1)
+    rings.acoustic.put(1501, np.ones(3200 - 1501, np.float32) * 0.1)
+    one = cut_all(rings, grid, 1)[0]
+    assert one.rows["acoustic_valid"].tolist() == [1, 1, 0, 1, 1]
+    assert one.chunk.acoustic.coverage == pytest.approx(4 / 150)
+
+
+def test_coverage_rises_to_the_full_window_and_falls_when_data_stops(rings: Rings, grid: Grid) -> None:
+    cutter = Cutter(MANIFEST, grid)
+    coverages = []
+    for number in range(1, 62):
+        if number <= 30:
+            for slot in range(3 * number - 3, 3 * number):
+                put_frame(rings, slot, 1)
+        coverages.append(cut(cutter, rings, grid.tick(number)).chunk.vision.coverage)
+    assert coverages[0] == pytest.approx(1 / 30)
+    assert coverages[29] == 1.0
+    assert coverages[44] == pytest.approx(0.5)
+    assert coverages[59:] == [0.0, 0.0]
+
+
+def test_age_and_quality_are_those_of_the_valid_frames_in_the_window(rings: Rings, grid: Grid) -> None:
+    put_frame(rings, 0, 1, quality=0.2)
+    put_frame(rings, 1, 1, quality=0.6)
+    chunks = [one.chunk for one in cut_all(rings, grid, 31)]
+    view = chunks[4].vision
+    assert view.quality == pytest.approx(0.4)
+    assert view.newest_ns == slot_ns(1)
+    assert view.age_ms == pytest.approx(1000 - 1000 / 15, abs=0.01)
+    assert chunks[30].vision.age_ms is None
+    assert chunks[30].vision.quality is None
+
+
+def test_sound_is_as_old_as_its_last_sample(rings: Rings, grid: Grid) -> None:
+    rings.acoustic.put(0, np.zeros(1600, np.float32))
+    one = cut_all(rings, grid, 1)[0]
+    assert one.chunk.acoustic.age_ms == pytest.approx(100.0)
+
+
+def test_the_transcript_is_that_of_the_window(rings: Rings, grid: Grid) -> None:
+    rings.transcript.put(Segment("a", ORIGIN_NS, ORIGIN_NS + HOP_NS // 2, "hello"))
+    rings.transcript.put(Segment("b", ORIGIN_NS + 2 * HOP_NS, ORIGIN_NS + 3 * HOP_NS, "there"))
+    assert [[segment.id for segment in one.chunk.segments] for one in cut_all(rings, grid, 3)] == [
+        ["a"],
+        ["a"],
+        ["a", "b"],
+    ]
+
+
+def test_clearing_forgets_the_window(rings: Rings, grid: Grid) -> None:
+    put_frame(rings, 0, 1)
+    cutter = Cutter(MANIFEST, grid)
+    assert cut(cutter, rings, grid.tick(1)).chunk.vision.coverage > 0
+    cutter.clear()
+    view = cut(cutter, rings, grid.tick(2)).chunk.vision
+    assert (view.coverage, view.newest_ns) == (0.0, None)
+
+
+def test_a_cut_writes_into_the_rows_of_a_seat_and_nowhere_else(rings: Rings, grid: Grid) -> None:
+    put_frame(rings, 0, 50)
+    rings.acoustic.put(0, np.full(3200, 0.1, np.float32))
+    seats = {name: np.stack([row] * 3) for name, row in make_rows().items()}
+    Cutter(MANIFEST, grid).cut(rings, grid.tick(1), {name: array[1] for name, array in seats.items()})
+    for array in seats.values():
+        assert np.isnan(array[0]).all() and np.isnan(array[2]).all()
+        assert not np.isnan(array[1]).any()

@@ -1,0 +1,240 @@
+"""The typed client: newest per topic, gaps, ages, sessions, reconnects; its rules without sockets or clocks."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+import zmq.auth
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clcr_stream.errors import ConfigError
+from clcr_stream.wire import client, messages
+from clcr_stream.wire.client import CurveClient, Subscriber, TopicTrack
+from clcr_stream.wire.endpoint import CurveServer
+from clcr_stream.wire.messages import Message, Status, Transcript, decode
+from clcr_stream.wire.publisher import Publisher, PublishOptions
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "wire"
+BOOT = "this boot"
+MS = 1_000_000
+PATIENCE_MS = 20_000
+
+
+def golden(kind: messages.Kind, seq: int, **changes: object) -> Message:
+    fields = {"seq": seq, "published_ns": time.monotonic_ns(), "boot_id": messages.read_boot_id(), **changes}
+    return msgspec.structs.replace(decode((GOLDEN / f"{kind}.json").read_bytes()), **fields)
+
+
+def made(seq: int, published_ns: int = 0, session: str = "a" * 16, boot_id: str = BOOT) -> Message:
+    return golden("prediction", seq, published_ns=published_ns, session=session, boot_id=boot_id)
+
+
+def status() -> Status:
+    message = golden("status", 0)
+    assert isinstance(message, Status)
+    return message
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/s"
+
+
+@pytest.fixture
+def publisher(endpoint: str) -> Iterator[Publisher]:
+    with Publisher(PublishOptions(endpoint=endpoint, heartbeat_ms=3_600_000), status) as made_publisher:
+        yield made_publisher
+
+
+def send(publisher: Publisher, *several: Message) -> None:
+    for message in several:
+        publisher.publish(message)
+
+
+def test_a_gap_is_told_by_its_size_and_a_repetition_is_not_handed_on() -> None:
+    track = TopicTrack(BOOT)
+    told = [track.accept(made(seq), 0) for seq in (5, 6, 6, 9, 7, 10)]
+    assert [None if got is None else got.missed for got in told] == [0, 0, None, 2, None, 0]
+    assert track.counts == {"repeated": 2, "expired": 0, "refused": 0}
+
+
+def test_a_new_session_is_told_once_and_the_ended_one_does_not_come_back() -> None:
+    track = TopicTrack(BOOT)
+    first, again = track.accept(made(90, 1000), 2000), track.accept(made(1, 3000, "b" * 16), 4000)
+    late = track.accept(made(91, 2000, "a" * 16), 4000)
+    after = track.accept(made(2, 4000, "b" * 16), 5000)
+    assert first is not None and not first.new_session
+    assert again is not None and again.new_session and again.missed == 0
+    assert late is None
+    assert after is not None and not after.new_session and after.missed == 0
+
+
+def test_age_is_told_on_the_same_boot_only() -> None:
+    here, elsewhere = TopicTrack(BOOT).accept(made(1, 10 * MS), 35 * MS), TopicTrack("x").accept(made(1), 35 * MS)
+    unknown = TopicTrack("").accept(made(1, boot_id=""), 35 * MS)
+    assert here is not None and here.age_ms == 25.0
+    assert elsewhere is not None and elsewhere.age_ms is None
+    assert unknown is not None and unknown.age_ms is None
+
+
+def test_what_is_past_its_lifespan_is_counted_and_shows_as_missed_later() -> None:
+    track = TopicTrack(BOOT, lifespan_ms=250)
+    assert track.accept(made(1, 0), 250 * MS) is not None
+    assert track.accept(made(2, 200 * MS), 451 * MS) is None
+    got = track.accept(made(3, 400 * MS), 451 * MS)
+    assert got is not None and got.missed == 1 and track.counts["expired"] == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.booleans()), max_size=60))
+def test_no_loss_goes_unnoticed_whatever_is_lost_or_repeated(steps: list[tuple[int, bool]]) -> None:
+    """Some seqs lost, some delivered twice: what is handed on and what is told missing are together everything."""
+    track = TopicTrack(BOOT)
+    sent = handed = missed = first = 0
+    for step, lost in steps:
+        sent += step  # a step above 1 is a run of losses
+        if lost:
+            continue
+        got = track.accept(made(sent, sent), sent)
+        assert got is not None and track.accept(made(sent, sent), sent) is None
+        first = first or sent
+        handed, missed = handed + 1, missed + got.missed
+    assert handed + missed == (track.seq - first + 1 if handed else 0)
+
+
+def test_a_subscriber_reads_every_topic_typed_and_with_its_age(publisher: Publisher, endpoint: str) -> None:
+    send(publisher, golden("session", 0), golden("prediction", 4))
+    publisher.beat()
+    with Subscriber(endpoint, topics=("session", "prediction", "status")) as subscriber:
+        got = [subscriber.receive(PATIENCE_MS) for _ in range(3)]
+        assert subscriber.receive(0) is None
+        assert subscriber.silence_ms < PATIENCE_MS
+    kinds = sorted(messages.kind_of(one.message) for one in got if one is not None)
+    assert kinds == ["prediction", "session", "status"]
+    assert all(one is not None and one.age_ms is not None and 0 <= one.age_ms < PATIENCE_MS for one in got)
+
+
+def test_a_slow_subscriber_reads_the_newest_prediction_and_every_transcript(
+    publisher: Publisher, endpoint: str
+) -> None:
+    with Subscriber(endpoint, topics=("prediction",)) as newest, Subscriber(endpoint, topics=("transcript",)) as queued:
+        send(publisher, golden("prediction", 1))
+        first = newest.receive(PATIENCE_MS)
+        while publisher.subscribers < 2:
+            publisher.beat()
+        send(publisher, golden("transcript", 0))
+        while (segment := queued.receive(50)) is None:  # until its subscription has arrived
+            send(publisher, golden("transcript", 0))
+        start = segment.message.seq
+        send(publisher, *(golden("transcript", 0) for _ in range(20)))
+        send(publisher, *(golden("prediction", seq) for seq in range(2, 40)))
+        last = newest.receive(PATIENCE_MS)
+        while last is not None and last.message.seq < 39:
+            last = newest.receive(PATIENCE_MS)
+        segments = [queued.receive(PATIENCE_MS) for _ in range(20)]
+    assert first is not None and first.message.seq == 1
+    assert last is not None and last.message.seq == 39
+    texts = [one.message for one in segments if one is not None]
+    assert all(isinstance(text, Transcript) for text in texts)
+    assert [text.seq for text in texts] == list(range(texts[0].seq, texts[0].seq + 20)) and texts[0].seq > start
+
+
+def test_a_subscriber_survives_a_restart_and_tells_the_new_session(endpoint: str) -> None:
+    options = PublishOptions(endpoint=endpoint)
+    with Subscriber(endpoint) as subscriber:
+        with Publisher(options, status) as first:
+            send(first, golden("prediction", 7, session="a" * 16))
+            before = subscriber.receive(PATIENCE_MS)
+        with Publisher(options, status) as second:
+            send(second, golden("prediction", 1, session="b" * 16))
+            after = subscriber.receive(PATIENCE_MS)
+    assert before is not None and not before.new_session
+    assert after is not None and after.new_session and after.message.seq == 1
+
+
+def test_a_subscriber_that_came_first_finds_the_default_endpoint_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with Subscriber(stream="late") as subscriber, Publisher(PublishOptions(stream="late"), status) as publisher:
+        send(publisher, golden("prediction", 1, stream="late"))
+        got = next(iter(subscriber))
+    assert got.message.seq == 1 and publisher.endpoint in subscriber.endpoints
+
+
+def test_a_peer_that_breaks_the_protocol_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libzmq never reconnects after a protocol error; here something else held the port when the reader came."""
+    monkeypatch.setattr(client, "_QUIET_NS", 200 * MS)
+    with socket.create_server(("127.0.0.1", 0)) as impostor:
+        port = impostor.getsockname()[1]
+        with Subscriber(f"tcp://127.0.0.1:{port}") as subscriber:
+            answered = threading.Thread(target=_speak_nonsense, args=(impostor,))
+            answered.start()
+            assert subscriber.receive(10) is None
+            answered.join()
+            impostor.close()
+            with Publisher(PublishOptions(endpoint=f"tcp://127.0.0.1:{port}"), status) as publisher:
+                send(publisher, golden("prediction", 1))
+                got = subscriber.receive(PATIENCE_MS)
+            assert got is not None and got.message.seq == 1 and subscriber.reconnects >= 1
+
+
+def _speak_nonsense(server: socket.socket) -> None:
+    peer, _ = server.accept()
+    with peer:
+        # A ZMTP 3.1 greeting, then a frame where the NULL handshake's READY belongs.
+        peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16) + b"\x00" + bytes(31) + b"\x00\x05hello")
+        while peer.recv(4096):
+            pass
+
+
+def test_what_is_not_a_message_of_the_stream_is_counted_and_passed_over(endpoint: str) -> None:
+    name = messages.topic("default", "prediction")
+    valid = messages.frame(golden("prediction", 1))
+    with zmq.Context() as context, context.socket(zmq.XPUB) as forger, Subscriber(endpoint) as subscriber:
+        forger.linger = 0
+        forger.bind(endpoint)
+        forger.recv()
+        for counted, data in enumerate((name + b" {}", name + b" \x80", name + b" " + b"[" * 5000), start=1):
+            forger.send(data)
+            while subscriber.counts["prediction"]["refused"] < counted:
+                assert subscriber.receive(1) is None
+        forger.send(valid)
+        got = subscriber.receive(PATIENCE_MS)
+    assert got is not None and got.message.seq == 1
+
+
+def test_curve_keys_reach_an_endpoint_that_needs_them(tmp_path: Path) -> None:
+    for name in ("server", "reader"):
+        zmq.auth.create_certificates(tmp_path, name)
+        (tmp_path / f"{name}.key_secret").chmod(0o600)
+    server = CurveServer(tmp_path / "server.key_secret", tmp_path)
+    keys = CurveClient(tmp_path / "reader.key_secret", tmp_path / "server.key")
+    with Publisher(PublishOptions(endpoint="tcp://127.0.0.1:*", curve=server), status) as publisher:
+        send(publisher, golden("prediction", 1))
+        with Subscriber(publisher.endpoint, curve=keys) as subscriber:
+            got = subscriber.receive(PATIENCE_MS)
+    assert got is not None and got.message.seq == 1
+
+
+def test_wrong_topics_endpoints_and_uses_are_refused_in_one_line(endpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="allowed are session, prediction, transcript, status"):
+        Subscriber(endpoint, topics=("mood",))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="allowed are session"):
+        Subscriber(endpoint, topics=())
+    with pytest.raises(ConfigError, match="endpoint nowhere"):
+        Subscriber("nowhere")
+    with pytest.raises(ConfigError, match="CURVE certificate"):
+        Subscriber(endpoint, curve=CurveClient(tmp_path / "none", tmp_path / "none"))
+    subscriber = Subscriber(endpoint)
+    subscriber.close()
+    subscriber.close()
+    with pytest.raises(ConfigError, match="closed"):
+        subscriber.receive(0)

@@ -1,0 +1,1 @@
+"""What scripts/check runs beside ruff and mypy."""

@@ -1,0 +1,207 @@
+"""Write manifests for the data sets under ../shared/data, and the tokenizer pruned to their training texts.
+
+python tools/data/manifests.py --data ../shared/data --out cache/manifests
+python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare   # and decode into cache/packs
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr.training.data.manifest import LABELS, Row, read_manifest, write_manifest
+from clcr.training.data.prepare import prepare
+from clcr.training.data.vocabulary import default_tokenizer_json, prune_vocabulary, store_vocabulary
+from clcr_stream.errors import ClcrError, ConfigError
+
+ACTED = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}
+MELD = {"joy": "happy", "sadness": "sad"}
+GOEMOTIONS = {
+    "neutral": "neutral",
+    "sadness": "sad",
+    "grief": "sad",
+    "disappointment": "sad",
+    "remorse": "sad",
+    "joy": "happy",
+    "amusement": "happy",
+    "love": "happy",
+    "excitement": "happy",
+    "surprise": "surprise",
+    "fear": "fear",
+    "nervousness": "fear",
+    "anger": "anger",
+    "annoyance": "anger",
+}
+RAVDESS_DEV = ("19", "20")
+EMODB_DEV = ("15", "16")
+CKPLUS_DEV_EVERY = 10  # subjects
+FER_DEV_EVERY = 20  # pixel hashes: 5 %
+
+
+def row(identity: str, label: str, kind: str, split: str = "train", **more: str) -> Row:
+    values = {"media": "", "speaker": "", "text": ""} | more
+    return Row(id=identity, label=label, kind=kind, split=split, start_s=0.0, end_s=0.0, **values)
+
+
+def common(name: str, renamed: dict[str, str]) -> str:
+    """The common label of a set's own name, or "" when it has none."""
+    label = renamed.get(name, name)
+    return label if label in LABELS else ""
+
+
+def records(path: Path) -> Iterator[dict[str, str]]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: missing; --data must be the folder that holds faces/, audio/, text/ and javased/")
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
+
+
+def unpack_fer2013(folder: Path, pack: Path) -> NDArray[np.str_]:
+    """Cut the contact sheets into `pack` (images, in the set's order); returns the label names by image."""
+    import cv2
+
+    with np.load(folder / "labels.npz", allow_pickle=False) as archive:
+        names = archive["label_names"][archive["labels"]]
+    tiles: list[NDArray[np.uint8]] = []
+    for path in sorted(folder.glob("sheet_*.jpg")):
+        sheet: Any = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        rows, columns = sheet.shape[0] // 48, sheet.shape[1] // 48
+        tiles.append(sheet.reshape(rows, 48, columns, 48).swapaxes(1, 2).reshape(-1, 48, 48))
+    images = np.concatenate(tiles)[: len(names)]
+    if len(images) != len(names):
+        raise ConfigError(f"{folder}: {len(images)} tiles for {len(names)} labels; fetch the sheets again")
+    pack.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(pack, images=images)
+    return np.asarray(names, np.str_)
+
+
+def fer2013(folder: Path, pack: Path) -> Iterator[Row]:
+    """Exact repeats stay on one side of the cut; images that occur with two labels or show nothing are left out."""
+    names = unpack_fer2013(folder, pack)
+    with np.load(pack, allow_pickle=False) as archive:
+        images = archive["images"]
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    labels_of: dict[str, set[str]] = {}
+    for digest, name in zip(hashes, names, strict=True):
+        labels_of.setdefault(digest, set()).add(str(name))
+    for index, (digest, name) in enumerate(zip(hashes, names, strict=True)):
+        label = common(str(name), {})
+        blank = images[index].std() < 5.0
+        if label and len(labels_of[digest]) == 1 and not blank:
+            split = "dev" if int(digest[:12], 16) % FER_DEV_EVERY == 0 else "train"
+            yield row(f"fer{index:05d}", label, "face", split, media=f"{pack.name}#{index}")
+
+
+def ckplus(path: Path) -> Iterator[Row]:
+    with np.load(path, allow_pickle=False) as archive:
+        names = archive["label_names"][archive["labels"]]
+        subjects = [str(subject) for subject in archive["subjects"]]
+    dev = sorted(set(subjects))[::CKPLUS_DEV_EVERY]
+    for index, (name, subject) in enumerate(zip(names, subjects, strict=True)):
+        if label := common(str(name), {}):
+            split = "dev" if subject in dev else "train"
+            yield row(f"ck{index:03d}", label, "face", split, media=f"{path.name}#{index}", speaker=subject)
+
+
+def acted_speech(path: Path, speaker_column: str, dev: tuple[str, ...]) -> Iterator[Row]:
+    """The sentences are fixed, so their words carry no label: the text stays empty."""
+    for record in records(path):
+        speaker = record[speaker_column]
+        if label := common(record["label"], ACTED):
+            split = "dev" if speaker in dev else "train"
+            yield row(Path(record["path"]).stem, label, "audio", split, media=record["path"], speaker=speaker)
+
+
+def goemotions(folder: Path) -> Iterator[Row]:
+    """Rows whose every label maps to one and the same common label."""
+    for split in ("train", "dev", "test"):
+        for number, record in enumerate(records(folder / f"goemotions_{split}.csv")):
+            labels = {GOEMOTIONS.get(name, "") for name in record["labels"].split("|")}
+            if len(labels) == 1 and (label := labels.pop()) and record["text"].strip():
+                yield row(f"{split}{number:05d}-{record['id']}", label, "text", split, text=record["text"])
+
+
+def meld(folder: Path) -> Iterator[Row]:
+    for split in ("train", "dev", "test"):
+        for record in records(folder / f"meld_{split}.csv"):
+            identity = f"{split}-{record['dialogue_id']}-{record['utterance_id']}"
+            if (label := common(record["emotion"], MELD)) and record["utterance"].strip():
+                yield row(identity, label, "text", split, text=record["utterance"], speaker=record["speaker"])
+
+
+def javased(folder: Path, kind: str) -> Iterator[Row]:
+    """The takes with video, or those with sound alone; four fixed sentences, so the text stays empty."""
+    source, pattern = {"video": ("av", "av/{}.mp4"), "audio": ("audio", "audio/{}.opus")}[kind]
+    for record in records(folder / "labels.csv"):
+        if record["kind"] == source:
+            media = pattern.format(record["clip"])
+            yield row(record["clip"], record["emotion"], kind, record["split"], media=media, speaker=record["speaker"])
+
+
+def mosi(folder: Path) -> Iterator[Row]:
+    """Sentiment -3..3 as a number, for regression; not part of the emotion mixture."""
+    for record in records(folder / "labels.csv"):
+        more = {"media": f"clips/{record['clip']}.mp4", "speaker": record["video"], "text": record["text"]}
+        yield row(record["clip"], record["sentiment"], "video", record["split"], **more)
+
+
+def manifests(data: Path, out: Path) -> dict[str, tuple[Iterator[Row], Path]]:
+    """name -> its rows and the media root they are relative to."""
+    audio = data / "audio"
+    return {
+        "goemotions": (goemotions(data / "text"), data / "text"),
+        "meld": (meld(data / "text"), data / "text"),
+        "ckplus": (ckplus(data / "faces" / "ckplus48.npz"), data / "faces"),
+        "ravdess": (acted_speech(audio / "ravdess.csv", "actor", RAVDESS_DEV), audio),
+        "emodb": (acted_speech(audio / "emodb.csv", "speaker", EMODB_DEV), audio),
+        "javased_av": (javased(data / "javased", "video"), data / "javased"),
+        "javased_audio": (javased(data / "javased", "audio"), data / "javased"),
+        "fer2013": (fer2013(data / "faces" / "fer2013_train", out / "fer2013.npz"), out),
+        "tess": (acted_speech(audio / "tess.csv", "speaker", ()), audio),
+        "mosi": (mosi(data / "mosi400"), data / "mosi400"),
+    }
+
+
+def make_tokenizer(out: Path, folder: Path, keep: int) -> Path:
+    names = ("goemotions", "meld", "mosi")
+    rows = [item for name in names for item in read_manifest(out / f"{name}.csv")]
+    texts = (item.text for item in rows if item.split == "train" and item.text)
+    tokenizer_json, kept_ids = prune_vocabulary(default_tokenizer_json().read_bytes(), texts, keep)
+    return store_vocabulary(folder, tokenizer_json, kept_ids)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the folder with faces/, audio/, text/, javased/, mosi400/"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where the manifests go")
+    parser.add_argument("--keep", type=int, default=12000, help="word pieces kept in the tokenizer (12000)")
+    parser.add_argument("--prepare", action="store_true", help="also decode everything into OUT/../packs")
+    options = parser.parse_args()
+    try:
+        sets = manifests(options.data, options.out)
+        for name, (rows, _) in sets.items():
+            print(f"{options.out / name}.csv: {write_manifest(options.out / f'{name}.csv', rows)} rows")
+        tokenizer = make_tokenizer(options.out, options.out.parent / "tokenizer", options.keep)
+        print(tokenizer)
+        if options.prepare:
+            for name, (_, root) in sets.items():
+                manifest = options.out / f"{name}.csv"
+                print(prepare(manifest, root, options.out.parent / "packs", tokenizer), flush=True)
+    except ClcrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

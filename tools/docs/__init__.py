@@ -1,0 +1,1 @@
+"""Documents written from results: tables, schemas, the output that README shows."""
