@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "tests/support"))
 
 from job_clips import BUNDLE, CLIPS, DATA, Clip, generated_clip  # noqa: E402
 
-TESTS = ("test_real_clip.py", "test_network_camera.py", "test_virtual_microphone.py")
+TESTS = ("streams/test_real_clip.py", "sources/test_network_camera.py", "sources/test_virtual_microphone.py")
 TARGET = ROOT / "docs/benchmarks/proof.json"
 PACKAGES = (
     "clcr-stream",
