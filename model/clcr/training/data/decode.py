@@ -1,4 +1,4 @@
-"""Media files to arrays on the runtime's grids (ARCHITECTURE.md, section 1): 15 Hz video slots, 16 kHz mono sound."""
+"""Media files to arrays on the runtime's grids (ARCHITECTURE.md, time grid): 15 Hz video slots, 16 kHz mono sound."""
 
 from __future__ import annotations
 
