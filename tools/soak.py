@@ -26,19 +26,21 @@ import psutil
 
 from clcr_stream.bundle.loader import Bundle, default_bundle_folder, load_bundle
 from clcr_stream.bundle.manifest import TOKENIZER_NAME, Manifest, TensorSpec
-from clcr_stream.clock import NS_PER_S, VirtualClock, Wake
+from clcr_stream.clock import FOREVER_NS, NS_PER_S, VirtualClock, Wake
 from clcr_stream.errors import ClcrError
 from clcr_stream.frontends.text import Tokenizer
 from clcr_stream.inference.choose import Runner
 from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.null import NullBackend
-from clcr_stream.sources.base import FOREVER_NS, Modality, SourceReport
+from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.loop import Loop
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.session import Pipeline, Schedule, Session
 from clcr_stream.streams.stream import make_rings
-from clcr_stream.window.cutter import Cutter, Grid, Rings
+from clcr_stream.window.cutter import Cutter
+from clcr_stream.window.grid import Grid
+from clcr_stream.window.ring import Rings
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
 

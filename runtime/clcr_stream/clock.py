@@ -11,8 +11,7 @@ from typing import Protocol
 
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
-
-
+FOREVER_NS = 2**63 - 1  # later than every time
 IDLE_S = 0.25  # a wait without a deadline ends after so long at the latest
 
 

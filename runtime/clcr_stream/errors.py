@@ -10,6 +10,8 @@ ClcrError                 exit code 1
 
 from __future__ import annotations
 
+import re
+
 
 class ClcrError(Exception):
     """An error with a one-line message for the user; `exit_code` is what the command line returns."""
@@ -45,3 +47,17 @@ class PublishError(ClcrError):
     """The endpoint cannot be bound or is held by another process."""
 
     exit_code = 6
+
+
+_CREDENTIALS = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^/?#\s]*@")  # greedy: a password may hold an @
+_SECRET = re.compile(r"(?i)([?&;](?:[a-z0-9_-]*(?:pass|pwd|token|secret|key|auth|sig)[a-z0-9_-]*|user|login)=)[^&;\s]+")
+
+
+def redact(text: str) -> str:
+    """`text` with the credentials in its URLs replaced, for names, messages and logs."""
+    return _SECRET.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks or control characters, at most 300 characters."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))[:300]

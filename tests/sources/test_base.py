@@ -1,4 +1,4 @@
-"""What all sources share: redaction, back-off, the thread's edge, and the factory."""
+"""What all sources share: back-off, the thread's edge, and the factory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from clcr_stream.clock import FOREVER_NS
 from clcr_stream.errors import ConfigError, SourceError
-from clcr_stream.sources.base import FOREVER_NS, Identity, ThreadedSource, backoff_s, one_line, redact
+from clcr_stream.sources.base import Identity
 from clcr_stream.sources.choose import SourceSpec, open_sources
+from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 from media import ORIGIN_NS, MediaSpec, eventually, make_sinks, write_media
 
 
@@ -35,25 +37,6 @@ def test_an_error_in_the_thread_ends_the_source_and_is_told(error: Exception) ->
     assert source.watermark_ns == FOREVER_NS
     source.close()
     assert source.report().state == "failed"
-
-
-@pytest.mark.parametrize(
-    ("text", "safe"),
-    [
-        ("rtsp://user:p@ss@cam/live", "rtsp://***@cam/live"),
-        ("no rtsp://cam:554/live today", "no rtsp://cam:554/live today"),
-        ("http://cam/v?user=joe&password=x1&fps=5", "http://cam/v?user=***&password=***&fps=5"),
-        ("http://cam/v?token=abc", "http://cam/v?token=***"),
-        ("https://u@h/ and http://a:b@h2/", "https://***@h/ and http://***@h2/"),
-    ],
-)
-def test_credentials_are_redacted(text: str, safe: str) -> None:
-    assert redact(text) == safe
-
-
-def test_messages_are_one_printable_line() -> None:
-    assert one_line("a\nb\x1b[31m\tc") == "a b [31m c"
-    assert len(one_line("x" * 1000)) == 300
 
 
 def test_back_off_doubles_up_to_its_limit_and_jitters() -> None:

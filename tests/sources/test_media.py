@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clcr_stream.clock import NS_PER_S, MonotonicClock
+from clcr_stream.clock import FOREVER_NS, NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.base import FOREVER_NS, Pace
+from clcr_stream.sources.base import Pace
 from clcr_stream.sources.media import BOTH, FileSource
 from clcr_stream.window.ring import NEVER_NS
 from media import (

@@ -11,9 +11,9 @@ import pytest
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.frontends.faces import FaceFinder
 from clcr_stream.sources.media import BOTH, FileSource
+from clcr_stream.sources.subtitles import read_transcript
 from clcr_stream.sources.synthetic.person import MANNERS, UTTERANCE_S, Person, PersonOptions, parse_test_url
 from clcr_stream.sources.synthetic.source import ALL, SyntheticSource, write_clip
-from clcr_stream.window.transcript import read_transcript
 from media import ORIGIN_NS, SteppedClock, eventually, make_sinks, read_all
 
 

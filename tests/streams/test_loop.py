@@ -14,20 +14,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clcr_stream.bundle.loader import Bundle, load_bundle
-from clcr_stream.clock import Wake
+from clcr_stream.clock import FOREVER_NS, Wake
 from clcr_stream.errors import BackendError, ClcrError, PublishError
 from clcr_stream.frontends.text import Tokenizer
 from clcr_stream.inference.choose import Runner, open_backend
 from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.null import NullRunner
 from clcr_stream.inference.program import Graph, Program
-from clcr_stream.sources.base import FOREVER_NS, Modality, SourceReport
+from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.loop import BatchCost, Due, Loop, next_batch
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.session import Pipeline, Schedule, Session
-from clcr_stream.window.cutter import Cutter, Grid, Rings
-from clcr_stream.window.ring import AudioRing, VisionRing
+from clcr_stream.window.cutter import Cutter
+from clcr_stream.window.grid import Grid
+from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
 from clcr_stream.wire import messages
 from driving import Ended, drive, empty_bundle

@@ -13,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clcr_stream.clock import Clock, Wake
+from clcr_stream.clock import FOREVER_NS, Clock, Wake
 from clcr_stream.inference.levels import Levels
 from clcr_stream.inference.null import NullRunner
 from clcr_stream.inference.program import Graph, Program
-from clcr_stream.sources.base import FOREVER_NS, Modality, SourceReport
+from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageTokens
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.session import AWAITING_DATA_NS, Pipeline, Schedule, Session
-from clcr_stream.window.cutter import Chunk, Cutter, Grid, Rings, Rows, Tick
-from clcr_stream.window.ring import AudioRing, VisionRing
+from clcr_stream.window.cutter import Chunk, Cutter, Rows
+from clcr_stream.window.grid import Grid, Tick
+from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
 from clcr_stream.wire import messages
 from driving import drive, empty_bundle, no_words

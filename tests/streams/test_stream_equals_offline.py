@@ -24,18 +24,19 @@ from clcr.network.model import CLCR
 from clcr_export.graphs import round_to_half
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream.bundle.loader import Bundle, load_bundle
-from clcr_stream.clock import VirtualClock
+from clcr_stream.clock import FOREVER_NS, VirtualClock
 from clcr_stream.frontends.positions import sinusoid
 from clcr_stream.frontends.text import Tokenizer
 from clcr_stream.inference.choose import Runner
 from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeRunner
 from clcr_stream.inference.program import Graph, Program
-from clcr_stream.sources.base import FOREVER_NS, Modality, SourceReport
+from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.session import Pipeline, Schedule, Session, _Filled, _show_words, _valid_counts
-from clcr_stream.window.cutter import Cutter, Grid
+from clcr_stream.window.cutter import Cutter
+from clcr_stream.window.grid import Grid
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
 from driving import drive

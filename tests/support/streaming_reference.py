@@ -22,8 +22,7 @@ from clcr.network.model import CLCR, Tokens
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.text import Tokenizer
-from clcr_stream.window.cutter import Rings
-from clcr_stream.window.ring import AudioRing, VisionRing
+from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
 from tiny_bundle import WORDS
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.positions import sinusoid
-from clcr_stream.window.cutter import Chunk, Cutter, Grid, Rings, Tick
-from clcr_stream.window.ring import AudioRing, VisionRing
+from clcr_stream.window.cutter import Chunk, Cutter
+from clcr_stream.window.grid import Grid, Tick
+from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
 from tiny_bundle import tiny_manifest
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.base import FrameFeeder, Identity, Sinks, SourceReport, ThreadedSource, backoff_s
+from clcr_stream.sources.base import Identity, Sinks, SourceReport
+from clcr_stream.sources.frames import FrameFeeder
+from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 
 STALE_NS = 1000 * NS_PER_MS
 FROZEN_NS = 2 * NS_PER_S  # a sensor's noise never gives the same bytes twice

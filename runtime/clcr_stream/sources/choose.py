@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from clcr_stream.errors import ConfigError, SourceError
-from clcr_stream.sources.base import Modality, Sinks, Source, SourceReport, SourceSpec, redact
+from clcr_stream.errors import ConfigError, SourceError, redact
+from clcr_stream.sources.base import Modality, Sinks, Source, SourceReport, SourceSpec
 
 __all__ = ["Sinks", "Source", "SourceReport", "SourceSpec", "open_sources"]
 

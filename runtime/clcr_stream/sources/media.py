@@ -14,18 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
-from clcr_stream.errors import SourceError
+from clcr_stream.errors import SourceError, one_line, redact
 from clcr_stream.sources.audio import MODEL_RATE_HZ, Resampler
-from clcr_stream.sources.base import (
-    FrameFeeder,
-    Identity,
-    Modality,
-    Pace,
-    Sinks,
-    ThreadedSource,
-    one_line,
-    redact,
-)
+from clcr_stream.sources.base import Identity, Modality, Pace, Sinks
+from clcr_stream.sources.frames import FrameFeeder
+from clcr_stream.sources.threaded import ThreadedSource
 
 BOTH: tuple[Modality, ...] = ("vision", "acoustic")
 STREAM_KIND: dict[Modality, str] = {"vision": "video", "acoustic": "audio"}

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.audio import MODEL_RATE_HZ, Resampler, SampleClock
-from clcr_stream.sources.base import POLL_S, Identity, Sinks, ThreadedSource
+from clcr_stream.sources.base import Identity, Sinks
+from clcr_stream.sources.threaded import POLL_S, ThreadedSource
 
 BLOCK_S = 0.02
 QUIET_NS = 500 * NS_PER_MS

@@ -6,20 +6,12 @@ import random
 from typing import Any
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
-from clcr_stream.errors import SourceError
+from clcr_stream.errors import SourceError, one_line, redact
 from clcr_stream.sources.audio import SampleClock
-from clcr_stream.sources.base import (
-    FrameFeeder,
-    Identity,
-    Modality,
-    Sinks,
-    SourceReport,
-    ThreadedSource,
-    backoff_s,
-    one_line,
-    redact,
-)
+from clcr_stream.sources.base import Identity, Modality, Sinks, SourceReport
+from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.media import AudioItem, MediaReader, VideoItem
+from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "rtp", "srt")
 # A playlist on the network may name more of the network, never a local file.

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clcr_stream.clock import NS_PER_S
-from clcr_stream.errors import SourceError
-from clcr_stream.sources.base import FOREVER_NS, Identity, Sinks, ThreadedSource, redact
-from clcr_stream.window.transcript import Arrival, Segment, parse_json_line, read_transcript
+from clcr_stream.clock import FOREVER_NS, NS_PER_S
+from clcr_stream.errors import SourceError, redact
+from clcr_stream.sources.base import Identity, Sinks
+from clcr_stream.sources.subtitles import parse_json_line, read_transcript
+from clcr_stream.sources.threaded import ThreadedSource
+from clcr_stream.window.transcript import Arrival, Segment
 
 MAX_LINE_BYTES = 64 * 1024
 POLL_MS = 100

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from clcr_stream.clock import Clock, Wake
+from clcr_stream.clock import FOREVER_NS, Clock, Wake
 from clcr_stream.errors import BackendError, ClcrError
 from clcr_stream.inference.levels import Levels
-from clcr_stream.sources.base import FOREVER_NS
 from clcr_stream.streams.session import AWAITING_DATA_NS, Session
 
 COST_WEIGHT = 0.2  # of the newest measurement in the running mean of what a batch costs

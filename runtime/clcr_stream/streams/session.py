@@ -16,14 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock
+from clcr_stream.clock import FOREVER_NS, NS_PER_MS, NS_PER_S, Clock
 from clcr_stream.inference.levels import LevelOutputs, Levels
-from clcr_stream.sources.base import FOREVER_NS, Source
+from clcr_stream.sources.base import Source
 from clcr_stream.streams.language import LanguageStream, LanguageTokens
 from clcr_stream.streams.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
 from clcr_stream.streams.status import INVALID, LATE, OVERRUN, Account, Last
-from clcr_stream.window.cutter import Chunk, Cutter, Grid, Rings, Rows
-from clcr_stream.window.ring import NEVER_NS
+from clcr_stream.window.cutter import Chunk, Cutter, Rows
+from clcr_stream.window.grid import Grid
+from clcr_stream.window.ring import NEVER_NS, Rings
 from clcr_stream.wire import messages
 
 AWAITING_DATA_NS = FOREVER_NS  # a recording has not yet pushed the next hop: no time is known

@@ -23,14 +23,16 @@ from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, Virtua
 from clcr_stream.config import StreamConfig
 from clcr_stream.errors import ConfigError
 from clcr_stream.inference.choose import Runner
-from clcr_stream.sources.base import Sinks, Source, SourceSpec, make_finder
+from clcr_stream.sources.base import Sinks, Source, SourceSpec
 from clcr_stream.sources.choose import open_sources
+from clcr_stream.sources.frames import make_finder
 from clcr_stream.streams.language import LanguageStream, TextEncoder
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.session import Pipeline, Schedule, Session
 from clcr_stream.streams.status import Header, make_status, summary
-from clcr_stream.window.cutter import Cutter, Grid, Rings
-from clcr_stream.window.ring import AudioRing, RingCounts, VisionRing
+from clcr_stream.window.cutter import Cutter
+from clcr_stream.window.grid import Grid
+from clcr_stream.window.ring import AudioRing, RingCounts, Rings, VisionRing
 from clcr_stream.window.transcript import Transcript
 from clcr_stream.wire import messages
 from clcr_stream.wire.endpoint import CurveServer

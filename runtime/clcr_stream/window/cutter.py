@@ -13,30 +13,12 @@ from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.frontends.mel import MelSpec, log_mel
 from clcr_stream.frontends.positions import sinusoid
-from clcr_stream.window.ring import NEVER_NS, AudioRing, VisionRing
-from clcr_stream.window.transcript import Segment, Transcript
+from clcr_stream.window.grid import Grid, Tick
+from clcr_stream.window.ring import NEVER_NS, AudioRing, Rings, VisionRing
+from clcr_stream.window.transcript import Segment
 
 F32 = NDArray[np.float32]
 Rows = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Hop `number` (1, 2, ...) closes the window [start_ns, end_ns) and adds the data of [hop_start_ns, end_ns)."""
-
-    number: int
-    start_ns: int
-    hop_start_ns: int
-    end_ns: int
-
-
-@dataclass(frozen=True)
-class Rings:
-    """Where the sources put what they capture."""
-
-    vision: VisionRing
-    acoustic: AudioRing
-    transcript: Transcript
 
 
 @dataclass(frozen=True)
@@ -58,24 +40,6 @@ class Chunk:
     vision: ModalityView
     acoustic: ModalityView
     segments: list[Segment]
-
-
-class Grid:
-    """The ticks of a session: absolute from `origin_ns`, never accumulated."""
-
-    def __init__(self, origin_ns: int, manifest: Manifest) -> None:
-        self.origin_ns = origin_ns
-        self.hop_ns = manifest.hop_ns
-        self.window_ns = manifest.hop_ns * manifest.window_hops
-
-    def tick(self, number: int) -> Tick:
-        """Tick `number`; the first windows begin before the origin, where there is no data."""
-        end_ns = self.origin_ns + number * self.hop_ns
-        return Tick(number, end_ns - self.window_ns, end_ns - self.hop_ns, end_ns)
-
-    def closed_by(self, time_ns: int) -> int:
-        """The number of the last tick that ends at or before `time_ns`."""
-        return (time_ns - self.origin_ns) // self.hop_ns
 
 
 class _History:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.window.transcript import Transcript
 
 NEVER_NS = -1  # captured_ns of an empty slot
 
@@ -286,3 +287,12 @@ class AudioRing:
             count = min(stop - done, self.capacity_samples - place)
             yield slice(place, place + count), slice(done - start, done - start + count)
             done += count
+
+
+@dataclass(frozen=True)
+class Rings:
+    """Where the sources put what they capture."""
+
+    vision: VisionRing
+    acoustic: AudioRing
+    transcript: Transcript

@@ -10,8 +10,10 @@ import numpy as np
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.base import FrameFeeder, Identity, Modality, Pace, Sinks, ThreadedSource
+from clcr_stream.sources.base import Identity, Modality, Pace, Sinks
+from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.synthetic.person import RATE_HZ, Person, PersonOptions, parse_test_url
+from clcr_stream.sources.threaded import ThreadedSource
 
 BLOCK_SAMPLES = RATE_HZ // 50  # 20 ms, as a sound card gives them
 BLOCK_NS = 20 * NS_PER_MS

@@ -1,0 +1,49 @@
+"""From a source's pictures to face crops in the vision ring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.sources.base import FaceCropper, Sinks
+
+
+class FrameFeeder:
+    """Offers frames to the vision ring, searching for a face only in those it wants."""
+
+    def __init__(self, sinks: Sinks) -> None:
+        self._ring = sinks.vision
+        self._finder = sinks.finder if sinks.finder is not None else make_finder(sinks.vision.size_px)
+
+    def offer(self, captured_ns: int, rgb: Callable[[], NDArray[np.uint8] | None]) -> bool:
+        """Search `rgb()`, (height, width, 3), for a face if the frame's slot is free.
+
+        False when it is not, or when `rgb` answers None: the frame turned out unusable and leaves its slot free.
+        """
+        if not self._ring.wants(captured_ns):
+            return False
+        frame = rgb()
+        if frame is None:
+            return False
+        found = self._finder.crop(frame)
+        if found is None:
+            self._ring.put(captured_ns, None, 0.0, 0)
+        else:
+            self._ring.put(captured_ns, found.rgb, found.quality, found.faces)
+        return True
+
+    def reset(self) -> None:
+        """Forget the tracked face: the next frame has nothing to do with the last one."""
+        reset: Any = getattr(self._finder, "reset", None)
+        if reset is not None:
+            reset()
+
+
+def make_finder(size_px: int) -> FaceCropper:
+    """The product's face finder; imported here because it loads OpenCV."""
+    from clcr_stream.frontends.faces import FaceFinder
+
+    return FaceFinder(size_px=size_px)

@@ -1,0 +1,155 @@
+"""A source with a thread of its own: state, counters, watermark and the thread's edge, and pauses between tries."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+
+from clcr_stream.clock import FOREVER_NS
+from clcr_stream.errors import ClcrError, one_line, redact
+from clcr_stream.sources.base import NOT_STARTED, STARTING, Identity, Modality, Sinks, SourceReport, State
+
+CLOSE_TIMEOUT_S = 2.0
+POLL_S = 0.05  # how soon a waiter notices a stop event that nobody announces
+
+
+class ThreadedSource(ABC):
+    """A source with one daemon thread that runs `run` once; an error there ends the source, never the process.
+
+    A lossless source has pushed everything before `watermark_ns` and waits with `_await_room` instead of overrunning
+    its ring. A live one is always `filled`: its ring holds whatever came in time.
+    """
+
+    def __init__(self, identity: Identity, sinks: Sinks) -> None:
+        self.identity, self.sinks = identity, sinks
+        self.stop = threading.Event()
+        self.counts: dict[str, int] = {}
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._watermark_ns = sinks.origin_ns
+        self._consumed_ns = sinks.origin_ns
+        self._awaited_ns = FOREVER_NS  # what a tick was refused for: its arrival is worth waking somebody
+        self._state: State = "waiting"
+        self._reason = NOT_STARTED
+        self._stated: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return self.identity.modalities
+
+    @property
+    def lossless(self) -> bool:
+        return self.identity.lossless
+
+    @property
+    def watermark_ns(self) -> int:
+        """Everything before this time has been pushed; FOREVER_NS once the source has ended."""
+        with self._changed:
+            return self._watermark_ns
+
+    @property
+    def finished(self) -> bool:
+        """True when nothing more will ever be pushed."""
+        return self.watermark_ns == FOREVER_NS
+
+    @abstractmethod
+    def run(self) -> None:
+        """Push until the input ends or `stop` is set; in the source's own thread."""
+
+    def start(self) -> None:
+        if self._thread is not None:
+            raise RuntimeError(f"{self.name}: started twice")
+        self._set_state("waiting", STARTING)
+        self._thread = threading.Thread(target=self._guarded_run, name=f"source {self.name}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop and join within CLOSE_TIMEOUT_S; a thread stuck in a driver is left to its own time-out. Idempotent."""
+        self.stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_TIMEOUT_S)
+        else:
+            self._end("ended", "closed")
+
+    def filled(self, end_ns: int) -> bool:
+        """True when nothing more will come for the time before `end_ns`; of a live source, what came in time counts."""
+        if not self.lossless:
+            return True
+        with self._changed:
+            if self._watermark_ns < end_ns:
+                self._awaited_ns = end_ns
+            return self._watermark_ns >= end_ns
+
+    def consumed(self, end_ns: int) -> None:
+        """The loop has read everything before `end_ns`: room for a lossless source to go on."""
+        with self._changed:
+            self._consumed_ns = max(self._consumed_ns, end_ns)
+            self._changed.notify_all()
+
+    def report(self) -> SourceReport:
+        with self._changed:
+            return SourceReport(
+                self.identity.name, self.identity.kind, self._state, self._reason, dict(sorted(self.counts.items()))
+            )
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to a counter of the report."""
+        with self._changed:
+            self.counts[what] = self.counts.get(what, 0) + number
+
+    def _guarded_run(self) -> None:
+        try:
+            self.run()
+        except ClcrError as error:
+            self._end("failed", redact(str(error)))
+        except Exception as error:  # the thread's edge: a device or decoder bug must not end the session
+            self._end("failed", redact(f"{type(error).__name__}: {error}"))
+        else:
+            self._end("ended", "closed" if self.stop.is_set() else "end of input")
+
+    def _end(self, state: State, reason: str) -> None:
+        with self._changed:
+            if self._state not in ("ended", "failed"):
+                self._state, self._reason = state, one_line(reason)
+            self._watermark_ns = FOREVER_NS
+            self._changed.notify_all()
+        self.sinks.notify()
+
+    def _set_state(self, state: State, reason: str = "") -> None:
+        if (state, reason) == self._stated:  # said with every block
+            return
+        with self._changed:
+            self._stated = state, reason
+            self._state, self._reason = state, redact(one_line(reason))
+
+    def _advance(self, watermark_ns: int) -> None:
+        with self._changed:
+            if watermark_ns > self._watermark_ns:
+                self._watermark_ns = watermark_ns
+                self._changed.notify_all()
+            arrived = watermark_ns >= self._awaited_ns
+            if arrived:
+                self._awaited_ns = FOREVER_NS
+        if arrived:
+            self.sinks.notify()
+
+    def _await_room(self, end_ns: int) -> bool:
+        """Block until data up to `end_ns` fits in the rings; False when the source is stopping."""
+        lead_ns = self.sinks.lead_ns
+        with self._changed:
+            while end_ns > self._consumed_ns + lead_ns:
+                if self.stop.is_set():
+                    return False
+                self._changed.wait(POLL_S)
+        return not self.stop.is_set()
+
+
+def backoff_s(attempt: int, jitter: float, first_s: float = 0.25, limit_s: float = 2.0) -> float:
+    """Pause before try `attempt` (0, 1, ...): doubles up to `limit_s`, times 0.75..1.25 by `jitter` in 0..1."""
+    return float(min(limit_s, first_s * 2.0 ** min(attempt, 16)) * (0.75 + 0.5 * jitter))
