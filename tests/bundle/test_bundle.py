@@ -125,7 +125,7 @@ def test_a_hard_link_is_refused(folder: Path, tmp_path: Path) -> None:
 
 def test_hard_links_are_accepted_in_the_installed_package_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.link(folder / "level1.onnx", folder.parent / "installer_cache")
-    monkeypatch.setattr(bundle, "_packaged_folder", lambda: folder.resolve())
+    monkeypatch.setattr(bundle, "packaged_folder", lambda: folder.resolve())
     assert "level1.onnx" in load_bundle(folder).files
 
 

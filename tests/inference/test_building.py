@@ -44,7 +44,7 @@ import pytest, fake_cuda, fake_tensorrt
 if "FAKE_HANGS" in os.environ:
     def build(*_):
         threading.Event().wait()
-    fake_tensorrt._Builder.build_serialized_network = build
+    fake_tensorrt.Builder.build_serialized_network = build
 fake_cuda.install(fake_cuda.Machine(fail=json.loads(os.environ["FAKE_FAIL"])), pytest.MonkeyPatch())
 """
 

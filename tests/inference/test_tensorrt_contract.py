@@ -38,15 +38,15 @@ STUBS = {
     "libnvinfer_plugin": "initLibNvInferPlugins",
 }
 FAKES: dict[type, str] = {
-    fake_tensorrt._Builder: "Builder",
-    fake_tensorrt._Config: "IBuilderConfig",
-    fake_tensorrt._Network: "INetworkDefinition",
-    fake_tensorrt._Parser: "OnnxParser",
-    fake_tensorrt._Profile: "IOptimizationProfile",
-    fake_tensorrt._Runtime: "Runtime",
-    fake_tensorrt._Engine: "ICudaEngine",
-    fake_tensorrt._Context: "IExecutionContext",
-    fake_tensorrt._Layer: "ILayer",
+    fake_tensorrt.Builder: "Builder",
+    fake_tensorrt.Config: "IBuilderConfig",
+    fake_tensorrt.Network: "INetworkDefinition",
+    fake_tensorrt.Parser: "OnnxParser",
+    fake_tensorrt.Profile: "IOptimizationProfile",
+    fake_tensorrt.Runtime: "Runtime",
+    fake_tensorrt.Engine: "ICudaEngine",
+    fake_tensorrt.Context: "IExecutionContext",
+    fake_tensorrt.Layer: "ILayer",
 }
 
 
@@ -111,7 +111,7 @@ def test_the_fake_has_no_name_that_the_real_bindings_lack(release: str, stubs: P
     real: dict[str, list[str]] = json.loads(done.stdout)
     invented = [
         f"{name}.{member}"
-        for name, members in fake_tensorrt._names(int(release.split(".")[0])).items()
+        for name, members in fake_tensorrt.names_of(int(release.split(".")[0])).items()
         for member in members.__members__
         if member not in real[name]
     ]

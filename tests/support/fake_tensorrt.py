@@ -30,22 +30,22 @@ def make_tensorrt(machine: Machine) -> types.ModuleType:
         return None  # type: ignore[return-value]  # makes the import fail
     module = types.ModuleType("tensorrt")
     major = int(machine.release.split(".")[0])
-    module.__dict__.update(_names(major))
+    module.__dict__.update(names_of(major))
     if machine.release == "8.5":
         module.PreviewFeature = enum.IntEnum("PreviewFeature", ["FASTER_DYNAMIC_SHAPES_0805"])
     module.__dict__.update(
         __version__=machine.release,
-        ILogger=_Logger,
-        Builder=lambda log: _Builder(machine, module, log),
-        OnnxParser=lambda network, log: _Parser(machine, network),
-        Runtime=lambda log: _Runtime(machine, module, log),
+        ILogger=Logger,
+        Builder=lambda log: Builder(machine, module, log),
+        OnnxParser=lambda network, log: Parser(machine, network),
+        Runtime=lambda log: Runtime(machine, module, log),
     )
     if major >= 10:
         module.IProgressMonitor = type("IProgressMonitor", (), {})
     return module
 
 
-def _names(major: int) -> dict[str, Any]:
+def names_of(major: int) -> dict[str, Any]:
     """The enumerations, as the generation has them."""
     flags = ["DEBUG", "GPU_FALLBACK", "TF32"]
     creation, tactics = ["EXPLICIT_BATCH"], ["CUBLAS", "CUBLAS_LT", "CUDNN", "EDGE_MASK_CONVOLUTIONS"]
@@ -71,11 +71,11 @@ def _names(major: int) -> dict[str, Any]:
     return {name: enum.IntEnum(name, members, start=0) for name, members in texts.items()}
 
 
-class _Logger:
+class Logger:
     INTERNAL_ERROR, ERROR, WARNING = 0, 1, 2
 
 
-class _Layer:
+class Layer:
     def __init__(self, module: Any, node: onnx.NodeProto, kind: int) -> None:
         self.name = node.name or node.op_type
         kinds = {"Cast": "CAST", "Constant": "CONSTANT", "QuantizeLinear": "QUANTIZE"}
@@ -92,22 +92,22 @@ class _Layer:
         self.output_types[index] = kind
 
 
-class _Network:
+class Network:
     def __init__(self, module: Any) -> None:
         self.module = module
         self.onnx = b""
-        self.layers: list[_Layer] = []
+        self.layers: list[Layer] = []
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
 
-    def get_layer(self, index: int) -> _Layer:
+    def get_layer(self, index: int) -> Layer:
         return self.layers[index]
 
 
-class _Parser:
-    def __init__(self, machine: Machine, network: _Network) -> None:
+class Parser:
+    def __init__(self, machine: Machine, network: Network) -> None:
         self._machine, self._network = machine, network
         self.num_errors = 0
 
@@ -119,7 +119,7 @@ class _Parser:
             return False
         kinds = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
         module = self._network.module
-        self._network.layers = [_Layer(module, node, kinds.get(node.output[0], 1)) for node in model.graph.node]
+        self._network.layers = [Layer(module, node, kinds.get(node.output[0], 1)) for node in model.graph.node]
         self._network.onnx = data
         return True
 
@@ -127,10 +127,10 @@ class _Parser:
         return types.SimpleNamespace(desc=lambda: "the bytes are no model")
 
 
-class _Config:
+class Config:
     def __init__(self, machine: Machine, module: Any) -> None:
         self.set: set[Any] = {module.BuilderFlag.TF32}
-        self.profiles: list[_Profile] = []
+        self.profiles: list[Profile] = []
         self.pools: dict[Any, int] = {}
         self.tactics = (1 << len(module.TacticSource)) - 1
         self.max_aux_streams = self.avg_timing_iterations = 1
@@ -146,7 +146,7 @@ class _Config:
     def clear_flag(self, flag: Any) -> None:
         self.set.discard(flag)
 
-    def add_optimization_profile(self, profile: _Profile) -> None:
+    def add_optimization_profile(self, profile: Profile) -> None:
         self.profiles.append(profile)
 
     def get_preview_feature(self, feature: Any) -> bool:
@@ -177,11 +177,11 @@ class _Config:
     def get_timing_cache(self) -> Any:
         return self._cache
 
-    def can_run_on_DLA(self, layer: _Layer) -> bool:
+    def can_run_on_DLA(self, layer: Layer) -> bool:
         return layer.type.name == "MATRIX_MULTIPLY"
 
 
-class _Profile:
+class Profile:
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
 
@@ -189,26 +189,26 @@ class _Profile:
         self.shapes[name] = (low, best, high)
 
 
-class _Builder:
+class Builder:
     def __init__(self, machine: Machine, module: Any, log: Any) -> None:
         machine.need_context()
         self._machine, self._module, self._log = machine, module, log
 
-    def create_network(self, flags: int) -> _Network:
+    def create_network(self, flags: int) -> Network:
         wanted = sum(1 << int(flag) for flag in self._module.NetworkDefinitionCreationFlag)
         if flags != wanted:
             raise Misuse(f"network flags {flags:#b}, this release wants {wanted:#b}")
-        network = _Network(self._module)
+        network = Network(self._module)
         self._machine.seen["network"] = network
         return network
 
-    def create_builder_config(self) -> _Config:
-        return _Config(self._machine, self._module)
+    def create_builder_config(self) -> Config:
+        return Config(self._machine, self._module)
 
-    def create_optimization_profile(self) -> _Profile:
-        return _Profile()
+    def create_optimization_profile(self) -> Profile:
+        return Profile()
 
-    def build_serialized_network(self, network: _Network, config: _Config) -> bytes | None:
+    def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
         self._machine.builds += 1
         monitor = getattr(config, "progress_monitor", None)
         if monitor is not None:
@@ -219,7 +219,7 @@ class _Builder:
             monitor.step_complete("Building", 1)
             monitor.phase_finish("Building")
         if "build" in self._machine.fail:
-            self._log.log(_Logger.ERROR, f"{self._machine.fail['build']}\nsecond line")
+            self._log.log(Logger.ERROR, f"{self._machine.fail['build']}\nsecond line")
             return None
         known = {
             "release": self._machine.release,
@@ -231,12 +231,12 @@ class _Builder:
         return MAGIC + len(head).to_bytes(4, "little") + head + network.onnx
 
 
-class _Runtime:
+class Runtime:
     def __init__(self, machine: Machine, module: Any, log: Any) -> None:
         machine.need_context()
         self._machine, self._module, self._log = machine, module, log
 
-    def deserialize_cuda_engine(self, plan: bytes) -> _Engine | None:
+    def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
         self._machine.need_context()
         self._machine.seen["deserialised"] = self._machine.seen.get("deserialised", 0) + 1
         if not plan.startswith(MAGIC):
@@ -244,17 +244,17 @@ class _Runtime:
         size = int.from_bytes(plan[8:12], "little")
         head = json.loads(plan[12 : 12 + size])
         if head["release"] != self._machine.release or "deserialize" in self._machine.fail:
-            self._log.log(_Logger.ERROR, "the plan is of another release")
+            self._log.log(Logger.ERROR, "the plan is of another release")
             return None
-        return _Engine(self._machine, self._module, head, plan[12 + size :])
+        return Engine(self._machine, self._module, head, plan[12 + size :])
 
 
-class _Engine:
+class Engine:
     def __init__(self, machine: Machine, module: Any, head: dict[str, Any], graph: bytes) -> None:
         self.machine, self.module, self.profile = machine, module, head["profile"]
         self.num_optimization_profiles = head["profiles"]
         self.shared = head["shared"]
-        self.alive: weakref.WeakSet[_Context] = weakref.WeakSet()
+        self.alive: weakref.WeakSet[Context] = weakref.WeakSet()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -279,9 +279,9 @@ class _Engine:
     def get_tensor_shape(self, name: str) -> list[int]:
         return self.tensors[name][2]
 
-    def create_execution_context(self) -> _Context | None:
+    def create_execution_context(self) -> Context | None:
         self.machine.need_context()
-        return None if "context" in self.machine.fail else _Context(self)
+        return None if "context" in self.machine.fail else Context(self)
 
     def create_engine_inspector(self) -> Any:
         layers = [{"Name": "a", "Outputs": [{"Format/Datatype": "Row major linear FP32"}]} for _ in range(3)]
@@ -292,10 +292,10 @@ class _Engine:
         return types.SimpleNamespace(get_engine_information=lambda layout: text)
 
 
-class _Context:
+class Context:
     """Holds shapes and addresses; a run takes them as they are when it is enqueued."""
 
-    def __init__(self, engine: _Engine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.captured = False
         self.shapes: dict[str, tuple[int, ...]] = {}

@@ -73,7 +73,7 @@ def write_bundle(folder: Path, task: str = "classification") -> Manifest:
     manifest = tiny_manifest(task)
     for name in ENGINES:
         (folder / f"{name}.onnx").write_bytes(graph_bytes(manifest, name))
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer_tree()))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_tree()))
     (folder / "LICENSES.txt").write_text("Test data, no rights.\n")
     write_manifest(folder, manifest)
     return manifest
@@ -145,7 +145,7 @@ def _dtype(name: str) -> Literal["float32", "int32"]:
     return "int32" if name == "int32" else "float32"
 
 
-def _tokenizer_tree() -> dict[str, object]:
+def tokenizer_tree() -> dict[str, object]:
     vocabulary = {token: index for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     return {
         "version": "1.0",

@@ -13,7 +13,7 @@ from clcr.network.config import ModelConfig
 from clcr.network.language import LanguageEncoder
 from clcr.network.model import CLCR
 from clcr.training.checkpoint import CheckpointInfo, save_checkpoint
-from tiny_bundle import WORDS, _tokenizer_tree
+from tiny_bundle import WORDS, tokenizer_tree
 
 SPECIAL_TOKENS = 4
 VOCABULARY = SPECIAL_TOKENS + len(WORDS)
@@ -58,6 +58,6 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0, **settings: object) -> CL
     model = tiny_model(config, seed)
     tokenizer = folder.parent / f"{folder.name}.tokenizer.json"
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.write_text(json.dumps(_tokenizer_tree()))
+    tokenizer.write_text(json.dumps(tokenizer_tree()))
     save_checkpoint(folder, model, tokenizer, CheckpointInfo(config.labels, {"made_by": "tests"}))
     return model

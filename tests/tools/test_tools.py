@@ -1,4 +1,4 @@
-"""The scripts in tools/ that belong to the repository itself: size check, import check, the view of the demo."""
+"""The scripts in tools/ that serve the repository itself: its checks, and the view of the demo."""
 
 from __future__ import annotations
 
@@ -40,6 +40,50 @@ def test_the_import_check_finds_torch_inside_a_function_and_in_import_module(tmp
     (tmp_path / "runtime/c.py").write_text("import torchless, os\n", encoding="utf-8")
     found = tool.findings(tmp_path, {"runtime": frozenset({"torch"})})
     assert [line.split(": ")[0] for line in found] == ["runtime/a.py:2", "runtime/b.py:2"]
+
+
+# With ~ for the underscore: the check reads programs in strings too, this one among them.
+PRIVATE_NAMES = '''
+import os
+from other import ~hidden
+from collections import namedtuple
+
+class Mine:
+    def __init__(self, other):
+        self.~own = other.~theirs
+        super().~inherited()
+
+def f(mine, monkeypatch):
+    mine.~own
+    mine.__class__
+    mine.~replace(a=1)
+    os.~exit(0)
+    getattr(mine, "~by_name")
+    monkeypatch.setattr("other.~inside.public", 1)
+    monkeypatch.setattr(mine, "~own", 1)
+    print("~text")
+    run("""
+import other
+other.~in_a_program()
+""")
+'''
+
+
+def test_the_check_of_private_names_finds_imports_attributes_and_strings_and_spares_a_file_s_own(
+    tmp_path: Path,
+) -> None:
+    tool = import_module("checks.private_names")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_a.py").write_text(PRIVATE_NAMES.replace("~", "_"), encoding="utf-8")
+    (tmp_path / "tests/test_b.py").write_text("import a\n\na.public\n_x = 1\n_x\n", encoding="utf-8")
+    matches = [line.split(", ")[0] for line in tool.findings(tmp_path, ["tests"])]
+    assert matches == [
+        "tests/test_a.py:3: reads _hidden",
+        "tests/test_a.py:8: reads _theirs",
+        "tests/test_a.py:16: reads _by_name",
+        "tests/test_a.py:17: reads _inside",
+        "tests/test_a.py:22: reads _in_a_program",
+    ]
 
 
 def message_lines() -> list[bytes]:

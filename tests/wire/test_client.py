@@ -171,7 +171,7 @@ def test_a_subscriber_that_came_first_finds_the_default_endpoint_by_itself(
 
 def test_a_peer_that_breaks_the_protocol_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """libzmq never reconnects after a protocol error; here something else held the port when the reader came."""
-    monkeypatch.setattr(client, "_QUIET_NS", 200 * MS)
+    monkeypatch.setattr(client, "QUIET_NS", 200 * MS)
     with socket.create_server(("127.0.0.1", 0)) as impostor:
         port = impostor.getsockname()[1]
         with Subscriber(f"tcp://127.0.0.1:{port}") as subscriber:

@@ -232,7 +232,8 @@ def test_a_heartbeat_that_fails_is_told_by_publish_and_close(tmp_path: Path) -> 
         raise ZeroDivisionError("no account")
 
     publisher = Publisher(PublishOptions(endpoint=f"ipc://{tmp_path}/s", heartbeat_ms=1), broken)
-    publisher._thread.join(PATIENCE_MS / 1000)
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "clcr-publisher")
+    thread.join(PATIENCE_MS / 1000)
     with pytest.raises(PublishError, match="no account"):
         publisher.publish(prediction(1))
     with pytest.raises(PublishError, match="no account"):

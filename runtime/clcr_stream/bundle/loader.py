@@ -37,7 +37,7 @@ class Bundle:
 def default_bundle_folder() -> Path:
     """The bundle of the installed wheel, else the checkout's engines/default; BundleError when there is neither."""
     package = Path(__file__).resolve().parents[1]
-    candidates = (_packaged_folder(), package.parents[1] / "engines" / "default")
+    candidates = (packaged_folder(), package.parents[1] / "engines" / "default")
     for folder in candidates:
         if (folder / MANIFEST_NAME).is_file():
             return folder
@@ -57,12 +57,13 @@ def load_bundle(folder: Path | str) -> Bundle:
         ) from error
     try:
         # Installers such as uv hard-link a wheel's files from their cache; anywhere else a second name is refused.
-        return _load(path, directory, allow_hard_links=path.resolve() == _packaged_folder())
+        return _load(path, directory, allow_hard_links=path.resolve() == packaged_folder())
     finally:
         os.close(directory)
 
 
-def _packaged_folder() -> Path:
+def packaged_folder() -> Path:
+    """Where the wheel puts the default bundle; absent in a checkout."""
     return Path(__file__).resolve().parents[1] / "engines" / "default"
 
 

@@ -32,7 +32,7 @@ from clcr_stream.wire.messages import (
     topic,
 )
 
-_QUIET_NS = 5000 * NS_PER_MS
+QUIET_NS = 5000 * NS_PER_MS  # after this silence the sockets are made anew
 _TRANSCRIPT_HWM_FRAMES = 64
 
 
@@ -144,12 +144,12 @@ class Subscriber:
             now_ns = time.monotonic_ns()
             if deadline_ns is not None and now_ns >= deadline_ns:
                 return None
-            if now_ns - self._heard_ns > _QUIET_NS:
+            if now_ns - self._heard_ns > QUIET_NS:
                 self._disconnect()
                 self._connect()
                 self.reconnects += 1
                 self._heard_ns = now_ns
-            wake_ns = self._heard_ns + _QUIET_NS
+            wake_ns = self._heard_ns + QUIET_NS
             if deadline_ns is not None:
                 wake_ns = min(wake_ns, deadline_ns)
             self._poller.poll((wake_ns - now_ns) // NS_PER_MS + 1)
