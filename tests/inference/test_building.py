@@ -100,7 +100,7 @@ def test_where_there_is_no_tensorrt_auto_loads_nothing_of_it(folder: Path) -> No
         "import sys\nsys.modules['tensorrt'] = None\n"
         "from clcr_stream import run\nfrom clcr_stream.config import Config, ModelConfig\n"
         f"run.load(Config(model=ModelConfig(bundle={str(folder)!r})))\n"
-        "print([name for name in sys.modules if 'cuda' in name.replace('backends.cuda', '') or 'tensorrt' in name])"
+        "print([name for name in sys.modules if name.split('.')[0] in ('cuda', 'pycuda', 'tensorrt')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | paths())
     assert done.stdout.strip() == "['tensorrt']", done.stderr  # our own None
@@ -564,7 +564,8 @@ def test_the_configuration_has_every_option_of_the_builder_and_no_other() -> Non
 
 
 def test_the_extra_holds_what_the_backend_imports_beside_tensorrt() -> None:
-    code = "".join((ROOT / f"runtime/clcr_stream/backends/{name}.py").read_text() for name in ("cuda", "tensorrt"))
+    folder = ROOT / "runtime/clcr_stream/inference/tensorrt"
+    code = "".join((folder / f"{name}.py").read_text() for name in ("cuda", "backend"))
     imported = set(re.findall(r'"((?:pycuda|cuda|tensorrt)[a-z.]*)"', code)) - {"tensorrt"}
     assert imported == {"pycuda.driver", "cuda.bindings.driver", "cuda.cuda"}
     (extra,) = re.findall(r"^tensorrt = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

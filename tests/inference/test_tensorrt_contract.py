@@ -142,7 +142,7 @@ def test_the_releases_differ_as_the_adapter_believes(name: str, releases: set[st
 
 
 def test_the_look_up_finds_what_the_adapter_calls_and_misses_what_is_not_there() -> None:
-    source = (contract.BACKENDS / "planner.py").read_text() + (contract.BACKENDS / "tick.py").read_text()
+    source = (contract.TENSORRT / "planner.py").read_text() + (contract.TENSORRT / "device_tick.py").read_text()
     used = set(contract.names_used(source, weakly_typed=True))
     assert {
         "Builder.build_serialized_network",
@@ -169,7 +169,7 @@ def test_every_cuda_function_of_a_capture_is_in_cuda_bindings(major: str) -> Non
         "assert 'flags' in d.cuGraphInstantiate.__doc__.splitlines()[0]\n"
         "d.CUstream(24301); sys.exit(repr(missing) if missing else 0)\n"
     )
-    source = (contract.BACKENDS / "cuda.py").read_text()
+    source = (contract.TENSORRT / "cuda.py").read_text()
     assert [name for name in names if name not in source] == []
     pathfinder = {"12": "cuda-pathfinder==1.3.3", "13": "cuda-pathfinder==1.4.2"}[major]
     first, second = unpacked(CUDA[major]), unpacked(pathfinder)

@@ -252,7 +252,7 @@ def test_a_finished_pack_is_not_decoded_again_until_its_manifest_changes(tmp_pat
 
 
 def test_a_pack_that_is_missing_old_or_empty_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"clcr\.data\.prepare"):
+    with pytest.raises(ConfigError, match=r"clcr\.training\.data\.prepare"):
         Pack(tmp_path / "none", "train")
     folder = faces(tmp_path, ["sad", "boredom"])
     with pytest.raises(ConfigError, match="no labelled sample in split 'dev'"):
