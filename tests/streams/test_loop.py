@@ -45,7 +45,7 @@ HOPS = 24  # of data that every stream has
 
 
 dues = st.dictionaries(st.integers(0, 20), st.one_of(st.integers(-50, 200), st.just(FOREVER_NS)), min_size=1).map(
-    lambda found: [Due(seat, deadline_ns) for seat, deadline_ns in found.items()]
+    lambda drawn: [Due(seat, deadline_ns) for seat, deadline_ns in drawn.items()]
 )
 costs = st.dictionaries(st.integers(1, 8), st.floats(0, 150), max_size=4)
 NOW_NS = 0
@@ -97,6 +97,16 @@ def test_a_batch_is_smaller_than_it_could_be_only_when_that_meets_a_deadline(
     in_time = [by_seat[seat] for seat in batch if by_seat[seat] > NOW_NS]
     assert in_time, "halved for a stream that is late anyway"
     assert cost.of(len(batch)) <= min(in_time) - NOW_NS < cost.of(len(whole))
+
+
+@given(due=dues, limit=st.integers(1, 8), known=costs, now_ns=st.integers(1, 10**15))
+def test_the_choice_depends_on_the_time_that_is_left_and_not_on_the_clock(
+    due: list[Due], limit: int, known: dict[int, float], now_ns: int
+) -> None:
+    later = [
+        one if one.deadline_ns == FOREVER_NS else replace(one, deadline_ns=one.deadline_ns + now_ns) for one in due
+    ]
+    assert next_batch(later, limit, now_ns, learned(known)) == next_batch(due, limit, 0, learned(known))
 
 
 def test_a_call_that_would_be_late_is_halved_towards_the_urgent_stream() -> None:

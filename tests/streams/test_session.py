@@ -329,8 +329,31 @@ def test_a_segment_is_told_once_per_revision() -> None:
         Segment("a", ORIGIN_NS, ORIGIN_NS + HOP_NS, "hello you", revision=1), ORIGIN_NS + 4 * HOP_NS
     )
     at.run()
-    told = [message for message in at.sent if isinstance(message, messages.Transcript)]
-    assert [(message.text, message.revision) for message in told] == [("hello", 0), ("hello you", 1)]
+    first, second = (message for message in at.sent if isinstance(message, messages.Transcript))
+    assert first == messages.Transcript(
+        stream=IDENTITY.stream,
+        session=IDENTITY.session,
+        seq=0,  # the publisher numbers it
+        boot_id=IDENTITY.boot_id,
+        published_ns=first.published_ns,
+        id="a",
+        start_ns=ORIGIN_NS,
+        end_ns=ORIGIN_NS + HOP_NS,
+        text="hello",
+        final=first.final,
+        revision=0,
+    )
+    assert first.published_ns >= ORIGIN_NS + HOP_NS
+    assert (second.text, second.revision, second.seq) == ("hello you", 1, 0)
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_a_segment_s_message_says_whether_it_is_final(final: bool) -> None:
+    at = bench(live(2))
+    at.rings.transcript.put(Segment("a", ORIGIN_NS, ORIGIN_NS + HOP_NS, "hello", final=final))
+    at.run()
+    (message,) = (message for message in at.sent if isinstance(message, messages.Transcript))
+    assert message.final is final
 
 
 def test_stopping_ends_the_session_without_another_tick() -> None:
