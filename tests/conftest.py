@@ -1,11 +1,11 @@
-"""For the whole suite: one thread per process for PyTorch, no telemetry, and which tests share a worker of pytest-xdist.
+"""For the whole suite: one thread per process for PyTorch, no telemetry, which tests share a worker of pytest-xdist.
 
 Two threads for the small products of these tests fight with whatever else the machine does: test_clcr.py,
 test_streaming_model.py and test_bases.py took 300 s beside one busy core, and take 23 s with one thread each.
 
 scripts/test runs the suite on every core (`-n ... --dist loadgroup`). A file stays on one worker, because its fixtures
-are built once per process; `pytest.mark.xdist_group(name)` overrides that for a test or a file, and tests with the same
-name never run side by side. The files of LONGEST_FIRST start first, so that no worker is left alone with one at the end.
+are built once per process; `pytest.mark.xdist_group(name)` overrides that for a test or a file: tests with the same
+name never run side by side. The files of LONGEST_FIRST start first, so that none of them is alone at the end.
 """
 
 from __future__ import annotations
