@@ -7,6 +7,7 @@ import os
 import select
 import threading
 import time
+from pathlib import Path
 from typing import Protocol
 
 NS_PER_S = 1_000_000_000
@@ -116,3 +117,11 @@ class VirtualClock:
         else:
             with self._lock:
                 self._now_ns = max(self._now_ns, deadline_ns)
+
+
+def read_boot_id() -> str:
+    """The kernel's id of this boot, which says whether two monotonic times can be compared; "" where there is none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -18,6 +18,7 @@ import clcr_stream
 from clcr_stream.cli import doctor
 from clcr_stream.cli.doctor import list_cameras
 from clcr_stream.cli.main import main, run_parser
+from clcr_stream.clock import read_boot_id
 from clcr_stream.sources.base import STARTING
 from clcr_stream.streams.status import (
     Account,
@@ -160,7 +161,7 @@ def test_cameras_are_listed_by_device_and_name(tmp_path: Path) -> None:
 
 
 def some_status(stream: str) -> messages.Status:
-    header = Header(stream, "0" * 16, messages.read_boot_id(), 1)
+    header = Header(stream, "0" * 16, read_boot_id(), 1)
     return make_status(Account(), (), header, 1.0)
 
 

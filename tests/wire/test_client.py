@@ -15,8 +15,9 @@ import zmq.auth
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clcr_stream.clock import read_boot_id
 from clcr_stream.errors import ConfigError
-from clcr_stream.wire import client, messages
+from clcr_stream.wire import messages
 from clcr_stream.wire.client import CurveClient, Subscriber, TopicTrack
 from clcr_stream.wire.endpoint import CurveServer
 from clcr_stream.wire.messages import Message, Status, Transcript, decode
@@ -29,7 +30,7 @@ PATIENCE_MS = 20_000
 
 
 def golden(kind: messages.Kind, seq: int, **changes: object) -> Message:
-    fields = {"seq": seq, "published_ns": time.monotonic_ns(), "boot_id": messages.read_boot_id(), **changes}
+    fields = {"seq": seq, "published_ns": time.monotonic_ns(), "boot_id": read_boot_id(), **changes}
     return msgspec.structs.replace(decode((GOLDEN / f"{kind}.json").read_bytes()), **fields)
 
 
@@ -169,12 +170,37 @@ def test_a_subscriber_that_came_first_finds_the_default_endpoint_by_itself(
     assert got.message.seq == 1 and publisher.endpoint in subscriber.endpoints
 
 
-def test_a_peer_that_breaks_the_protocol_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subscriber_makes_no_folder_and_finds_one_that_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with Subscriber(stream="late", quiet_ms=3_600_000) as subscriber:
+        assert subscriber.receive(50) is None
+        assert list(tmp_path.iterdir()) == []
+        with Publisher(PublishOptions(stream="late"), status) as publisher:
+            send(publisher, golden("prediction", 1, stream="late"))
+            got = subscriber.receive(PATIENCE_MS)
+    assert got is not None and got.message.seq == 1
+
+
+def test_a_subscriber_listens_in_no_folder_that_somebody_else_could_have_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with Subscriber(stream="late", quiet_ms=3_600_000) as subscriber:
+        (tmp_path / "clcr-stream").mkdir()
+        (tmp_path / "clcr-stream").chmod(0o777)
+        options = PublishOptions(stream="late", endpoint=f"ipc://{tmp_path}/clcr-stream/late.sock")
+        with Publisher(options, status) as publisher:
+            send(publisher, golden("prediction", 1, stream="late"))
+            assert subscriber.receive(600) is None
+
+
+def test_a_peer_that_breaks_the_protocol_is_tried_again() -> None:
     """libzmq never reconnects after a protocol error; here something else held the port when the reader came."""
-    monkeypatch.setattr(client, "QUIET_NS", 200 * MS)
     with socket.create_server(("127.0.0.1", 0)) as impostor:
         port = impostor.getsockname()[1]
-        with Subscriber(f"tcp://127.0.0.1:{port}") as subscriber:
+        with Subscriber(f"tcp://127.0.0.1:{port}", quiet_ms=200) as subscriber:
             answered = threading.Thread(target=_speak_nonsense, args=(impostor,))
             answered.start()
             assert subscriber.receive(10) is None

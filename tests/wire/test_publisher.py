@@ -282,6 +282,13 @@ def test_a_stale_lock_and_socket_of_a_dead_publisher_are_no_obstacle(tmp_path: P
             assert read(reader).seq == 1
 
 
+def test_an_orderly_end_leaves_neither_socket_nor_lock_and_frees_the_endpoint(tmp_path: Path) -> None:
+    for _ in range(2):
+        with publishing(tmp_path):
+            assert {path.name for path in tmp_path.iterdir()} == {"s", "s.lock"}
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_tcp_port_in_use_is_a_publish_error_with_exit_code_6() -> None:
     options = PublishOptions(endpoint="tcp://127.0.0.1:*")
     with Publisher(options, status) as publisher:

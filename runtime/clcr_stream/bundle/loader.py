@@ -2,7 +2,8 @@
 
 A bundle is untrusted until `load_bundle` returns: the folder is opened once, every entry must be a plain file named in
 the manifest, and the bytes that were hashed are the bytes that the backend gets, so a swap on disk between check and
-use changes nothing.
+use changes nothing. A second name of a file (a hard link, as backups and installers make them) is allowed for the same
+reason.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from clcr_stream.bundle.manifest import MANIFEST_NAME, SAFE_NAME, FileSpec, Manifest, parse_manifest
+from clcr_stream.bundle.manifest import MANIFEST_NAME, FileSpec, Manifest, parse_manifest
 from clcr_stream.errors import BundleError
 
 MAX_MANIFEST_BYTES = 1 << 20
@@ -37,7 +38,7 @@ class Bundle:
 def default_bundle_folder() -> Path:
     """The bundle of the installed wheel, else the checkout's engines/default; BundleError when there is neither."""
     package = Path(__file__).resolve().parents[1]
-    candidates = (packaged_folder(), package.parents[1] / "engines" / "default")
+    candidates = (package / "engines" / "default", package.parents[1] / "engines" / "default")
     for folder in candidates:
         if (folder / MANIFEST_NAME).is_file():
             return folder
@@ -56,30 +57,24 @@ def load_bundle(folder: Path | str) -> Bundle:
             f"{path}: cannot be opened as a folder ({error.strerror}); a bundle is a folder with {MANIFEST_NAME}"
         ) from error
     try:
-        # Installers such as uv hard-link a wheel's files from their cache; anywhere else a second name is refused.
-        return _load(path, directory, allow_hard_links=path.resolve() == packaged_folder())
+        return _load(path, directory)
     finally:
         os.close(directory)
 
 
-def packaged_folder() -> Path:
-    """Where the wheel puts the default bundle; absent in a checkout."""
-    return Path(__file__).resolve().parents[1] / "engines" / "default"
-
-
-def _load(path: Path, directory: int, allow_hard_links: bool) -> Bundle:
+def _load(path: Path, directory: int) -> Bundle:
     names = sorted(os.listdir(directory))
+    if MANIFEST_NAME not in names:
+        raise BundleError(f"{path}: no {MANIFEST_NAME}: not a bundle; `clcr-export` makes one")
     if len(names) > MAX_FILES:
         raise BundleError(f"{path}: {len(names)} files, at most {MAX_FILES} are allowed")
     for name in names:
-        _check_entry(path, directory, name, allow_hard_links)
-    if MANIFEST_NAME not in names:
-        raise BundleError(f"{path}: {MANIFEST_NAME} is missing; a bundle is made by `clcr-export`")
+        _check_entry(path, directory, name)
     raw = _read(path, directory, MANIFEST_NAME, MAX_MANIFEST_BYTES)
     manifest = parse_manifest(raw, str(path / MANIFEST_NAME))
     listed = set(manifest.files)
     for name in sorted(set(names) - {MANIFEST_NAME} - listed):
-        raise BundleError(f"{path / name}: not listed in {MANIFEST_NAME}; remove it or export again")
+        raise BundleError(f"{_shown(path, name)}: not listed in {MANIFEST_NAME}; remove it or export again")
     for name in sorted(listed - set(names)):
         raise BundleError(f"{path / name}: listed in {MANIFEST_NAME} but missing")
     if sum(file.bytes for file in manifest.files.values()) > MAX_TOTAL_BYTES:
@@ -88,21 +83,20 @@ def _load(path: Path, directory: int, allow_hard_links: bool) -> Bundle:
     return Bundle(manifest, files, hashlib.sha256(raw).hexdigest())
 
 
-def _check_entry(path: Path, directory: int, name: str, allow_hard_links: bool) -> None:
-    if not SAFE_NAME.fullmatch(name):
-        raise BundleError(f"{path}: file name {name!r} is not made of A-Z a-z 0-9 . _ -")
+def _check_entry(path: Path, directory: int, name: str) -> None:
     status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     kind = {stat.S_IFLNK: "a symlink", stat.S_IFDIR: "a folder"}.get(
         stat.S_IFMT(status.st_mode), "a device, pipe or socket"
     )
     if not stat.S_ISREG(status.st_mode):
-        raise BundleError(f"{path / name}: is {kind}; a bundle holds plain files only")
-    if status.st_nlink > 1 and not allow_hard_links:
-        raise BundleError(
-            f"{path / name}: has {status.st_nlink} hard links, 1 is allowed; copy the bundle with `cp -r`"
-        )
+        raise BundleError(f"{_shown(path, name)}: is {kind}; a bundle holds plain files only")
     if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
-        raise BundleError(f"{path / name}: is setuid or setgid; a bundle holds plain files only")
+        raise BundleError(f"{_shown(path, name)}: is setuid or setgid; a bundle holds plain files only")
+
+
+def _shown(path: Path, name: str) -> str:
+    """A file of the folder in a message of one line, whatever its name is made of."""
+    return str(path / name) if name.isprintable() else f"{path}/{name!r}"
 
 
 def _verified(path: Path, directory: int, name: str, expected: FileSpec) -> bytes:

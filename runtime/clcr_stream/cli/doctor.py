@@ -172,6 +172,7 @@ def _microphones() -> Check:
 
 
 def _endpoint(config: Config) -> str:
+    from clcr_stream.clock import read_boot_id
     from clcr_stream.config import stream_configs
     from clcr_stream.streams.status import Account, Header, make_status
     from clcr_stream.streams.stream import publish_options
@@ -180,7 +181,7 @@ def _endpoint(config: Config) -> str:
 
     endpoints = []
     for stream in stream_configs(config):
-        header = Header(stream.name, messages.new_session_id(), messages.read_boot_id(), 0)
+        header = Header(stream.name, messages.new_session_id(), read_boot_id(), 0)
         status = make_status(Account(), (), header, 0.0)
         with Publisher(publish_options(stream), lambda: status) as publisher:  # noqa: B023 closed within the turn
             endpoints.append(publisher.endpoint)

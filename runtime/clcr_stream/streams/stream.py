@@ -19,7 +19,7 @@ import msgspec
 
 from clcr_stream import __version__
 from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, VirtualClock
+from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, VirtualClock, read_boot_id
 from clcr_stream.config import StreamConfig
 from clcr_stream.errors import ConfigError
 from clcr_stream.inference.choose import Runner
@@ -170,9 +170,7 @@ class Stream:
             self._stack.callback(source.close)
         check_sources(config, self._sources)
         outbox = Outbox(self._lines)
-        identity = Identity(
-            config.name, messages.new_session_id(), messages.read_boot_id(), model.bundle_id, model.backend
-        )
+        identity = Identity(config.name, messages.new_session_id(), read_boot_id(), model.bundle_id, model.backend)
         language = LanguageStream(model.tokenizer, model.encoder, model.manifest)
         pipeline = Pipeline(model.manifest, grid, rings, Cutter(model.manifest, grid), language)
         self.session = Session(pipeline, self._sources, schedule(config, model.manifest, clock), identity, outbox.send)

@@ -18,21 +18,13 @@ from pathlib import Path
 
 import zmq
 
-from clcr_stream.clock import NS_PER_MS
+from clcr_stream.clock import NS_PER_MS, read_boot_id
 from clcr_stream.errors import ConfigError, PublishError
-from clcr_stream.wire.messages import (
-    KINDS,
-    Kind,
-    Message,
-    decode,
-    default_folders,
-    endpoint_in,
-    read_boot_id,
-    split,
-    topic,
-)
+from clcr_stream.wire.endpoint import check_private, default_folders, endpoint_in
+from clcr_stream.wire.messages import KINDS, Kind, Message, decode, split, topic
 
-QUIET_NS = 5000 * NS_PER_MS  # after this silence the sockets are made anew
+_QUIET_MS = 5000.0
+_LOOK_NS = 200 * NS_PER_MS  # how often a folder that does not exist yet is looked for
 _TRANSCRIPT_HWM_FRAMES = 64
 
 
@@ -98,10 +90,11 @@ class TopicTrack:
 class Subscriber:
     """Typed messages of one stream; a context manager and an endless iterator.
 
-    Without `endpoint` it listens in the user's own folders, where a publisher may already be or come later. With
-    `lifespan_ms` an older message is dropped and counted, never handed on; it needs the publisher's clock, so it is
-    without effect on messages from another host. After 5 s of silence the sockets are made anew, because libzmq gives
-    up for good on a peer that once broke the protocol. Raises ConfigError for an endpoint or topic that cannot be.
+    Without `endpoint` it listens in the user's own folders, where a publisher may already be or come later; a reader
+    makes none of them, and listens in none that others could have made. With `lifespan_ms` an older message is dropped
+    and counted, never handed on; it needs the publisher's clock, so it is without effect on messages from another host.
+    After `quiet_ms` of silence the sockets are made anew, because libzmq gives up for good on a peer that once broke
+    the protocol. Raises ConfigError for an endpoint or topic that cannot be.
     """
 
     def __init__(
@@ -111,6 +104,7 @@ class Subscriber:
         topics: Sequence[Kind] = ("prediction",),
         lifespan_ms: float | None = None,
         curve: CurveClient | None = None,
+        quiet_ms: float = _QUIET_MS,
     ) -> None:
         unknown = [name for name in topics if name not in KINDS]
         if unknown or not topics:
@@ -119,7 +113,11 @@ class Subscriber:
         self._names = {kind: topic(stream, kind) for kind in topics}
         self._tracks = {kind: TopicTrack(boot_id, lifespan_ms) for kind in topics}
         self._curve = None if curve is None else _keys(curve)
-        self.endpoints = [endpoint] if endpoint else _own_endpoints(stream)
+        self._quiet_ns = int(quiet_ms * NS_PER_MS)
+        self._places: list[tuple[Path | None, str]]
+        self._places = [(None, _checked(endpoint))] if endpoint else _own_places(stream)
+        self._absent: list[tuple[Path | None, str]] = []  # places whose folder does not exist yet
+        self.endpoints = [text for _, text in self._places]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[zmq.Socket[bytes], Kind] = {}
         self._poller = zmq.Poller()
@@ -144,12 +142,15 @@ class Subscriber:
             now_ns = time.monotonic_ns()
             if deadline_ns is not None and now_ns >= deadline_ns:
                 return None
-            if now_ns - self._heard_ns > QUIET_NS:
+            if now_ns - self._heard_ns > self._quiet_ns:
                 self._disconnect()
                 self._connect()
                 self.reconnects += 1
                 self._heard_ns = now_ns
-            wake_ns = self._heard_ns + QUIET_NS
+            wake_ns = self._heard_ns + self._quiet_ns
+            if self._absent:
+                self._connect_to(self._absent)
+                wake_ns = min(wake_ns, now_ns + _LOOK_NS)
             if deadline_ns is not None:
                 wake_ns = min(wake_ns, deadline_ns)
             self._poller.poll((wake_ns - now_ns) // NS_PER_MS + 1)
@@ -217,7 +218,23 @@ class Subscriber:
             self._sockets[source] = kind
             _configure(source, kind, self._curve)
             source.subscribe(name + b" ")
-            for endpoint in self.endpoints:
+            self._poller.register(source, zmq.POLLIN)
+            self._next.append(source)
+        self._connect_to(self._places)
+
+    def _connect_to(self, places: list[tuple[Path | None, str]]) -> None:
+        """Connect every socket to the places that can be trusted now; those without a folder are tried again later."""
+        self._absent = []
+        for folder, endpoint in places:
+            try:
+                if folder is not None:
+                    check_private(folder)
+            except FileNotFoundError:
+                self._absent.append((folder, endpoint))
+                continue
+            except (PublishError, OSError):
+                continue  # it has become somebody else's
+            for source in self._sockets:
                 try:
                     source.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
                     source.connect(endpoint)
@@ -225,8 +242,6 @@ class Subscriber:
                     raise ConfigError(
                         f"endpoint {endpoint}: {error.strerror}; allowed are ipc:///PATH and tcp://ADDRESS:PORT"
                     ) from None
-            self._poller.register(source, zmq.POLLIN)
-            self._next.append(source)
 
     def _disconnect(self) -> None:
         for source in self._sockets:
@@ -257,17 +272,26 @@ def _configure(source: zmq.Socket[bytes], kind: Kind, keys: tuple[bytes, bytes, 
         source.curve_publickey, source.curve_secretkey, source.curve_serverkey = keys
 
 
-def _own_endpoints(stream: str) -> list[str]:
-    """The stream's endpoint in each of the user's folders; one that belongs to somebody else is not listened to."""
-    endpoints, reasons = [], []
+def _checked(endpoint: str) -> str:
+    if not endpoint.isprintable():
+        raise ConfigError(f"endpoint {endpoint!r}: not understood; allowed are ipc:///PATH and tcp://ADDRESS:PORT")
+    return endpoint
+
+
+def _own_places(stream: str) -> list[tuple[Path | None, str]]:
+    """The user's folders with the stream's endpoint in each; one that belongs to somebody else is left out."""
+    places: list[tuple[Path | None, str]] = []
+    reasons = []
     for folder in default_folders():
         try:
-            endpoints.append(endpoint_in(folder, stream))
+            with contextlib.suppress(FileNotFoundError):
+                check_private(folder)
+            places.append((folder, endpoint_in(folder, stream)))
         except (PublishError, OSError) as error:
             reasons.append(str(error))
-    if not endpoints:
+    if not places:
         raise ConfigError(f"no endpoint found: {'; '.join(reasons)}; pass endpoint=")
-    return endpoints
+    return places
 
 
 def _keys(curve: CurveClient) -> tuple[bytes, bytes, bytes]:

@@ -1,4 +1,4 @@
-"""What goes over the wire: four messages, their bytes, their topics and where a reader finds them.
+"""What goes over the wire: four messages, their bytes and their topics.
 
 A frame is `topic + b" " + payload`, one ZeroMQ frame per message, because a conflating reader drops all but one frame
 of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status`; payloads are JSON or msgpack.
@@ -11,14 +11,10 @@ language; levels 1, 2, 3.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import re
 import secrets
-import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -282,37 +278,6 @@ def topic(stream: str, kind: Kind) -> bytes:
     return f"clcr/{stream}/{kind}".encode()
 
 
-def default_folders() -> list[Path]:
-    """The user's own folders for sockets, the one to publish in first; a login shell and a service may differ in it."""
-    folders = [Path("/tmp") / f"clcr-stream-{os.geteuid()}"]
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime.startswith("/") and Path(runtime).is_dir():
-        folders.insert(0, Path(runtime) / "clcr-stream")
-    return folders
-
-
-def endpoint_in(folder: Path, stream: str) -> str:
-    """The stream's ipc endpoint in one of the user's folders, which is made 0700 if absent, refused if not private."""
-    topic(stream, "status")
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise PublishError(
-            f"{folder}: must be a folder of user {os.geteuid()} with mode 0700, is mode {stat.filemode(found.st_mode)} "
-            f"of user {found.st_uid}; run `chmod 700 {folder}` if it is yours, else set XDG_RUNTIME_DIR or pass --bind"
-        )
-    return f"ipc://{folder / stream}.sock"
-
-
-def default_endpoint(stream: str) -> str:
-    """Where a stream is published unless told otherwise. Raises PublishError for a bad name or a folder of others."""
-    try:
-        return endpoint_in(default_folders()[0], stream)
-    except OSError as error:
-        raise PublishError(f"no folder for the socket: {error}; set XDG_RUNTIME_DIR or pass --bind") from None
-
-
 def kind_of(message: Message) -> Kind:
     """The last part of the message's topic, which is also its `type`."""
     kind = type(message).__struct_config__.tag
@@ -343,14 +308,6 @@ def top_label(probs: Mapping[str, float]) -> tuple[str | None, float | None]:
 def new_session_id() -> str:
     """64 random bits in hex."""
     return secrets.token_hex(8)
-
-
-def read_boot_id() -> str:
-    """The kernel's id of this boot, which says whether two monotonic times can be compared; "" where there is none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def json_schema(kind: Kind) -> dict[str, Any]:

@@ -7,7 +7,6 @@ delays the caller.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 import time
@@ -23,14 +22,23 @@ from zmq.utils.monitor import recv_monitor_message
 
 from clcr_stream.clock import NS_PER_MS
 from clcr_stream.errors import PublishError
-from clcr_stream.wire.endpoint import CurveServer, allowed_keys, bind, check_curve, checked_endpoint, claim, secret_key
+from clcr_stream.wire.endpoint import (
+    CurveServer,
+    allowed_keys,
+    bind,
+    check_curve,
+    checked_endpoint,
+    claim,
+    default_endpoint,
+    release,
+    secret_key,
+)
 from clcr_stream.wire.messages import (
     KINDS,
     Format,
     Kind,
     Message,
     Status,
-    default_endpoint,
     encode,
     kind_of,
     topic,
@@ -148,7 +156,8 @@ class Publisher:
         if self._options.curve is not None:
             check_curve(self._options.curve)
         if wanted.startswith("ipc://"):
-            self._cleanup.callback(os.close, claim(Path(wanted[len("ipc://") :]), self._options.stream))
+            path = Path(wanted[len("ipc://") :])
+            self._cleanup.callback(release, path, claim(path, self._options.stream))
         self._wake_out, self._wake_in = socket.socketpair()
         for end in (self._wake_out, self._wake_in):
             end.setblocking(False)
