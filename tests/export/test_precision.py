@@ -36,6 +36,8 @@ from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream.bundle.loader import load_bundle
 from clcr_stream.bundle.manifest import ENGINES
 from clcr_stream.errors import ConfigError
+from clcr_stream.inference.choose import open_backend
+from clcr_stream.inference.golden import INT8_TOLERANCE, replay_golden
 from tiny_checkpoint import write_tiny_checkpoint
 from tiny_packs import write_packs
 
@@ -358,6 +360,15 @@ def test_the_runtime_accepts_the_bundle_and_finds_its_precision_in_it(lowered: t
         cast = provenance["export"]["operators"][name]
         assert cast["Cast"] > 0
         assert ("QuantizeLinear" in cast) == (mode == "int8" and name != "intercad")
+
+
+def test_the_runtime_repeats_the_golden_record_with_this_cpu_s_own_kernels(lowered: tuple[str, Path, Report]) -> None:
+    _, bundle, _ = lowered
+    replayed = replay_golden(load_bundle(bundle), open_backend("onnxruntime"))
+    assert replayed is not None
+    hops, worst = replayed
+    assert hops == 12
+    assert worst <= INT8_TOLERANCE
 
 
 def test_every_gate_was_measured_and_the_negative_controls_noticed(lowered: tuple[str, Path, Report]) -> None:

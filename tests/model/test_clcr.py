@@ -124,20 +124,25 @@ def test_gamma_zero_is_the_model_without_exchange_bit_for_bit(seed: int) -> None
 
 @checked
 @given(seeds)
-def test_a_token_without_alpha_is_unchanged_bit_for_bit(seed: int) -> None:
-    """Its window alone with it: s of a window whose only token has alpha 0 is LN of that token's shared part."""
+def test_a_token_without_alpha_is_unchanged_whatever_the_others_hold(seed: int) -> None:
+    """s of a window whose only token has alpha 0 is the norm of that token's own shared part; with alpha it is not."""
     model = tiny_model()
     with torch.no_grad():
         tokens = model.encode(random_batch(seed, coverage=1.0))
         for exchange, level in zip(model.exchanges, tokens, strict=True):
-            first = level["vision"].window(0, 1)
-            marks = first.marks * torch.tensor([0.0, 1.0]).view(1, 2, 1)  # no activation: no evidence
-            one = level | {"vision": replace(first, marks=marks)}
             bases = exchange.bases()
-            with_pool = exchange.fuse(one, torch.ones(2, 1), bases)
-            alone = exchange.fuse({"vision": one["vision"]}, torch.ones(2, 1), bases)
-            assert float(with_pool.alpha["vision"].max()) == 0.0
-            assert torch.equal(with_pool.shared[:, 0], alone.shared[:, 0])
+            first = level["vision"].window(0, 1)
+            own = first.pool[:, 0, : exchange.config.shared_rank].double() @ bases[0].double().T
+            expected = torch.nn.functional.layer_norm(own, own.shape[-1:], eps=1e-6)
+            louder = replace(level["acoustic"], qkv=7.0 * level["acoustic"].qkv)
+            for others in (level, level | {"acoustic": louder}, {}):
+                for activation, unchanged in ((0.0, True), (1.0, not others)):
+                    marks = torch.tensor([activation, 1.0]).view(1, 2, 1).expand(2, 2, 1)
+                    windows = others | {"vision": replace(first, marks=marks)}
+                    out = exchange.fuse(windows, torch.ones(2, 1), bases)
+                    assert (float(out.alpha["vision"].max()) == 0.0) == (activation == 0.0)
+                    difference = float((out.shared[:, list(windows).index("vision")] - expected).abs().max())
+                    assert (difference < 1e-5) == unchanged, difference
 
 
 def leaves(model: CLCR, seed: int) -> list[Tokens]:

@@ -19,6 +19,8 @@ from clcr_stream.inference.program import LEVELS
 GOLDEN_NAME = "golden.npz"
 TOLERANCE = 1e-4
 TOLERANCES = {"tensorrt": 1e-3}  # other kernels, another order of additions; the bound of tools/gpu_check.py too
+# The record holds int8 computed in float32. Integer sums round a few activations to the other side: 6e-3 was seen.
+INT8_TOLERANCE = 2e-2
 _ANY_COUNTS = np.ones(3)  # only scales what is not compared
 
 
@@ -41,6 +43,8 @@ def replay_engines(bundle: Bundle, encoder: Runner, levels: Levels) -> tuple[int
         golden = {name: archive[name] for name in archive.files}
     manifest = bundle.manifest
     allowed = TOLERANCES.get(levels.backend, TOLERANCE)
+    if _holds_int8(manifest):
+        allowed = max(allowed, INT8_TOLERANCE)
     seat = levels.take()
     rows, worst = levels.inputs(seat), 0.0
     for hop in range(len(golden["frames"])):
@@ -65,6 +69,11 @@ def replay_engines(bundle: Bundle, encoder: Runner, levels: Levels) -> tuple[int
             worst = max(worst, difference)
     levels.leave(seat)
     return len(golden["frames"]), worst
+
+
+def _holds_int8(manifest: Manifest) -> bool:
+    precision = manifest.provenance.get("precision")
+    return isinstance(precision, dict) and precision.get("mode") == "int8"
 
 
 def _language_inputs(golden: Arrays, hop: int, manifest: Manifest) -> Arrays:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
+import platform
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,6 +135,26 @@ class _Engine:
             raise BackendError(f"{self.name}: onnxruntime failed: {_first_line(error)}") from error
 
 
+def saturates_int8(machine: str, cpuinfo: str) -> bool:
+    """Whether ONNX Runtime's usual int8 products (U8S8) saturate on a CPU: x86 without the VNNI instructions.
+
+    `machine` as platform.machine() says, `cpuinfo` the text of /proc/cpuinfo; empty counts as a CPU without VNNI.
+    """
+    if machine.lower() not in ("x86_64", "amd64", "i686"):
+        return False
+    flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "").split()
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
+@functools.cache
+def int8_would_saturate() -> bool:
+    """The same for the CPU of this process."""
+    path = Path("/proc/cpuinfo")
+    return saturates_int8(
+        platform.machine(), path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    )
+
+
 def _open_session(name: str, onnx: bytes) -> Any:
     # Since 1.29 the Linux wheels write a device id to disk and send events to Microsoft from the import on, unless told
     # before it; disable_telemetry_events() comes too late for that.
@@ -149,6 +172,9 @@ def _open_session(name: str, onnx: bytes) -> Any:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if int8_would_saturate():
+        # Unsigned by unsigned products do not saturate. Float graphs do not change; docs/export.md has the cost.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ORT raises its own Fail, InvalidGraph, InvalidProtobuf, NotImplemented types
