@@ -5,13 +5,56 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 PY="$VENV/bin/python"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1
-if [ -n "${CI:-}" ] || [ ! -t 2 ]; then export PIP_PROGRESS_BAR=off; fi
+export PIP_PROGRESS_BAR=off # its lines are shown by `progress`
 
 note() { printf '%s\n' "-- $*" >&2; }
 
 fail() {
     printf '%s\n' "${0##*/}: error: $*" >&2
     exit 1
+}
+
+# Runs a command that takes long: says every few seconds what it is at and for how long, and on failure its last lines.
+# The command stays in the foreground, so that Ctrl-C reaches it; who reports ends with it or with the script.
+progress() {
+    local what="$1" log reporter rc=0
+    shift
+    log="$(mktemp)"
+    note "$what"
+    report_progress "$what" "$log" &
+    reporter=$!
+    "$@" >"$log" 2>&1 || rc=$?
+    kill "$reporter" 2>/dev/null || true
+    wait "$reporter" 2>/dev/null || true
+    if can_redraw; then printf '\r\033[K' >&2; fi
+    if [ "$rc" != 0 ]; then tail -n 20 "$log" >&2; fi
+    rm -f "$log"
+    return "$rc"
+}
+
+can_redraw() { [ -t 2 ] && [ -z "${CI:-}" ] && [ "${TERM:-dumb}" != dumb ]; }
+
+# Shows the last line of a log and the seconds since the start: one line rewritten on a terminal, plain lines elsewhere.
+report_progress() {
+    local what="$1" log="$2" started=$SECONDS every="${PROGRESS_S:-10}" doing never
+    if can_redraw; then every=1; fi
+    exec {never}<> <(:) # nothing ever comes out of it: a wait that leaves no process behind when it is ended
+    while kill -0 $$ 2>/dev/null; do
+        read -r -t "$every" -u "$never" || true
+        doing="$(tail -n 1 "$log" 2>/dev/null | tr -d '\r' | cut -c 1-60)"
+        if can_redraw; then
+            printf '\r\033[K-- %d s: %s' $((SECONDS - started)) "$doing" >&2
+        else
+            note "$what: $((SECONDS - started)) s: $doing"
+        fi
+    done
+}
+
+# Installs with pip and shows how it goes; the first argument says what for.
+pip_install() {
+    local what="$1"
+    shift
+    progress "$what" "$PY" -m pip install "$@"
 }
 
 # True when the Python given is 3.10 or newer.
@@ -62,10 +105,10 @@ need_packages() {
         printf '%s\n' "sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
         exit 1
     fi
-    note "installing system packages: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq || fail "apt-get update failed; check the network and /etc/apt/sources.list"
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    progress "reading the lists of system packages" apt-get update -q ||
+        fail "apt-get update failed; check the network and /etc/apt/sources.list"
+    progress "installing system packages: ${missing[*]}" apt-get install -y -q --no-install-recommends "${missing[@]}" ||
         fail "apt-get could not install: ${missing[*]}"
 }
 
@@ -83,8 +126,7 @@ need_system() {
 need_venv() {
     if [ -x "$PY" ] && python_is_usable "$PY" && "$PY" -m pip --version >/dev/null 2>&1 &&
         [ "$("$PY" -c 'import sys; print(sys.prefix)')" = "$VENV" ]; then return; fi
-    note "creating .venv with $("$PYTHON" --version)"
-    "$PYTHON" -m venv --clear "$VENV" >&2 ||
+    progress "creating .venv with $("$PYTHON" --version)" "$PYTHON" -m venv --clear "$VENV" ||
         fail "$PYTHON cannot create a virtual environment; install its venv module or set CLCR_PYTHON"
 }
 
@@ -104,9 +146,9 @@ need_cpu_torch() {
     if "$PY" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '${pin#torch==}')" 2>/dev/null; then return; fi
     # pip 23.2 is the first that resolves from metadata alone; an older one would download CUDA in order to report it.
     "$PY" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (23, 2))' ||
-        "$PY" -m pip install -qq --upgrade 'pip>=23.2' || fail "pip could not update itself"
+        pip_install "updating pip" --upgrade 'pip>=23.2' || fail "pip could not update itself"
     report="$(mktemp)"
-    "$PY" -m pip install -qq --dry-run --report "$report" "$pin" >&2 || fail "pip finds no $pin for $("$PY" --version)"
+    pip_install "looking what $pin would bring" --dry-run --report "$report" "$pin" || fail "pip finds no $pin for $("$PY" --version)"
     "$PY" - "$report" <<'PYTHON' || rc=$?
 import json, pathlib, re, sys
 names = [i["metadata"]["name"] for i in json.loads(pathlib.Path(sys.argv[1]).read_text())["install"]]
@@ -114,10 +156,10 @@ sys.exit(3 if any(re.match(r"(nvidia|cuda)[-_]", n, re.I) for n in names) else 0
 PYTHON
     rm -f "$report"
     case "$rc" in
-        0) "$PY" -m pip install -qq "$pin" || fail "pip could not install $pin" ;;
+        0) pip_install "installing $pin" "$pin" || fail "pip could not install $pin" ;;
         3)
             note "pip's default $pin brings CUDA: taking the CPU build from download.pytorch.org"
-            "$PY" -m pip install -qq "$pin" --index-url https://download.pytorch.org/whl/cpu ||
+            pip_install "installing $pin" "$pin" --index-url https://download.pytorch.org/whl/cpu ||
                 fail "pip could not install $pin from https://download.pytorch.org/whl/cpu"
             ;;
         *) fail "pip's report about $pin could not be read" ;;
@@ -145,9 +187,9 @@ need_development() {
     if is_current dev; then return; fi
     need_system gcc libc6-dev portaudio19-dev
     need_venv
-    note "installing the Python packages for development into .venv (a few minutes the first time)"
     need_cpu_torch
-    "$PY" -m pip install -qq -e "$ROOT[dev,live]" 'hatchling>=1.24' editables >&2 || fail "pip install -e '.[dev,live]' failed"
+    pip_install "installing the Python packages for development into .venv (a few minutes the first time)" \
+        -e "$ROOT[dev,live]" 'hatchling>=1.24' editables || fail "pip install -e '.[dev,live]' failed"
     need_no_cuda
     mark_current dev
 }

@@ -314,21 +314,68 @@ exit 0"""
     assert last.endswith(expected)
 
 
-def test_demo_passes_the_run_s_failure_on_and_names_no_source_the_user_chose(tmp_path: Path) -> None:
-    """The script with a stand-in for clcr-stream that prints its arguments."""
+@pytest.mark.timeout(60)
+def test_a_long_step_of_the_set_up_says_what_it_is_at_while_it_runs_and_its_last_lines_when_it_fails(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "go")
+    step = f"echo Collecting numpy; read -r _ <{tmp_path}/go; echo No space left; exit 3"
+    code = f"source scripts/lib.sh; progress 'installing numpy' bash -c '{step}'; echo code $?"
+    environment = {**os.environ, "PROGRESS_S": "0.05"}
+    command = ["bash", "-c", code]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stderr.readline() == "-- installing numpy\n"
+        while "installing numpy: 0 s: Collecting numpy" not in process.stderr.readline():
+            pass
+        (tmp_path / "go").write_text("\n", encoding="utf-8")
+        rest = process.stderr.read()  # ends only when nobody who reports is left
+        assert process.stdout.read() == "code 3\n"
+    assert rest.splitlines()[-2:] == ["Collecting numpy", "No space left"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "options"),
+    [
+        (["camera      /dev/video2  Desk", "microphone  1  USB  48000 Hz"], "--camera /dev/video2 --mic default"),
+        (["camera      /dev/video0  Desk", "microphone  none found; PyAudio"], "--camera /dev/video0 --mic none"),
+        (["camera      none found; use", "microphone  1  USB  48000 Hz"], "--input test:// --pace real"),
+    ],
+)
+def test_demo_takes_the_camera_that_is_there_with_or_without_a_microphone(
+    demo: Path, devices: list[str], options: str
+) -> None:
+    listed = "\n".join(devices)
+    stand_in = f'if [ "$1" = devices ]; then echo "{listed}"; else echo "$@" >&2; fi'
+    fake_commands(demo / ".venv/bin", {"clcr-stream": stand_in})
+    done = run(str(demo / "scripts/demo"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == f"{options} --duration 15 --json"
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """A copy of the scripts whose set-up is done, with a view that shows nothing."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     (tmp_path / "pyproject.toml").write_text("", encoding="utf-8")
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools/show.py").write_text("import sys; sys.stdin.read()", encoding="utf-8")
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
-    fake_commands(tmp_path / ".venv/bin", {"clcr-stream": 'echo "$@" >&2; exit 4'})
     run("bash", "-c", f"source {tmp_path}/scripts/lib.sh; mark_current live")
+    return tmp_path
+
+
+def test_demo_passes_the_run_s_failure_on_and_names_no_source_the_user_chose(demo: Path) -> None:
+    """The script with a stand-in for clcr-stream that prints its arguments."""
+    fake_commands(demo / ".venv/bin", {"clcr-stream": 'echo "$@" >&2; exit 4'})
     for given, expected in (
         (["--input", "x.mp4"], "--duration 15 --input x.mp4 --quiet --output -"),
         (["--input=x.mp4", "--duration=2", "--json"], "--input=x.mp4 --duration=2 --json"),
         (["doctor", "--json"], "doctor --json"),
     ):
-        done = run(str(tmp_path / "scripts/demo"), *given)
+        done = run(str(demo / "scripts/demo"), *given)
         assert done.returncode == 4, done.stderr
         assert done.stderr.splitlines()[-1] == expected

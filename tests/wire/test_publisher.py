@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
@@ -280,6 +281,22 @@ def test_a_stale_lock_and_socket_of_a_dead_publisher_are_no_obstacle(tmp_path: P
         publisher.publish(prediction(1))
         with reading(publisher.endpoint, b"clcr/default/prediction ") as reader:
             assert read(reader).seq == 1
+
+
+def test_the_example_ends_without_a_word_when_its_reader_has_seen_enough(tmp_path: Path) -> None:
+    with publishing(tmp_path) as publisher:
+        code = f"{sys.executable} {ROOT / 'examples' / 'subscribe.py'} {publisher.endpoint} | head -n 2"
+        with subprocess.Popen(
+            ["bash", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            seq = 0
+            while process.poll() is None:
+                seq += 1
+                publisher.publish(prediction(seq))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.01)
+            shown, errors = process.communicate()
+    assert len(shown.splitlines()) == 2 and errors == ""
 
 
 def test_an_orderly_end_leaves_neither_socket_nor_lock_and_frees_the_endpoint(tmp_path: Path) -> None:
