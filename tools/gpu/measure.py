@@ -44,7 +44,7 @@ def measure(call: Callable[[], object], seconds: float, period_s: float = 0.0) -
     """Latency of `call` over `seconds`, back to back or once per `period_s`."""
     for _ in range(WARM_UP_RUNS if period_s == 0 else 3):
         call()
-    samples = []
+    samples: list[float] = []
     due = started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(samples) < 3 * WINDOWS:
         if period_s:

@@ -12,16 +12,19 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
-from gpu.program import Call, Graph, Program, Spec, Tensor, load_bundle, tick_program
+from gpu.program import Call, Graph, Program, engine_spec, load_bundle, tensor_spec, tick_program
+
+if TYPE_CHECKING:
+    from clcr_stream.bundle.manifest import EngineSpec
 
 NAME = "merged"
 
 
-def merged_spec(specs: Mapping[str, Any], program: Program) -> Spec:
+def merged_spec(specs: Mapping[str, Any], program: Program) -> EngineSpec:
     """Inputs, outputs and states of the merged engine."""
     states, inputs, outputs = [], [], []
     for call in program.calls:
@@ -29,11 +32,11 @@ def merged_spec(specs: Mapping[str, Any], program: Program) -> Spec:
             if tensor.name in specs[call.engine].state:
                 state = f"{call.engine}/{tensor.name}"
                 states.append(state)
-                inputs.append(Tensor(state, tensor.dtype, list(tensor.shape)))
-                outputs.append(Tensor(f"{state}_next", tensor.dtype, list(tensor.shape)))
+                inputs.append(tensor_spec(state, tensor.dtype, list(tensor.shape)))
+                outputs.append(tensor_spec(f"{state}_next", tensor.dtype, list(tensor.shape)))
     inputs += [program.tensors[name] for name in program.inputs]
     outputs += [program.tensors[name] for name in program.outputs]
-    return Spec(inputs, outputs, states)
+    return engine_spec(inputs, outputs, states)
 
 
 def merged_program(program: Program) -> Program:
@@ -52,9 +55,9 @@ def merge(graphs: Mapping[str, Any], program: Program) -> bytes:
     import onnx
     from onnx import helper
 
-    nodes, weights, model = [], [], None
-    for call in program.calls:
-        model = onnx.load_model_from_string(graphs[call.engine].onnx)
+    nodes, weights = [], []
+    models = [(call, onnx.load_model_from_string(graphs[call.engine].onnx)) for call in program.calls]
+    for call, model in models:
         wired = {**call.inputs, **call.outputs}
         for place, node in enumerate(model.graph.node):
             node.name = f"{call.engine}/{place}/{node.name}"
@@ -72,11 +75,11 @@ def merge(graphs: Mapping[str, Any], program: Program) -> bytes:
     ]
     whole = helper.make_model(
         helper.make_graph(nodes, NAME, sides[0], sides[1], weights),
-        opset_imports=list(model.opset_import),
-        ir_version=model.ir_version,
+        opset_imports=list(models[-1][1].opset_import),
+        ir_version=models[-1][1].ir_version,
     )
     onnx.checker.check_model(whole)
-    return whole.SerializeToString()
+    return bytes(whole.SerializeToString())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

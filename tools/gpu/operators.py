@@ -10,7 +10,7 @@ from onnx import TensorProto
 from torch import Tensor
 from torch.nn import functional
 
-DTYPES = {
+DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float16,
     TensorProto.INT32: torch.int32,
@@ -67,8 +67,10 @@ def _squeeze(x: Tensor, axes: Any = None) -> Tensor:
 
 def _reduce(x: Tensor, axes: Any, keepdims: int, kind: str) -> Tensor:
     over = list(range(x.ndim)) if axes is None else _ints(axes)
+    call: dict[str, Callable[..., Tensor]]
     call = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin, "l2": torch.linalg.vector_norm}
-    return call[kind](x, dim=over, keepdim=bool(keepdims))
+    reduced: Tensor = call[kind](x, dim=over, keepdim=bool(keepdims))
+    return reduced
 
 
 def _reducer(kind: str) -> Callable[..., Tensor]:
@@ -134,7 +136,8 @@ def _cast(x: Tensor, to: int) -> Tensor:
 
 
 def _expand(x: Tensor, shape: Any) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(_ints(shape))))
+    both = torch.broadcast_shapes(x.shape, tuple(_ints(shape)))  # type: ignore[no-untyped-call]
+    return x.expand(both)
 
 
 def _many(call: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:

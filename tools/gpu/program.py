@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,25 +19,34 @@ from clcr_stream.frontends.positions import sinusoid
 from clcr_stream.inference import program
 from clcr_stream.inference.program import Call, Graph, Program, single_program
 
-__all__ = ["Bundle", "Call", "Graph", "Program", "Spec", "Tensor", "single_program"]
+if TYPE_CHECKING:
+    from clcr_stream.bundle.manifest import EngineSpec, TensorSpec
+
+__all__ = ["Bundle", "Call", "Graph", "Program", "engine_spec", "single_program", "tensor_spec"]
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """What clcr_stream.bundle.manifest.TensorSpec is, without msgspec."""
-
+class _Tensor:
     name: str
     dtype: str
     shape: Sequence[Any]
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What clcr_stream.bundle.manifest.EngineSpec is, without msgspec."""
-
-    inputs: Sequence[Tensor]
-    outputs: Sequence[Tensor]
+class _Spec:
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
     state: Sequence[str]
+
+
+def tensor_spec(name: str, dtype: str, shape: Sequence[Any]) -> TensorSpec:
+    """The fields of the manifest's TensorSpec, without msgspec."""
+    return cast("TensorSpec", _Tensor(name, dtype, shape))
+
+
+def engine_spec(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], state: Sequence[str]) -> EngineSpec:
+    """The fields of the manifest's EngineSpec that are read here, without msgspec."""
+    return cast("EngineSpec", _Spec(inputs, outputs, state))
 
 
 @dataclass(frozen=True)
@@ -64,9 +73,9 @@ def load_bundle(folder: Path) -> Bundle:
                     f"gpu_check: {folder / engine['file']} is not what manifest.json says; export it again"
                 )
             sides = [
-                [Tensor(t["name"], t["dtype"], t["shape"]) for t in engine[side]] for side in ("inputs", "outputs")
+                [tensor_spec(t["name"], t["dtype"], t["shape"]) for t in engine[side]] for side in ("inputs", "outputs")
             ]
-            graphs[name] = Graph(data, digest, Spec(sides[0], sides[1], engine.get("state", [])))
+            graphs[name] = Graph(data, digest, engine_spec(sides[0], sides[1], engine.get("state", [])))
         with np.load(folder / "golden.npz", allow_pickle=False) as archive:
             golden = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, KeyError) as error:

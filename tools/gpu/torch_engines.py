@@ -78,7 +78,8 @@ class Converter:
 
     def _call(self, node: onnx.NodeProto, attributes: dict[str, Any]) -> None:
         call, static = CALLS[node.op_type], STATIC.get(node.op_type, ())
-        arguments, samples = [], []
+        arguments: list[Any] = []
+        samples: list[Any] = []
         for place, name in enumerate(node.input):
             if not name:
                 arguments.append(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -152,8 +153,7 @@ class OrtChain:
     """The program in plain ONNX Runtime sessions for one stream."""
 
     def __init__(self, bundle: Bundle, program: Program) -> None:
-        import onnxruntime
-
+        onnxruntime: Any = importlib.import_module("onnxruntime")  # its stubs do not export what it does
         self._program, self._bundle = program, bundle
         names, cpu = [call.engine for call in program.calls], ["CPUExecutionProvider"]
         self._sessions = {n: onnxruntime.InferenceSession(bundle.graphs[n].onnx, providers=cpu) for n in names}
@@ -167,7 +167,7 @@ class OrtChain:
             feeds = {name: values[tensor] for name, tensor in call.inputs.items()}
             for tensor in spec.inputs:
                 if tensor.name in spec.state:
-                    zeros = np.zeros([1, *tensor.shape[1:]], tensor.dtype)
+                    zeros = np.zeros([1, *map(int, tensor.shape[1:])], tensor.dtype)
                     feeds[tensor.name] = self._state.get((call.engine, tensor.name), zeros)
             names = [tensor.name for tensor in spec.outputs]
             found = dict(zip(names, self._sessions[call.engine].run(names, feeds)))  # noqa: B905  Python 3.9
@@ -188,11 +188,12 @@ def _latency(lab: Lab) -> None:
 
 def _variants(lab: Lab) -> None:
     """What the options are worth: without a graph, waiting asleep, inputs read in host memory."""
-    for name, options in (
+    variants: tuple[tuple[str, dict[str, Any]], ...] = (
         ("enqueued", {"cuda_graph": False}),
         ("blocking wait", {"blocking_wait": True}),
         ("mapped inputs", {"mapped_memory": True}),
-    ):
+    )
+    for name, options in variants:
         runner = lab.open(1, **options)
         lab.report.latency(f"tensorrt, 1 stream, {name}", measure(lambda: runner.run(0, 1), lab.plan.seconds))  # noqa: B023
         if not runner.captured:
