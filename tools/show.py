@@ -13,7 +13,9 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 
-from clcr_stream.streams import status
+from clcr_stream.cli.terminal import Notices
+from clcr_stream.streams import reports
+from clcr_stream.streams.account import Account
 from clcr_stream.wire.messages import Modality, Prediction, Session, Status, Transcript, decode
 
 BAR_CELLS = 30
@@ -69,7 +71,7 @@ class View:
         self._next_ns = 0
         self._said: set[tuple[str, str]] = set()
         self._status: Status | None = None
-        self._notices = status.Notices()
+        self._notices = Notices()
 
     def show(self, message: Session | Prediction | Transcript | Status) -> str:
         """What to print for `message`; often nothing."""
@@ -79,7 +81,7 @@ class View:
             return f"{about}\n{' '.join(message.intended_use.notice.split())}\n"
         if isinstance(message, Status):
             self._status = message
-            seen = status.View(message.stream, status.Account(), message.sources)
+            seen = reports.View(message.stream, Account(), message.sources)
             return self._above("".join(f"{line}\n" for line in self._notices.new([seen])))
         if isinstance(message, Transcript):
             return self._words(message)

@@ -29,9 +29,9 @@ from clcr_stream.bundle.manifest import TOKENIZER_NAME, Manifest, TensorSpec
 from clcr_stream.clock import FOREVER_NS, NS_PER_S, VirtualClock, Wake
 from clcr_stream.errors import ClcrError
 from clcr_stream.frontends.text import Tokenizer
-from clcr_stream.inference.choose import Runner
 from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.null import NullBackend
+from clcr_stream.inference.program import Runner
 from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.loop import Loop

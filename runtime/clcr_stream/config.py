@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from clcr_stream.errors import BackendError, ConfigError
+
+if TYPE_CHECKING:
+    from clcr_stream.inference.choose import EngineOptions
+    from clcr_stream.inference.tensorrt.options import Options as TensorRTOptions
+    from clcr_stream.sources.base import SourceSpec
+    from clcr_stream.streams.stream import StreamOptions
+    from clcr_stream.wire.publisher import PublishOptions
 
 MAX_CONFIG_BYTES = 64 * 1024
 EXAMPLE = "configs/default.yaml"
@@ -124,46 +130,86 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     streams: tuple[StreamEntry, ...] = ()
 
 
-@dataclass(frozen=True)
-class StreamConfig:
-    """All that one stream needs to know, whether it is the only one or one of several."""
-
-    name: str
-    sources: SourcesConfig
-    gamma: float | None
-    duration_s: float | None
-    settle_ms: float
-    bind: str | None
-    format: Literal["json", "msgpack"]
-    output: str | None
-    curve: CurveConfig
-
-
 def seats_of(config: Config) -> int:
     """Streams that can run at once in this process: a list of streams may grow, a single one may not."""
     return config.run.max_streams if config.streams else 1
 
 
-def stream_configs(config: Config) -> tuple[StreamConfig, ...]:
+def engine_options(config: Config) -> EngineOptions:
+    """Which engines a run opens; BackendError for a builder option that TensorRT does not have."""
+    from clcr_stream.inference.choose import EngineOptions
+
+    model = config.model
+    return EngineOptions(
+        bundle=None if model.bundle is None else Path(model.bundle),
+        backend=model.backend,
+        seats=seats_of(config),
+        tensorrt=tensorrt_options(config.tensorrt),
+    )
+
+
+def tensorrt_options(section: TensorRTConfig) -> TensorRTOptions:
+    """The section as the backend takes it; BackendError for a builder option it does not have."""
+    from clcr_stream.inference.tensorrt.options import BuildOptions, Options
+
+    return Options(
+        device=section.device,
+        cuda_graph=section.cuda_graph,
+        blocking_wait=section.blocking_wait,
+        mapped_memory=section.mapped_memory,
+        build=BuildOptions.parse(section.builder.given()),
+    )
+
+
+def stream_options(config: Config) -> tuple[StreamOptions, ...]:
     """The streams of a configuration, in its order."""
-    publish, run = config.publish, config.run
-    entries = config.streams or (
+    from clcr_stream.streams.stream import StreamOptions
+
+    return tuple(
+        StreamOptions(
+            name=entry.name,
+            sources=source_spec(entry.sources),
+            publish=publish_options(config.publish, entry.name, entry.bind),
+            gamma=config.model.gamma if entry.gamma is None else entry.gamma,
+            duration_s=config.run.duration_s if entry.duration_s is None else entry.duration_s,
+            settle_ms=config.run.settle_ms,
+            output=entry.output,
+        )
+        for entry in stream_entries(config)
+    )
+
+
+def stream_entries(config: Config) -> tuple[StreamEntry, ...]:
+    """The list of streams, or the one that `sources` and `publish` describe."""
+    publish = config.publish
+    return config.streams or (
         StreamEntry(name=publish.stream, sources=config.sources, bind=publish.bind, output=publish.output),
     )
-    return tuple(
-        StreamConfig(
-            name=entry.name,
-            sources=entry.sources,
-            gamma=config.model.gamma if entry.gamma is None else entry.gamma,
-            duration_s=run.duration_s if entry.duration_s is None else entry.duration_s,
-            settle_ms=run.settle_ms,
-            bind=entry.bind,
-            format=publish.format,
-            output=entry.output,
-            curve=publish.curve,
-        )
-        for entry in entries
+
+
+def source_spec(sources: SourcesConfig) -> SourceSpec:
+    """What the sources are opened with; a plain run takes the first camera and the default microphone."""
+    from clcr_stream.sources.base import SourceSpec
+
+    if sources.input is not None:
+        return SourceSpec(input=sources.input, transcript=sources.transcript, pace=sources.pace)
+    return SourceSpec(
+        camera=sources.camera if sources.camera is not None else "0",
+        microphone=sources.mic if sources.mic is not None else "default",
+        transcript=sources.transcript,
+        pace=sources.pace,
     )
+
+
+def publish_options(publish: PublishConfig, stream: str, bind: str | None) -> PublishOptions:
+    """Where and how a stream is published."""
+    from clcr_stream.wire.endpoint import CurveServer
+    from clcr_stream.wire.publisher import PublishOptions
+
+    curve, certificates = None, publish.curve
+    if certificates.secret_file is not None and certificates.clients_folder is not None:
+        curve = CurveServer(Path(certificates.secret_file), Path(certificates.clients_folder))
+    return PublishOptions(stream=stream, endpoint=bind, format=publish.format, curve=curve)
 
 
 def load_config(path: Path | str | None, flags: Mapping[str, Any]) -> Config:
@@ -248,7 +294,7 @@ def _check(config: Config, where: str) -> None:
 def _check_builder(builder: BuilderConfig, where: str) -> None:
     given = builder.given()
     if given:
-        from clcr_stream.inference.tensorrt.planner import BuildOptions
+        from clcr_stream.inference.tensorrt.options import BuildOptions
 
         try:
             BuildOptions.parse(given)

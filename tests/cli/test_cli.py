@@ -18,20 +18,11 @@ import clcr_stream
 from clcr_stream.cli import doctor
 from clcr_stream.cli.doctor import list_cameras
 from clcr_stream.cli.main import main, run_parser
+from clcr_stream.cli.terminal import Notices, StatusLine, status_line, summary_text
 from clcr_stream.clock import read_boot_id
 from clcr_stream.sources.base import STARTING
-from clcr_stream.streams.status import (
-    Account,
-    Header,
-    Last,
-    Notices,
-    StatusLine,
-    View,
-    make_status,
-    status_line,
-    summary,
-    summary_text,
-)
+from clcr_stream.streams.account import Account, Last
+from clcr_stream.streams.reports import Header, View, make_status, summary
 from clcr_stream.wire import messages
 from clcr_stream.wire.endpoint import CurveServer
 from clcr_stream.wire.publisher import Publisher, PublishOptions

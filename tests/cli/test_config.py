@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clcr_stream.config import Config, CurveConfig, StreamEntry, load_config, stream_configs
+from clcr_stream.config import Config, CurveConfig, StreamEntry, load_config, stream_options
 from clcr_stream.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -147,19 +147,20 @@ streams:
   - {name: a, sources: {input: "test://"}}
   - {name: b, gamma: 0, duration_s: 9, bind: "tcp://127.0.0.1:5556", output: b.jsonl}
 """
-    first, second = stream_configs(load_config(written(tmp_path, text), {}))
-    assert (first.name, first.gamma, first.duration_s, first.bind, first.output) == ("a", 0.5, 3, None, None)
+    first, second = stream_options(load_config(written(tmp_path, text), {}))
+    assert (first.name, first.gamma, first.duration_s, first.output) == ("a", 0.5, 3, None)
+    assert (first.publish.stream, first.publish.endpoint) == ("a", None)
     assert first.sources.input == "test://"
-    assert (second.gamma, second.duration_s, second.bind) == (0, 9, "tcp://127.0.0.1:5556")
+    assert (second.gamma, second.duration_s, second.publish.endpoint) == (0, 9, "tcp://127.0.0.1:5556")
     assert second.output == "b.jsonl"
-    assert {(one.format, one.settle_ms) for one in (first, second)} == {("msgpack", 10)}
+    assert {(one.publish.format, one.settle_ms) for one in (first, second)} == {("msgpack", 10)}
 
 
 def test_without_streams_the_only_one_is_that_of_sources_and_publish(tmp_path: Path) -> None:
     for empty in ("", "streams:\n", "streams: []\n"):
         text = f"{empty}sources: {{camera: test://}}\npublish: {{stream: x, bind: 'tcp://127.0.0.1:1', output: y}}"
-        (only,) = stream_configs(load_config(written(tmp_path, text), {"model.gamma": 2.0}))
-        assert (only.name, only.bind, only.output, only.gamma) == ("x", "tcp://127.0.0.1:1", "y", 2.0)
+        (only,) = stream_options(load_config(written(tmp_path, text), {"model.gamma": 2.0}))
+        assert (only.name, only.publish.endpoint, only.output, only.gamma) == ("x", "tcp://127.0.0.1:1", "y", 2.0)
         assert only.sources.camera == "test://"
 
 

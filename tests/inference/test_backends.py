@@ -23,21 +23,21 @@ import clcr_stream
 import tiny_bundle
 from clcr_stream.bundle.manifest import EngineSpec
 from clcr_stream.errors import BackendError
-from clcr_stream.inference.choose import Runner, allocate, open_backend
+from clcr_stream.inference.choose import open_backend
 from clcr_stream.inference.onnxruntime import OnnxRuntimeRunner
-from clcr_stream.inference.program import Graph, single_program
+from clcr_stream.inference.program import Graph, Runner, allocate, single_program
 from tiny_bundle import STATE, graph_bytes, tiny_manifest
 
 MANIFEST = tiny_manifest()
 Said = dict[str, NDArray[Any]]  # rows of one stream by tensor
 
 
-def open_engine(name: str, backend: str = "auto", seats: int = 1, graph: bytes | None = None) -> Runner:
+def open_engine(name: str, backend: str = "onnxruntime", seats: int = 1, graph: bytes | None = None) -> Runner:
     """One engine of the tiny bundle as a program of its own."""
     return open_with(MANIFEST.engines[name], graph_bytes(MANIFEST, name) if graph is None else graph, backend, seats)
 
 
-def open_with(spec: EngineSpec, graph: bytes, backend: str = "auto", seats: int = 1) -> Runner:
+def open_with(spec: EngineSpec, graph: bytes, backend: str = "onnxruntime", seats: int = 1) -> Runner:
     name = spec.file.removesuffix(".onnx")
     return open_backend(backend).open(single_program(name, spec), {name: Graph(graph, "0" * 64, spec)}, seats)
 
@@ -217,7 +217,7 @@ def test_onnx_runtime_is_loaded_without_its_telemetry(tmp_path: Path) -> None:
         "from tiny_bundle import graph_bytes, tiny_manifest\n"
         "manifest = tiny_manifest()\n"
         "graph = Graph(graph_bytes(manifest, 'intercad'), '', manifest.engines['intercad'])\n"
-        "open_backend('auto').open(single_program('intercad', graph.spec), {'intercad': graph}, 1)\n"
+        "open_backend('onnxruntime').open(single_program('intercad', graph.spec), {'intercad': graph}, 1)\n"
     )
     # It also keeps silent where one of these is set, which a user's machine has not.
     kept = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("ORT_")}

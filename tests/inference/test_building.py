@@ -19,21 +19,32 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fake_cuda
-from clcr_stream import run
 from clcr_stream.bundle.loader import Bundle, default_bundle_folder, load_bundle
 from clcr_stream.bundle.manifest import Manifest
+from clcr_stream.cli import build as build_command
 from clcr_stream.cli import doctor
 from clcr_stream.cli.main import main
-from clcr_stream.config import BuilderConfig, Config, ModelConfig, RunConfig, StreamEntry, TensorRTConfig, seats_of
+from clcr_stream.config import (
+    BuilderConfig,
+    Config,
+    ModelConfig,
+    RunConfig,
+    StreamEntry,
+    TensorRTConfig,
+    engine_options,
+)
 from clcr_stream.errors import BackendError
-from clcr_stream.inference import building
-from clcr_stream.inference.choose import NOT_INSTALLED, choose_backend, open_backend
+from clcr_stream.inference import building, engines
+from clcr_stream.inference.choose import NOT_INSTALLED, WITHOUT_PLANS, choose_backend, open_backend
+from clcr_stream.inference.engines import LoadedEngines, Say, load_engines, open_engines
 from clcr_stream.inference.program import tick_program
 from clcr_stream.inference.tensorrt.backend import TensorRTBackend
 from clcr_stream.inference.tensorrt.device_tick import Wiring
-from clcr_stream.inference.tensorrt.planner import _PARSERS
+from clcr_stream.inference.tensorrt.options import BUILD_FLAGS, BuildOptions
 from tiny_bundle import write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +91,15 @@ def config_of(folder: Path, backend: str = "auto", **tensorrt: Any) -> Config:
     return Config(model=ModelConfig(bundle=str(folder), backend=backend), tensorrt=TensorRTConfig(**tensorrt))
 
 
+def opened(config: Config, say: Say = lambda _: None) -> LoadedEngines:
+    return open_engines(engine_options(config), say=say)
+
+
+def command_of(config: Config) -> list[str]:
+    options = engine_options(config)
+    return building.build_command(options.folder, options.seats, options.tensorrt)
+
+
 def built(bundle: Bundle, seats: int = 1) -> list[building.Plan]:
     return list(building.build_plans(bundle, TensorRTBackend(), seats))
 
@@ -89,8 +109,8 @@ def test_where_there_is_no_tensorrt_auto_is_onnxruntime_and_not_a_line_is_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     said: list[str] = []
-    loaded = run.load(config_of(folder), say=said.append)
-    assert (loaded.model.backend, loaded.model.backend_reason()) == ("onnxruntime", NOT_INSTALLED)
+    loaded = opened(config_of(folder), say=said.append)
+    assert (loaded.backend, loaded.backend_reason()) == ("onnxruntime", NOT_INSTALLED)
     assert said == [] and loaded.building is None
     loaded.close()
 
@@ -98,8 +118,9 @@ def test_where_there_is_no_tensorrt_auto_is_onnxruntime_and_not_a_line_is_said(
 def test_where_there_is_no_tensorrt_auto_loads_nothing_of_it(folder: Path) -> None:
     code = (
         "import sys\nsys.modules['tensorrt'] = None\n"
-        "from clcr_stream import run\nfrom clcr_stream.config import Config, ModelConfig\n"
-        f"run.load(Config(model=ModelConfig(bundle={str(folder)!r})))\n"
+        "from pathlib import Path\nfrom clcr_stream.inference.choose import EngineOptions\n"
+        "from clcr_stream.inference.engines import open_engines\n"
+        f"open_engines(EngineOptions(Path({str(folder)!r})))\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('cuda', 'pycuda', 'tensorrt')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | paths())
@@ -130,12 +151,12 @@ def test_a_tensorrt_whose_import_raises_anything_at_all_is_a_reason_and_no_error
     (tmp_path / "site/tensorrt").mkdir(parents=True)
     (tmp_path / "site/tensorrt/__init__.py").write_text(body)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    loaded = run.load(config_of(folder))
-    assert loaded.model.backend == "onnxruntime"
-    reason = loaded.model.backend_reason()
+    loaded = opened(config_of(folder))
+    assert loaded.backend == "onnxruntime"
+    reason = loaded.backend_reason()
     assert reason is not None and reason.startswith("tensorrt cannot be imported (") and "\n" not in reason
     with pytest.raises(BackendError, match="tensorrt cannot be imported"):
-        run.load(config_of(folder, "tensorrt"))
+        opened(config_of(folder, "tensorrt"))
     loaded.close()
     sys.modules.pop("tensorrt", None)
 
@@ -151,29 +172,25 @@ def test_a_driver_that_does_not_work_is_a_reason_with_auto_and_an_error_by_name(
     fail: dict[str, Any], wanted: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_cuda.install(fake_cuda.Machine(fail=fail), monkeypatch)
-    choice = choose_backend("auto")
+    choice = choose_backend(engine_options(config_of(folder)), load_bundle(folder))
     assert choice.backend.name == "onnxruntime" and re.search(wanted, choice.reason or "")
     with pytest.raises(BackendError, match=wanted):
         open_backend("tensorrt")
-    assert run.pick(config_of(folder), load_bundle(folder)).reason == choice.reason
-
-
-def test_auto_is_tensorrt_where_it_starts(machine: fake_cuda.Machine) -> None:
-    choice = choose_backend("auto")
-    assert (choice.backend.name, choice.reason) == ("tensorrt", None)
+    with pytest.raises(BackendError, match=wanted):
+        opened(config_of(folder, "tensorrt"))
 
 
 def test_a_run_takes_tensorrt_once_every_plan_is_in_the_cache(
     machine: fake_cuda.Machine, folder: Path, bundle: Bundle
 ) -> None:
     config = config_of(folder)
-    assert run.pick(config, bundle).unplanned == tuple(ENGINES)
+    assert choose_backend(engine_options(config), bundle).unplanned == tuple(ENGINES)
     plans = built(bundle)
     assert [(plan.engine, plan.seats) for plan in plans] == [(engine, 1) for engine in ENGINES]
     assert machine.builds == 5
-    loaded = run.load(config)
-    assert (loaded.levels.backend, loaded.model.backend) == ("tensorrt", "tensorrt")
-    assert loaded.model.backend_reason() is None and loaded.building is None
+    loaded = opened(config)
+    assert (loaded.levels.backend, loaded.backend) == ("tensorrt", "tensorrt")
+    assert loaded.backend_reason() is None and loaded.building is None
     assert machine.builds == 5, "nothing is built at a start that finds its plans"
     loaded.close()
     assert machine.blocks == {}, "a run that has ended holds no device memory"
@@ -187,14 +204,14 @@ def test_other_builder_options_are_other_plans(
     change: dict[str, Any], machine: fake_cuda.Machine, folder: Path, bundle: Bundle
 ) -> None:
     built(bundle)
-    assert run.pick(config_of(folder, **change), bundle).unplanned == tuple(ENGINES)
+    assert choose_backend(engine_options(config_of(folder, **change)), bundle).unplanned == tuple(ENGINES)
 
 
 def test_how_ticks_run_changes_no_plan_and_reaches_the_backend(
     machine: fake_cuda.Machine, folder: Path, bundle: Bundle
 ) -> None:
     built(bundle)
-    loaded = run.load(config_of(folder, cuda_graph=False, blocking_wait=True, mapped_memory=True))
+    loaded = opened(config_of(folder, cuda_graph=False, blocking_wait=True, mapped_memory=True))
     assert loaded.levels.backend == "tensorrt"
     assert machine.seen["event_flags"] == 1 and machine.mapped
     assert set(loaded.levels.run(loaded.levels.take(), 1)) == {"level1", "level2", "level3", "intercad"}
@@ -205,9 +222,9 @@ def test_several_streams_need_plans_for_as_many_and_a_single_one_for_itself(fold
     several = msgspec.structs.replace(
         config_of(folder), streams=(StreamEntry(name="a"), StreamEntry(name="b")), run=RunConfig(max_streams=3)
     )
-    assert (seats_of(config_of(folder)), seats_of(several)) == (1, 3)
+    assert (engine_options(config_of(folder)).seats, engine_options(several).seats) == (1, 3)
     assert [seats for _, _, seats in building.needed(bundle, 3)] == [1, 3, 3, 3, 3]
-    assert "--streams=3" in " ".join(building.build_command(several)).replace("--streams ", "--streams=")
+    assert "--streams=3" in " ".join(command_of(several)).replace("--streams ", "--streams=")
 
 
 @pytest.mark.parametrize("knob", ["deserialize", "context", "shape"])
@@ -217,14 +234,14 @@ def test_plans_that_do_not_start_give_way_to_onnxruntime_with_auto_and_are_an_er
     built(bundle)
     machine.fail[knob] = "x"
     said: list[str] = []
-    loaded = run.load(config_of(folder), say=said.append)
-    assert loaded.model.backend == loaded.levels.backend == "onnxruntime"
-    assert "TensorRT" in (loaded.model.backend_reason() or "")
+    loaded = opened(config_of(folder), say=said.append)
+    assert loaded.backend == loaded.levels.backend == "onnxruntime"
+    assert "TensorRT" in (loaded.backend_reason() or "")
     assert len(said) == 1 and said[0].startswith("ONNX Runtime runs the engines, because ")
     assert machine.blocks == {}
     loaded.close()
     with pytest.raises(BackendError, match="TensorRT"):
-        run.load(config_of(folder, "tensorrt"))
+        opened(config_of(folder, "tensorrt"))
 
 
 def test_a_gpu_that_cannot_be_asked_what_it_is_is_a_reason_with_auto(
@@ -234,9 +251,9 @@ def test_a_gpu_that_cannot_be_asked_what_it_is_is_a_reason_with_auto(
         raise RuntimeError("cuDriverGetVersion failed: unknown error")
 
     monkeypatch.setattr(sys.modules["pycuda.driver"], "get_driver_version", fail)
-    loaded = run.load(config_of(folder))
-    assert loaded.model.backend == "onnxruntime"
-    assert "look at the GPU failed: cuDriverGetVersion failed" in (loaded.model.backend_reason() or "")
+    loaded = opened(config_of(folder))
+    assert loaded.backend == "onnxruntime"
+    assert "look at the GPU failed: cuDriverGetVersion failed" in (loaded.backend_reason() or "")
     loaded.close()
 
 
@@ -244,11 +261,11 @@ def test_a_cache_that_cannot_be_used_is_a_reason_with_auto_and_an_error_by_name(
     machine: fake_cuda.Machine, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "XDG_CACHE_HOME/clcr-stream").touch()
-    loaded = run.load(config_of(folder))
-    assert loaded.model.backend == "onnxruntime" and "set XDG_CACHE_HOME" in (loaded.model.backend_reason() or "")
+    loaded = opened(config_of(folder))
+    assert loaded.backend == "onnxruntime" and "set XDG_CACHE_HOME" in (loaded.backend_reason() or "")
     loaded.close()
     with pytest.raises(BackendError, match="set XDG_CACHE_HOME"):
-        run.load(config_of(folder, "tensorrt"))
+        opened(config_of(folder, "tensorrt"))
 
 
 def test_an_engine_that_fails_to_open_leaves_none_of_the_others_open(
@@ -259,9 +276,9 @@ def test_an_engine_that_fails_to_open_leaves_none_of_the_others_open(
     def fail(*_: object) -> None:
         raise BackendError("no levels")
 
-    monkeypatch.setattr(run, "Levels", fail)
+    monkeypatch.setattr(engines, "Levels", fail)
     with pytest.raises(BackendError, match="no levels"):
-        run.load_engines(bundle, TensorRTBackend(), 1)
+        load_engines(bundle, TensorRTBackend(), 1)
     assert machine.blocks == {}
 
 
@@ -363,10 +380,10 @@ def test_ctrl_c_ends_a_build_at_once_and_is_python_s_again_after_it(
     machine: fake_cuda.Machine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     during: list[object] = []
-    report = building.Report(sys.stdout, sys.stderr, True)
+    report = build_command.Report(sys.stdout, sys.stderr, True)
     monkeypatch.setattr(report, "plan", lambda _: during.append(signal.getsignal(signal.SIGINT)))
     before = signal.getsignal(signal.SIGINT)
-    building.build(config_of(folder), 1, False, report)
+    build_command.build(config_of(folder), 1, False, report)
     assert set(during) == {signal.SIG_DFL} and signal.getsignal(signal.SIGINT) == before
 
 
@@ -376,7 +393,7 @@ def test_the_process_that_builds_takes_no_module_from_the_folder_it_is_started_i
     for name in ("clcr_stream", "numpy", "json"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of a stranger')")
     monkeypatch.chdir(tmp_path)
-    done = subprocess.run([*building.build_command(config_of(folder)), "--help"], capture_output=True, text=True)
+    done = subprocess.run([*command_of(config_of(folder)), "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Build the TensorRT plans" in done.stdout
 
@@ -535,7 +552,7 @@ def test_doctor_says_whether_the_plans_are_built_and_builds_none(
     machine: fake_cuda.Machine, folder: Path, bundle: Bundle
 ) -> None:
     checks = checks_of(folder)
-    assert checks["tensorrt"].line() == f"warn tensorrt: {run.WITHOUT_PLANS}"
+    assert checks["tensorrt"].line() == f"warn tensorrt: {WITHOUT_PLANS}"
     assert checks["backend"].ok and checks["backend"].detail.startswith("onnxruntime")
     assert not checks_of(folder, "tensorrt")["backend"].ok and machine.builds == 0
     built(bundle)
@@ -560,7 +577,22 @@ def test_doctor_replays_the_golden_vectors_on_the_backend_that_a_run_would_take(
 
 
 def test_the_configuration_has_every_option_of_the_builder_and_no_other() -> None:
-    assert set(BuilderConfig.__struct_fields__) == set(_PARSERS)
+    assert set(BuilderConfig.__struct_fields__) == set(BUILD_FLAGS)
+
+
+@given(
+    st.builds(
+        BuildOptions,
+        builder_optimization_level=st.none() | st.integers(0, 5),
+        workspace_mib=st.none() | st.integers(1, 9999),
+        tactic_sources=st.sampled_from(["", "-CUBLAS,+CUDNN"]),
+        tf32=st.booleans(),
+        use_dla_core=st.none() | st.integers(0, 3),
+        allow_gpu_fallback=st.booleans(),
+    )
+)
+def test_the_flags_of_builder_options_are_read_as_the_same_options(options: BuildOptions) -> None:
+    assert BuildOptions.parse(options.flags()) == options
 
 
 def test_the_extra_holds_what_the_backend_imports_beside_tensorrt() -> None:

@@ -21,9 +21,10 @@ import fake_cuda
 from clcr_stream.bundle.manifest import EngineSpec, TensorSpec
 from clcr_stream.errors import BackendError
 from clcr_stream.inference.program import Graph
-from clcr_stream.inference.tensorrt.backend import Options, TensorRTBackend, TensorRTRunner, why_unavailable
+from clcr_stream.inference.tensorrt.backend import TensorRTBackend, TensorRTRunner, why_unavailable
+from clcr_stream.inference.tensorrt.options import BuildOptions, Options
 from clcr_stream.inference.tensorrt.plan_cache import PlanCache
-from clcr_stream.inference.tensorrt.planner import BuildOptions, shares
+from clcr_stream.inference.tensorrt.planner import shares
 from tiny_bundle import graph_bytes, tiny_manifest
 
 MANIFEST = tiny_manifest()

@@ -12,12 +12,14 @@ import psutil
 import pytest
 
 from clcr_stream.bundle.loader import Bundle, load_bundle
-from clcr_stream.config import CurveConfig, SourcesConfig, StreamConfig
 from clcr_stream.errors import ClcrError, ConfigError, PublishError
 from clcr_stream.inference.choose import open_backend
-from clcr_stream.run import load_engines
+from clcr_stream.inference.engines import load_engines
+from clcr_stream.sources.base import SourceSpec
+from clcr_stream.streams.account import Account
 from clcr_stream.streams.host import Host
-from clcr_stream.streams.status import Account, Header, make_status
+from clcr_stream.streams.reports import Header, make_status
+from clcr_stream.streams.stream import StreamOptions
 from clcr_stream.wire import messages
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from driving import empty_bundle
@@ -25,7 +27,7 @@ from media import eventually
 from tiny_bundle import tiny_manifest, write_bundle
 
 HOP_NS = tiny_manifest().hop_ns
-SOUND = SourcesConfig(camera="none", mic="test://")
+SOUND = SourceSpec(microphone="test://")
 
 
 @pytest.fixture(autouse=True)
@@ -40,17 +42,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load_bundle(folder)
 
 
-def config(name: str, output: Path | None = None, sources: SourcesConfig = SOUND) -> StreamConfig:
-    return StreamConfig(
+def options(name: str, output: Path | None = None, sources: SourceSpec = SOUND) -> StreamOptions:
+    return StreamOptions(
         name=name,
         sources=sources,
-        gamma=None,
-        duration_s=None,
+        publish=PublishOptions(stream=name),
         settle_ms=0.0,
-        bind=None,
-        format="json",
         output=None if output is None else str(output),
-        curve=CurveConfig(),
     )
 
 
@@ -61,17 +59,17 @@ class Hosted:
         loaded = load_engines(bundle, open_backend("onnxruntime"), seats)
         self.said: list[str] = []
         self.stop = threading.Event()
-        self.host = Host(loaded.model, loaded.levels, 8, time.monotonic_ns(), self.said.append)
+        self.host = Host(loaded, 8, time.monotonic_ns(), self.said.append)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self.host.run, args=(self.stop,))
         self._thread.start()
 
-    def replace(self, *configs: StreamConfig) -> None:
+    def replace(self, *streams: StreamOptions) -> None:
         """In the host's own thread, as a signal does; returns when it is done."""
         done = threading.Event()
-        self.host.ask(lambda: self.host.replace(configs))
+        self.host.ask(lambda: self.host.replace(streams))
         self.host.ask(done.set)
         assert done.wait(30)
 
@@ -81,7 +79,7 @@ class Hosted:
             assert not self._thread.is_alive()
 
     def names(self) -> set[str]:
-        return {stream.config.name for stream in self.host.streams()}
+        return {stream.options.name for stream in self.host.streams()}
 
 
 @contextmanager
@@ -115,11 +113,11 @@ def open_things() -> tuple[int, set[str]]:
     return psutil.Process().num_fds(), ours
 
 
-BAD: dict[str, tuple[StreamConfig, type[ClcrError]]] = {
-    "no source": (config("bad", sources=SourcesConfig(camera="none", mic="none")), ConfigError),
-    "no folder": (config("bad", Path("/nowhere/x.jsonl")), ConfigError),
-    "no such input": (config("bad", sources=SourcesConfig(input="/nowhere.mp4")), ClcrError),
-    "name in use": (config("taken"), PublishError),
+BAD: dict[str, tuple[StreamOptions, type[ClcrError]]] = {
+    "no source": (options("bad", sources=SourceSpec()), ConfigError),
+    "no folder": (options("bad", Path("/nowhere/x.jsonl")), ConfigError),
+    "no such input": (options("bad", sources=SourceSpec(input="/nowhere.mp4")), ClcrError),
+    "name in use": (options("taken"), PublishError),
 }
 
 
@@ -130,19 +128,19 @@ def test_when_one_stream_cannot_begin_none_stays_and_nothing_is_left_open(bundle
     with Publisher(PublishOptions(stream="taken"), lambda: status), hosted(bundle) as at:
         before = open_things()
         with pytest.raises(error):
-            at.host.begin([config("good"), config("better"), bad])
+            at.host.begin([options("good"), options("better"), bad])
         assert at.host.streams() == ()
         assert eventually(lambda: open_things() == before), (before, open_things())
-        at.host.begin([config("good")])  # its endpoint is free again
+        at.host.begin([options("good")])  # its endpoint is free again
         assert at.names() == {"good"}
 
 
 def test_streams_begin_on_one_grid_and_a_later_one_joins_its_phase(bundle: Bundle, tmp_path: Path) -> None:
     with hosted(bundle) as at:
-        at.host.begin([config("a", tmp_path / "a"), config("b", tmp_path / "b")])
+        at.host.begin([options("a", tmp_path / "a"), options("b", tmp_path / "b")])
         at.start()
         assert eventually(published(tmp_path / "a", 2))
-        at.replace(config("a", tmp_path / "a"), config("b", tmp_path / "b"), config("c", tmp_path / "c"))
+        at.replace(options("a", tmp_path / "a"), options("b", tmp_path / "b"), options("c", tmp_path / "c"))
         assert eventually(published(tmp_path / "c", 2))
     origins = []
     for name in "abc":
@@ -159,13 +157,13 @@ REPLACED = ("goes: ended", "changes: ended", "changes: started", "new: started")
 def test_replacing_takes_out_adds_restarts_what_changed_and_leaves_the_rest_alone(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    stays, goes, changes = (config(name, tmp_path / name) for name in ("stays", "goes", "changes"))
+    stays, goes, changes = (options(name, tmp_path / name) for name in ("stays", "goes", "changes"))
     with hosted(bundle) as at:
         at.host.begin([stays, goes, changes])
         at.start()
         assert all(eventually(published(tmp_path / name, 3)) for name in ("stays", "goes", "changes"))
-        kept = next(stream for stream in at.host.streams() if stream.config.name == "stays")
-        at.replace(stays, config("changes", tmp_path / "changed"), config("new", tmp_path / "new"))
+        kept = next(stream for stream in at.host.streams() if stream.options.name == "stays")
+        at.replace(stays, options("changes", tmp_path / "changed"), options("new", tmp_path / "new"))
         assert at.names() == {"stays", "changes", "new"}
         assert kept in at.host.streams()
         assert "goes" in at.host.summaries()
@@ -183,19 +181,19 @@ def test_replacing_takes_out_adds_restarts_what_changed_and_leaves_the_rest_alon
 
 def test_replacing_every_stream_does_not_end_the_run(bundle: Bundle, tmp_path: Path) -> None:
     with hosted(bundle) as at:
-        at.host.begin([config("a", tmp_path / "a")])
+        at.host.begin([options("a", tmp_path / "a")])
         at.start()
         assert eventually(published(tmp_path / "a", 1))
-        at.replace(config("b", tmp_path / "b"))
+        at.replace(options("b", tmp_path / "b"))
         assert eventually(published(tmp_path / "b", 2))
         assert at.names() == {"b"}
 
 
 def test_a_new_stream_that_cannot_be_opened_is_said_and_the_others_go_on(bundle: Bundle, tmp_path: Path) -> None:
     with hosted(bundle) as at:
-        at.host.begin([config("a", tmp_path / "a")])
+        at.host.begin([options("a", tmp_path / "a")])
         at.start()
-        at.replace(config("a", tmp_path / "a"), BAD["no such input"][0], config("c", tmp_path / "c"))
+        at.replace(options("a", tmp_path / "a"), BAD["no such input"][0], options("c", tmp_path / "c"))
         assert at.names() == {"a", "c"}
         assert at.said[0].startswith("stream bad: not started: ") and "\n" not in at.said[0]
         assert eventually(published(tmp_path / "c", 2))
@@ -203,9 +201,9 @@ def test_a_new_stream_that_cannot_be_opened_is_said_and_the_others_go_on(bundle:
 
 def test_a_stream_that_has_just_ended_by_itself_does_not_block_its_replacement(bundle: Bundle, tmp_path: Path) -> None:
     """The loop lets it out before the host's thread, busy replacing, has heard of it."""
-    short = SourcesConfig(input="test://?seconds=1", pace="max")
+    short = SourceSpec(input="test://?seconds=1", pace="max")
     with hosted(bundle) as at:
-        at.host.begin([config("a", tmp_path / "a"), config("b", tmp_path / "b", short)])
+        at.host.begin([options("a", tmp_path / "a"), options("b", tmp_path / "b", short)])
         entered, go_on = threading.Event(), threading.Event()
 
         def hold_the_porter() -> None:
@@ -216,10 +214,10 @@ def test_a_stream_that_has_just_ended_by_itself_does_not_block_its_replacement(b
         at.start()
         assert entered.wait(30)
         assert eventually(lambda: len(seqs(tmp_path / "b")) == 5)
-        ended = next(stream for stream in at.host.streams() if stream.config.name == "b")
+        ended = next(stream for stream in at.host.streams() if stream.options.name == "b")
         assert eventually(lambda: ended.session.next_due_ns() is None)
         done = threading.Event()
-        at.host.ask(lambda: at.host.replace([config("a", tmp_path / "a"), config("b", tmp_path / "b2")]))
+        at.host.ask(lambda: at.host.replace([options("a", tmp_path / "a"), options("b", tmp_path / "b2")]))
         at.host.ask(done.set)
         go_on.set()
         assert done.wait(30), "the host's thread waits for a stream that left long ago"
@@ -228,9 +226,9 @@ def test_a_stream_that_has_just_ended_by_itself_does_not_block_its_replacement(b
 
 
 def test_the_run_ends_when_every_stream_has(bundle: Bundle, tmp_path: Path) -> None:
-    short = SourcesConfig(input="test://?seconds=1", pace="max")
+    short = SourceSpec(input="test://?seconds=1", pace="max")
     with hosted(bundle) as at:
-        at.host.begin([config("a", sources=short), config("b", sources=short)])
+        at.host.begin([options("a", sources=short), options("b", sources=short)])
         at.start()
         at.join()
     assert {name: done["published"] for name, done in at.host.summaries().items()} == {"a": 5, "b": 5}
@@ -249,7 +247,7 @@ class Refusing:
 
 
 def spoil(at: Hosted, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = next(stream for stream in at.host.streams() if stream.config.name == name)
+    stream = next(stream for stream in at.host.streams() if stream.options.name == name)
     session = stream.session
     monkeypatch.setattr(session, "_send", Refusing(session._send))
 
@@ -257,9 +255,9 @@ def spoil(at: Hosted, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stream_that_fails_is_said_and_the_others_decide_how_the_run_ends(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = SourcesConfig(input="test://?seconds=2", pace="max")
+    short = SourceSpec(input="test://?seconds=2", pace="max")
     with hosted(bundle) as at:
-        at.host.begin([config("a", sources=short), config("b", sources=short)])
+        at.host.begin([options("a", sources=short), options("b", sources=short)])
         spoil(at, "a", monkeypatch)
         at.start()
         at.join()
@@ -271,7 +269,7 @@ def test_a_stream_that_fails_is_said_and_the_others_decide_how_the_run_ends(
 
 def test_what_ended_the_only_stream_is_the_failure_of_the_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     with hosted(bundle) as at:
-        at.host.begin([config("a", sources=SourcesConfig(input="test://?seconds=2", pace="max"))])
+        at.host.begin([options("a", sources=SourceSpec(input="test://?seconds=2", pace="max"))])
         spoil(at, "a", monkeypatch)
         at.start()
         at.join()
@@ -282,8 +280,8 @@ def test_what_ended_the_only_stream_is_the_failure_of_the_run(bundle: Bundle, mo
 def test_closing_twice_is_nothing_and_leaves_nothing_open(tmp_path: Path) -> None:
     before = open_things()
     loaded = load_engines(with_tokenizer(tmp_path), open_backend("null"), 2)
-    host = Host(loaded.model, loaded.levels, 8, time.monotonic_ns(), print)
-    host.begin([config("a"), config("b")])
+    host = Host(loaded, 8, time.monotonic_ns(), print)
+    host.begin([options("a"), options("b")])
     host.close()
     host.close()
     host.wake()

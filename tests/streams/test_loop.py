@@ -17,10 +17,10 @@ from clcr_stream.bundle.loader import Bundle, load_bundle
 from clcr_stream.clock import FOREVER_NS, Wake
 from clcr_stream.errors import BackendError, ClcrError, PublishError
 from clcr_stream.frontends.text import Tokenizer
-from clcr_stream.inference.choose import Runner, open_backend
+from clcr_stream.inference.choose import open_backend
 from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.null import NullRunner
-from clcr_stream.inference.program import Graph, Program
+from clcr_stream.inference.program import Graph, Program, Runner
 from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.loop import BatchCost, Due, Loop, next_batch

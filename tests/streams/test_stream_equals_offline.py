@@ -27,10 +27,9 @@ from clcr_stream.bundle.loader import Bundle, load_bundle
 from clcr_stream.clock import FOREVER_NS, VirtualClock
 from clcr_stream.frontends.positions import sinusoid
 from clcr_stream.frontends.text import Tokenizer
-from clcr_stream.inference.choose import Runner
 from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeRunner
-from clcr_stream.inference.program import Graph, Program
+from clcr_stream.inference.program import Graph, Program, Runner
 from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.prediction import Identity

@@ -107,8 +107,10 @@ def _derived(trt: Any, planner: Any) -> Iterator[str]:
         if hasattr(trt.TacticSource, name)
     ):
         yield "tactic sources that were taken away are still in the mask"
+    from clcr_stream.inference.tensorrt import options
+
     told: list[tuple[str, str, int, int]] = []
-    monitor = planner.Planner(trt, planner.BuildOptions(), lambda *step: told.append(step))._monitor("level1")
+    monitor = planner.Planner(trt, options.BuildOptions(), lambda *step: told.append(step))._monitor("level1")
     if (monitor is None) == hasattr(trt, "IProgressMonitor"):
         yield "the progress monitor does not follow IProgressMonitor"
     if monitor is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clcr_stream.inference.tensorrt.options import BuildOptions, Options
 from gpu import merge as gpu_merge
 from gpu.measure import Report, measure
 from gpu.program import Bundle, Program, expected, hop_inputs, language_inputs, single_program, tick_program
@@ -48,12 +49,12 @@ class Lab:
         """A lab over the bundle's tick."""
         specs = {name: graph.spec for name, graph in bundle.graphs.items()}
         # 8.x alone has these sources, and the offline bundle of 8.6 has only stubs behind them.
-        build = module.BuildOptions(tactic_sources="-CUBLAS,-CUBLAS_LT,-CUDNN")
+        build = BuildOptions(tactic_sources="-CUBLAS,-CUBLAS_LT,-CUDNN")
         return Lab(bundle, tick_program(specs), module, build, cache, report, plan, time.monotonic())
 
     def open(self, seats: int, program: Program | None = None, graphs: Any = None, **options: Any) -> Any:
         """A runner; plans are built or come from the cache."""
-        chosen = self.module.Options(build=self.build, **options)
+        chosen = Options(build=self.build, **options)
         backend = self.module.TensorRTBackend(chosen, self.cache, lambda text: print("    ", text, flush=True))
         return backend.open(program or self.program, graphs or self.bundle.graphs, seats)
 

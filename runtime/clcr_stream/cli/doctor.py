@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import msgspec
 
 from clcr_stream.config import Config
 from clcr_stream.errors import BackendError, ClcrError
@@ -106,26 +105,30 @@ def _package(name: str) -> Check:
 
 
 def _bundle(config: Config) -> str:
-    from clcr_stream.bundle.loader import default_bundle_folder, load_bundle
+    from clcr_stream.bundle.loader import load_bundle
+    from clcr_stream.config import engine_options
 
-    folder = Path(config.model.bundle) if config.model.bundle is not None else default_bundle_folder()
+    folder = engine_options(config).folder
     bundle = load_bundle(folder)
     return f"{folder}: {bundle.manifest.name}, {len(bundle.files)} files verified, id {bundle.id[:16]}"
 
 
 def _backend(config: Config) -> str:
     """What a run would take and open, except that nothing is built."""
-    from clcr_stream.bundle.loader import default_bundle_folder, load_bundle
+    from clcr_stream.bundle.loader import load_bundle
+    from clcr_stream.config import engine_options
+    from clcr_stream.inference.choose import WITHOUT_PLANS, choose_backend
+    from clcr_stream.inference.engines import open_engines
     from clcr_stream.inference.golden import replay_engines
-    from clcr_stream.run import WITHOUT_PLANS, load, pick
 
-    bundle = load_bundle(config.model.bundle if config.model.bundle is not None else default_bundle_folder())
-    picked = pick(config, bundle)
-    if picked.backend.name == "tensorrt" and picked.unplanned:
+    options = engine_options(config)
+    bundle = load_bundle(options.folder)
+    choice = choose_backend(options, bundle)
+    if choice.backend.name == "tensorrt" and choice.unplanned:
         raise BackendError(WITHOUT_PLANS)
-    with contextlib.closing(load(config)) as loaded:
-        name = loaded.levels.backend
-        replayed = replay_engines(bundle, loaded.model.encoder, loaded.levels)
+    with contextlib.closing(open_engines(options)) as engines:
+        name = engines.backend
+        replayed = replay_engines(bundle, engines.encoder, engines.levels)
     if replayed is None:
         return f"{name} (the bundle has no golden vectors to check it with)"
     hops, worst = replayed
@@ -134,23 +137,22 @@ def _backend(config: Config) -> str:
 
 def _tensorrt(config: Config) -> Check:
     """Whether the GPU could be used; a machine without one is as it should be."""
-    from clcr_stream.bundle.loader import default_bundle_folder, load_bundle
-    from clcr_stream.inference.choose import NOT_INSTALLED, tensorrt_installed
-    from clcr_stream.run import WITHOUT_PLANS, pick
+    from clcr_stream.bundle.loader import load_bundle
+    from clcr_stream.config import engine_options
+    from clcr_stream.inference.choose import NOT_INSTALLED, WITHOUT_PLANS, choose_backend, tensorrt_installed
 
     if not tensorrt_installed():
         if not any(device.exists() for device in NVIDIA_DEVICES):
             return Check("tensorrt", True, "not needed: no NVIDIA GPU here", required=False)
         return Check("tensorrt", False, f"{NOT_INSTALLED}, but an NVIDIA GPU is here; see docs/gpu.md", required=False)
     try:
-        model = msgspec.structs.replace(config.model, backend="auto")
-        folder = config.model.bundle if config.model.bundle is not None else default_bundle_folder()
-        picked = pick(msgspec.structs.replace(config, model=model), load_bundle(folder))
+        options = dataclasses.replace(engine_options(config), backend="auto")
+        choice = choose_backend(options, load_bundle(options.folder))
     except ClcrError as error:
         return Check("tensorrt", False, str(error), required=False)
-    if picked.backend.name == "tensorrt":
+    if choice.backend.name == "tensorrt":
         return Check("tensorrt", True, "available, and all plans of this bundle are built", required=False)
-    detail = WITHOUT_PLANS if picked.unplanned else f"{picked.reason}; ONNX Runtime is used instead"
+    detail = WITHOUT_PLANS if choice.unplanned else f"{choice.reason}; ONNX Runtime is used instead"
     return Check("tensorrt", False, detail, required=False)
 
 
@@ -173,16 +175,16 @@ def _microphones() -> Check:
 
 def _endpoint(config: Config) -> str:
     from clcr_stream.clock import read_boot_id
-    from clcr_stream.config import stream_configs
-    from clcr_stream.streams.status import Account, Header, make_status
-    from clcr_stream.streams.stream import publish_options
+    from clcr_stream.config import stream_options
+    from clcr_stream.streams.account import Account
+    from clcr_stream.streams.reports import Header, make_status
     from clcr_stream.wire import messages
     from clcr_stream.wire.publisher import Publisher
 
     endpoints = []
-    for stream in stream_configs(config):
+    for stream in stream_options(config):
         header = Header(stream.name, messages.new_session_id(), read_boot_id(), 0)
         status = make_status(Account(), (), header, 0.0)
-        with Publisher(publish_options(stream), lambda: status) as publisher:  # noqa: B023 closed within the turn
+        with Publisher(stream.publish, lambda: status) as publisher:  # noqa: B023 closed within the turn
             endpoints.append(publisher.endpoint)
     return f"{', '.join(endpoints)} can be bound"

@@ -149,13 +149,13 @@ def _run(arguments: Sequence[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         parser.error(f"unknown command {arguments[0]!r}; commands are build, devices, doctor, sub")
     given = parser.parse_args(arguments)
-    from clcr_stream.config import load_config, stream_configs
+    from clcr_stream.config import load_config, stream_entries
 
     config = load_config(given.config, {key: getattr(given, name) for name, key in _KEYS.items()})
-    if given.json and any(stream.output == "-" for stream in stream_configs(config)):
+    if given.json and any(stream.output == "-" for stream in stream_entries(config)):
         raise ConfigError("--json and --output - both write to stdout; give --output FILE")
     from clcr_stream import run
-    from clcr_stream.streams import status
+    from clcr_stream.cli import terminal
 
     stop = threading.Event()
     quiet = config.run.quiet
@@ -176,12 +176,14 @@ def _run(arguments: Sequence[str]) -> int:
                 stack.enter_context(_on_signals((signal.SIGHUP,), again))
             if not quiet:
                 for stream in host.streams():
-                    _say(f"publishing clcr/{stream.config.name}/... on {stream.endpoint}")
+                    _say(f"publishing clcr/{stream.options.name}/... on {stream.endpoint}")
                 _say(f"notice: {' '.join(host.manifest.intended_use.notice.split())}")
-                notices = status.Notices()
+                notices = terminal.Notices()
                 stack.enter_context(
-                    status.StatusLine(
-                        lambda: status.status_line(host.views()), sys.stderr, notices=lambda: notices.new(host.views())
+                    terminal.StatusLine(
+                        lambda: terminal.status_line(host.views()),
+                        sys.stderr,
+                        notices=lambda: notices.new(host.views()),
                     )
                 )
             yield
@@ -196,7 +198,7 @@ def _run(arguments: Sequence[str]) -> int:
         _print(result)
     elif not quiet:
         for name, stream in several.items():
-            _say(f"{name}: {status.summary_text(stream)}" if len(several) > 1 else status.summary_text(stream))
+            _say(f"{name}: {terminal.summary_text(stream)}" if len(several) > 1 else terminal.summary_text(stream))
     return 0
 
 
@@ -282,7 +284,7 @@ def _build(arguments: Sequence[str]) -> int:
     streams = seats_of(config) if given.streams is None else given.streams
     if not 1 <= streams <= MAX_STREAMS:
         raise ConfigError(f"--streams {streams}: allowed are 1..{MAX_STREAMS}")
-    from clcr_stream.inference.building import Report, build
+    from clcr_stream.cli.build import Report, build
 
     build(config, streams, given.rebuild, Report(sys.stdout, sys.stderr, given.json))
     return 0

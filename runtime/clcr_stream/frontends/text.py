@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from clcr_stream.errors import BundleError
+
+
+class TextEncoder(Protocol):
+    """What the runtime needs of a tokenizer."""
+
+    def encode(self, text: str, limit: int) -> list[int]:
+        """At most `limit` ids, [CLS] first and [SEP] last, the newest words kept; [] for text without a word."""
 
 
 class Tokenizer:

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from clcr_stream.bundle.loader import Bundle, default_bundle_folder, load_bundle
-from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.config import Config, TensorRTConfig, seats_of
+from clcr_stream.bundle.loader import Bundle
 from clcr_stream.errors import BackendError
 from clcr_stream.inference.levels import graph_of
-from clcr_stream.inference.program import TICK_ENGINES, Graph, tick_program
-from clcr_stream.inference.tensorrt.device_tick import Wiring
-
-if TYPE_CHECKING:
-    from clcr_stream.inference.tensorrt.backend import Options
+from clcr_stream.inference.program import TICK_ENGINES, Graph
+from clcr_stream.inference.tensorrt.options import Options
 
 NICENESS = 10  # building gives way to the session that goes on meanwhile
 POLL_S = 0.1
@@ -101,20 +95,6 @@ class Builder(Protocol):
     def forget(self, engine: str, graph: Graph, seats: int) -> None: ...
 
 
-def tensorrt_options(section: TensorRTConfig) -> Options:
-    """The section of the configuration as the backend takes it; BackendError for a builder option it does not have."""
-    from clcr_stream.inference.tensorrt.backend import Options
-    from clcr_stream.inference.tensorrt.planner import BuildOptions
-
-    return Options(
-        device=section.device,
-        cuda_graph=section.cuda_graph,
-        blocking_wait=section.blocking_wait,
-        mapped_memory=section.mapped_memory,
-        build=BuildOptions.parse(section.builder.given()),
-    )
-
-
 def needed(bundle: Bundle, seats: int) -> Iterator[tuple[str, Graph, int]]:
     """The plans of a run with so many seats: the language engine works for one stream at a time."""
     for engine in ("language", *TICK_ENGINES):
@@ -144,82 +124,14 @@ def build_plans(bundle: Bundle, builder: Builder, seats: int, rebuild: bool = Fa
         )
 
 
-def build_command(config: Config) -> list[str]:
-    """The command that builds what a run of `config` needs."""
-    bundle = Path(config.model.bundle) if config.model.bundle is not None else default_bundle_folder()
+def build_command(bundle: Path, seats: int, options: Options) -> list[str]:
+    """The command that builds what a run of a bundle with so many streams needs."""
     # This very package, and no module from the folder that we happen to be in, which -c and -m would look into first.
     path = f"import sys; sys.path[:] = [{str(Path(__file__).parents[2])!r}, *filter(None, sys.path)]"
     command = [sys.executable, "-c", f"{path}; from clcr_stream.cli.main import main; sys.exit(main())"]
     command += ["build", "--json", "--bundle", str(bundle.absolute())]
-    command += ["--streams", str(seats_of(config)), "--device", str(config.tensorrt.device)]
-    return command + [f"--{name}={text}" for name, text in config.tensorrt.builder.given().items()]
-
-
-class Report:
-    """Says how far building is: plans on `out` and the rest on `screen`, or all of it on `out` as lines of JSON."""
-
-    def __init__(self, out: TextIO, screen: TextIO, as_json: bool) -> None:
-        self._out = out
-        self._screen = screen
-        self._json = as_json
-        self._in_place = screen.isatty() and not as_json
-
-    def step(self, engine: str, phase: str, done: int, of: int) -> None:
-        """TensorRT's progress; it calls, and an error would come up inside of it."""
-        step = Step(engine=engine, phase=phase, done=done, of=of)
-        with contextlib.suppress(OSError, ValueError):
-            if self._json:
-                self._write(self._out, f"{msgspec.json.encode(step).decode()}\n")
-            elif self._in_place:
-                self._write(self._screen, f"\r\x1b[K{step.line()}")
-
-    def say(self, text: str) -> None:
-        """What is built and why."""
-        self._write(self._screen, f"{self._clear()}{text}\n")
-
-    def plan(self, plan: Plan) -> None:
-        """A plan is there."""
-        self._write(self._screen, self._clear())
-        self._write(self._out, f"{msgspec.json.encode(plan).decode() if self._json else plan.line()}\n")
-
-    def end(self, manifest: Manifest, seats: int) -> None:
-        """What a run will take of the GPU's memory, for a person."""
-        if not self._json:
-            mib = Wiring.of(tick_program(manifest.engines), manifest.engines, seats).device_bytes / 2**20
-            text = f"inputs, outputs and state of {seats} streams take {mib:.1f} MiB on the GPU"
-            self._write(self._out, f"{text}, TensorRT's own memory comes on top\n")
-
-    def _clear(self) -> str:
-        return "\r\x1b[K" if self._in_place else ""
-
-    def _write(self, out: TextIO, text: str) -> None:
-        out.write(text)
-        out.flush()
-
-
-def build(config: Config, seats: int, rebuild: bool, report: Report) -> None:
-    """`clcr-stream build`: BundleError, BackendError."""
-    from clcr_stream.inference.tensorrt.backend import TensorRTBackend
-
-    bundle = load_bundle(config.model.bundle if config.model.bundle is not None else default_bundle_folder())
-    backend = TensorRTBackend(tensorrt_options(config.tensorrt), say=report.say, progress=report.step)
-    with _interruptible():
-        for plan in build_plans(bundle, backend, seats, rebuild):
-            report.plan(plan)
-    report.end(bundle.manifest, seats)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the process at once: Python would see it only when TensorRT is done with an engine."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    command += ["--streams", str(seats), "--device", str(options.device)]
+    return command + [f"--{name}={text}" for name, text in options.build.flags().items()]
 
 
 class Building:

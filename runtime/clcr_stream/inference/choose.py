@@ -1,100 +1,90 @@
-"""Backends run a bundle's engines: what a tick runs, the protocol of what runs it, and the one place that chooses.
-
-A `Program` names the tensors of a tick and the engines that read and write them; two engines that name the same tensor
-share its memory, so the output of a level is the input of the next. A `Runner` is a program with its memory and its
-state, for up to `seats` streams: a stream's seat is its row in every tensor.
-"""
+"""Which backend runs the engines: the one place that decides."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clcr_stream.bundle.manifest import STREAMS, TensorSpec
+from clcr_stream.bundle.loader import Bundle, default_bundle_folder
 from clcr_stream.errors import BackendError
-from clcr_stream.inference.program import Graph, Program
+from clcr_stream.inference.building import missing
+from clcr_stream.inference.program import Backend
+from clcr_stream.inference.tensorrt.options import Options as TensorRTOptions
 
 if TYPE_CHECKING:
-    from clcr_stream.inference.tensorrt.backend import Options
+    from clcr_stream.inference.tensorrt.backend import TensorRTBackend
 
 BACKENDS = ("auto", "onnxruntime", "tensorrt", "null")
 NOT_INSTALLED = "tensorrt is not installed"
-Arrays = Mapping[str, NDArray[Any]]
+WITHOUT_PLANS = "TensorRT's plans for this machine are not built; run `clcr-stream build`"
 
 
-class Runner(Protocol):
-    """A program with its memory, allocated once; a thread at a time."""
+@dataclass(frozen=True)
+class EngineOptions:
+    """Which engines a process runs, for up to `seats` streams at once; `bundle` None is the one that is shipped."""
+
+    bundle: Path | None = None
+    backend: str = "auto"
+    seats: int = 1
+    tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     @property
-    def inputs(self) -> Arrays:
-        """(seats, ...) each: the caller fills rows in place before a run."""
-
-    @property
-    def outputs(self) -> Arrays:
-        """(seats, ...) each: what the last run of a seat said, until its next one."""
-
-    def run(self, first: int, count: int) -> Mapping[str, float]:
-        """Advance seats [first, first + count) by one hop; the time of each engine, ms. BackendError when one fails."""
-
-    def clear(self, seat: int) -> None:
-        """The state of a seat as at stream start: zeros."""
-
-    def move(self, source: int, target: int) -> None:
-        """Copy the inputs and the state of a seat over those of another one."""
-
-    def close(self) -> None:
-        """Let go of memory and device. Idempotent."""
-
-
-class Backend(Protocol):
-    """Makes runners; `name` is what predictions report."""
-
-    name: str
-
-    def open(self, program: Program, graphs: Mapping[str, Graph], seats: int) -> Runner:
-        """The program on its engines, warmed up; BackendError when a graph does not load or is not what it says."""
+    def folder(self) -> Path:
+        """The bundle's folder. BundleError when there is no bundle that is shipped."""
+        return self.bundle if self.bundle is not None else default_bundle_folder()
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend; `reason` says why `auto` did not take TensorRT, None when it did or was not asked."""
+    """The backend of a run; `reason` says why `auto` did not take TensorRT, None when it did or was not asked.
+
+    `unplanned` are the engines for which TensorRT, asked for or to be had, has no plan yet.
+    """
 
     backend: Backend
     reason: str | None = None
+    unplanned: tuple[str, ...] = ()
+
+
+def choose_backend(options: EngineOptions, bundle: Bundle) -> Choice:
+    """The backend that these options mean on this machine; nothing is built and no engine is opened.
+
+    `auto` is TensorRT where that starts and has all its plans, else ONNX Runtime, which always can; without a package
+    tensorrt it costs one look for it. BackendError when a backend that was asked for by name cannot be used.
+    """
+    if options.backend not in ("auto", "tensorrt"):
+        return Choice(open_backend(options.backend))
+    by_name = options.backend == "tensorrt"
+    if not by_name and not tensorrt_installed():
+        return Choice(open_backend("onnxruntime"), NOT_INSTALLED)
+    try:
+        tensorrt = _tensorrt(options.tensorrt)
+        unplanned = missing(bundle, tensorrt, options.seats)
+    except BackendError as error:
+        if by_name:
+            raise
+        return Choice(open_backend("onnxruntime"), str(error))
+    if unplanned and not by_name:
+        return Choice(open_backend("onnxruntime"), WITHOUT_PLANS, unplanned)
+    return Choice(tensorrt, None, unplanned)
 
 
 def open_backend(name: str) -> Backend:
     """The backend called `name`, with its defaults. BackendError when it is unknown or cannot be used here."""
-    return choose_backend(name).backend
-
-
-def choose_backend(name: str, options: Callable[[], Options] | None = None) -> Choice:
-    """The backend called `name`; `auto` is tensorrt where it can start, else onnxruntime, which always can.
-
-    `options` gives TensorRT's, if it comes to that. Without a package tensorrt `auto` costs one look for it.
-    """
     match name:
-        case "auto":
-            try:
-                if tensorrt_installed():
-                    return Choice(_tensorrt(options))
-            except BackendError as error:
-                return Choice(_onnxruntime(), str(error))
-            return Choice(_onnxruntime(), NOT_INSTALLED)
         case "onnxruntime":
-            return Choice(_onnxruntime())
+            from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend
+
+            return OnnxRuntimeBackend()
         case "tensorrt":
-            return Choice(_tensorrt(options))
+            return _tensorrt(TensorRTOptions())
         case "null":
             from clcr_stream.inference.null import NullBackend
 
-            return Choice(NullBackend())
+            return NullBackend()
         case _:
             raise BackendError(f"backend {name!r} is unknown; allowed: {', '.join(BACKENDS)}")
 
@@ -107,20 +97,7 @@ def tensorrt_installed() -> bool:
         return sys.modules.get("tensorrt") is not None
 
 
-def _onnxruntime() -> Backend:
-    from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend()
-
-
-def _tensorrt(options: Callable[[], Options] | None) -> Backend:
+def _tensorrt(options: TensorRTOptions) -> TensorRTBackend:
     from clcr_stream.inference.tensorrt.backend import TensorRTBackend
 
-    return TensorRTBackend(None if options is None else options())
-
-
-def allocate(tensor: TensorSpec, seats: int) -> NDArray[Any]:
-    """Zeros for `seats` streams; pages that no stream touches cost no memory."""
-    if tensor.shape[0] != STREAMS:
-        raise BackendError(f"tensor {tensor.name}: first dimension is {tensor.shape[0]!r}, it must be {STREAMS!r}")
-    return np.zeros([seats, *(int(size) for size in tensor.shape[1:])], dtype=np.dtype(tensor.dtype))
+    return TensorRTBackend(options)

@@ -12,9 +12,8 @@ from clcr_stream.bundle.loader import Bundle
 from clcr_stream.bundle.manifest import Manifest, language_words
 from clcr_stream.errors import BackendError
 from clcr_stream.frontends.positions import sinusoid
-from clcr_stream.inference.choose import Arrays, Backend, Runner
 from clcr_stream.inference.levels import Levels, open_encoder
-from clcr_stream.inference.program import LEVELS
+from clcr_stream.inference.program import LEVELS, Arrays, Backend, Runner
 
 GOLDEN_NAME = "golden.npz"
 TOLERANCE = 1e-4

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from clcr_stream.bundle.loader import Bundle
 from clcr_stream.bundle.manifest import MODALITIES
 from clcr_stream.errors import BackendError
-from clcr_stream.inference.choose import Backend, Runner
-from clcr_stream.inference.program import LEVELS, TICK_ENGINES, Graph, single_program, tick_program
+from clcr_stream.inference.program import LEVELS, TICK_ENGINES, Backend, Graph, Runner, single_program, tick_program
 
 F64 = NDArray[np.float64]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clcr_stream.inference.choose import allocate
-from clcr_stream.inference.program import Graph, Program
+from clcr_stream.inference.program import Graph, Program, allocate
 
 # Distributions have to be valid, else no prediction would ever leave the loop.
 _SHARES = ("probs", "omega", "beta")

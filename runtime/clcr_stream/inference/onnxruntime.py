@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from clcr_stream.bundle.manifest import TensorSpec
 from clcr_stream.clock import NS_PER_MS
 from clcr_stream.errors import BackendError
-from clcr_stream.inference.choose import allocate
-from clcr_stream.inference.program import Call, Graph, Program
+from clcr_stream.inference.program import Call, Graph, Program, allocate
 
 WARM_UP_RUNS = 3
 _ONNX_TYPES = {"float32": "tensor(float)", "int32": "tensor(int32)"}

@@ -1,13 +1,22 @@
-"""What a tick runs: engines over named tensors, and how a bundle's engines are joined.
+"""The contract of backends: what a tick runs (`Program`), what makes and runs it (`Backend`, `Runner`).
 
-Python 3.9 with the standard library is enough here, so that the GPU check runs the very program of the product.
+A `Program` names the tensors of a tick and the engines that read and write them; two engines that name the same tensor
+share its memory, so the output of a level is the input of the next. A `Runner` is a program with its memory and its
+state, for up to `seats` streams: a stream's seat is its row in every tensor.
+
+Python 3.9 with numpy is enough here, so that the GPU check runs the very program of the product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.errors import BackendError
 
 if TYPE_CHECKING:
     from clcr_stream.bundle.manifest import EngineSpec, TensorSpec
@@ -15,6 +24,7 @@ if TYPE_CHECKING:
 LEVELS = (1, 2, 3)
 TICK_ENGINES = ("level1", "level2", "level3", "intercad")
 _FEATURES = {"vision_in": "vision_out", "acoustic_in": "acoustic_out"}
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,39 @@ class Program:
     tensors: Mapping[str, TensorSpec]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+class Runner(Protocol):
+    """A program with its memory, allocated once; a thread at a time."""
+
+    @property
+    def inputs(self) -> Arrays:
+        """(seats, ...) each: the caller fills rows in place before a run."""
+
+    @property
+    def outputs(self) -> Arrays:
+        """(seats, ...) each: what the last run of a seat said, until its next one."""
+
+    def run(self, first: int, count: int) -> Mapping[str, float]:
+        """Advance seats [first, first + count) by one hop; the time of each engine, ms. BackendError when one fails."""
+
+    def clear(self, seat: int) -> None:
+        """The state of a seat as at stream start: zeros."""
+
+    def move(self, source: int, target: int) -> None:
+        """Copy the inputs and the state of a seat over those of another one."""
+
+    def close(self) -> None:
+        """Let go of memory and device. Idempotent."""
+
+
+class Backend(Protocol):
+    """Makes runners; `name` is what predictions report."""
+
+    name: str
+
+    def open(self, program: Program, graphs: Mapping[str, Graph], seats: int) -> Runner:
+        """The program on its engines, warmed up; BackendError when a graph does not load or is not what it says."""
 
 
 def single_program(name: str, spec: EngineSpec) -> Program:
@@ -106,3 +149,12 @@ def _plain(spec: EngineSpec) -> tuple[dict[str, TensorSpec], dict[str, TensorSpe
 def _named(name: str, tensor: TensorSpec) -> TensorSpec:
     """A tensor of an engine under its name in the program."""
     return type(tensor)(name=name, dtype=tensor.dtype, shape=tensor.shape)
+
+
+def allocate(tensor: TensorSpec, seats: int) -> NDArray[Any]:
+    """Zeros for `seats` streams; pages that no stream touches cost no memory."""
+    from clcr_stream.bundle.manifest import STREAMS  # loads msgspec, which the GPU check does without
+
+    if tensor.shape[0] != STREAMS:
+        raise BackendError(f"tensor {tensor.name}: first dimension is {tensor.shape[0]!r}, it must be {STREAMS!r}")
+    return np.zeros([seats, *(int(size) for size in tensor.shape[1:])], dtype=np.dtype(tensor.dtype))

@@ -10,15 +10,12 @@ from typing import Any
 
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import Clock, MonotonicClock, Wake
-from clcr_stream.config import StreamConfig
 from clcr_stream.errors import ClcrError
-from clcr_stream.inference.levels import Levels
+from clcr_stream.inference.engines import LoadedEngines, Say
 from clcr_stream.streams.loop import Loop
+from clcr_stream.streams.reports import View
 from clcr_stream.streams.session import Session
-from clcr_stream.streams.status import View
-from clcr_stream.streams.stream import Model, Shared, Stream
-
-Say = Callable[[str], None]
+from clcr_stream.streams.stream import Shared, Stream, StreamOptions
 
 
 class Host:
@@ -28,14 +25,13 @@ class Host:
     done by a thread of their own.
     """
 
-    def __init__(self, model: Model, levels: Levels, max_batch: int, started_ns: int, say: Say) -> None:
-        self._levels = levels
+    def __init__(self, engines: LoadedEngines, max_batch: int, started_ns: int, say: Say) -> None:
         self._say = say
-        self._hop_ns = model.manifest.hop_ns
+        self._hop_ns = engines.manifest.hop_ns
         self._wake, self._work = Wake(), Wake()
-        self._shared = Shared(model, started_ns, self._wake.set)
+        self._shared = Shared(engines, started_ns, self._wake.set)
         self._clock: Clock = MonotonicClock()
-        self._loop = Loop(levels, self._clock, self._wake, self._ended, max_batch)
+        self._loop = Loop(engines.levels, self._clock, self._wake, self._ended, max_batch)
         self._origin_ns: int | None = None
         self._guard = threading.Lock()
         self._streams: dict[str, Stream] = {}  # those that run, by name
@@ -58,13 +54,13 @@ class Host:
     @property
     def manifest(self) -> Manifest:
         """What the bundle says of itself."""
-        return self._shared.model.manifest
+        return self._shared.engines.manifest
 
     def views(self) -> tuple[View, ...]:
         """What a status line shows of those that run now. Any thread."""
-        return tuple(View(stream.config.name, stream.session.account, stream.sources()) for stream in self.streams())
+        return tuple(View(stream.options.name, stream.session.account, stream.sources()) for stream in self.streams())
 
-    def begin(self, configs: Sequence[StreamConfig]) -> None:
+    def begin(self, configs: Sequence[StreamOptions]) -> None:
         """Open these streams; when one cannot be opened, its ClcrError is raised and none of them stays."""
         opened: list[Stream] = []
         try:
@@ -77,8 +73,8 @@ class Host:
             raise
         for stream in opened:
             with self._guard:
-                self._streams[stream.config.name] = stream
-                self._errors.pop(stream.config.name, None)
+                self._streams[stream.options.name] = stream
+                self._errors.pop(stream.options.name, None)
                 self._left[stream] = threading.Event()
             self._loop.add(stream.session)
 
@@ -102,7 +98,7 @@ class Host:
         self._jobs.append(job)
         self._work.set()
 
-    def replace(self, configs: Sequence[StreamConfig]) -> None:
+    def replace(self, configs: Sequence[StreamOptions]) -> None:
         """Run these streams from now on: those that are not among them leave, new and changed ones begin.
 
         A stream that cannot be opened is said so and left out; no other stream notices.
@@ -110,8 +106,8 @@ class Host:
         wanted = {config.name: config for config in configs}
         with self._loop.held():
             for stream in self.streams():
-                if wanted.get(stream.config.name) == stream.config:
-                    del wanted[stream.config.name]
+                if wanted.get(stream.options.name) == stream.options:
+                    del wanted[stream.options.name]
                 else:
                     self._remove(stream)
             for config in wanted.values():
@@ -130,7 +126,7 @@ class Host:
         """End every stream. Idempotent."""
         remaining = self.streams()
         for stream, error in close_all(remaining).items():
-            self._errors.setdefault(stream.config.name, error)
+            self._errors.setdefault(stream.options.name, error)
         for stream in remaining:
             self._settle(stream)
         self._wake.close()
@@ -153,9 +149,9 @@ class Host:
         """A session has left the loop, whose thread this is: close its stream elsewhere."""
         stream = next(one for one in self.streams() if one.session is session)
         if error is not None:
-            self._errors[stream.config.name] = error
+            self._errors[stream.options.name] = error
             if len(self.streams()) + len(self._results) > 1:
-                self._say(f"stream {stream.config.name}: ended: {error}")
+                self._say(f"stream {stream.options.name}: ended: {error}")
         self._left[stream].set()
         self.ask(partial(self._bury, stream))
 
@@ -166,7 +162,7 @@ class Host:
         while not left.wait(0.1) and not self._finished.is_set():
             pass
         self._bury(stream)
-        self._say(f"stream {stream.config.name}: ended")
+        self._say(f"stream {stream.options.name}: ended")
 
     def _bury(self, stream: Stream) -> None:
         stream.close()
@@ -174,7 +170,7 @@ class Host:
 
     def _settle(self, stream: Stream) -> None:
         """Keep what an ended stream did; nothing the second time, when another one may have its name."""
-        name = stream.config.name
+        name = stream.options.name
         with self._guard:
             if self._streams.get(name) is stream:
                 del self._streams[name], self._left[stream]

@@ -19,9 +19,9 @@ from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import FOREVER_NS, NS_PER_MS, NS_PER_S, Clock
 from clcr_stream.inference.levels import LevelOutputs, Levels
 from clcr_stream.sources.base import Source
+from clcr_stream.streams.account import INVALID, LATE, OVERRUN, Account, Last
 from clcr_stream.streams.language import LanguageStream, LanguageTokens
 from clcr_stream.streams.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
-from clcr_stream.streams.status import INVALID, LATE, OVERRUN, Account, Last
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import Grid
 from clcr_stream.window.ring import NEVER_NS, Rings

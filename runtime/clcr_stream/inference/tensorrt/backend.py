@@ -7,12 +7,10 @@ proved with TensorRT 8.6; what comes in is therefore typed by names that are nev
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -20,8 +18,9 @@ from numpy.typing import NDArray
 from clcr_stream.errors import BackendError
 from clcr_stream.inference.tensorrt.cuda import Cuda, Graphs, first_line
 from clcr_stream.inference.tensorrt.device_tick import Step, Tick, Wiring, row_shape
+from clcr_stream.inference.tensorrt.options import Options
 from clcr_stream.inference.tensorrt.plan_cache import Entry, PlanCache, default_folders
-from clcr_stream.inference.tensorrt.planner import BuildOptions, Job, Planner, Progress, make_log, precision_mode
+from clcr_stream.inference.tensorrt.planner import Job, Planner, Progress, make_log, precision_mode
 
 if TYPE_CHECKING:
     from clcr_stream.inference.program import Graph, Program
@@ -29,17 +28,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32"}
 _HINT = "use --backend onnxruntime, or see docs/jetson.md"
-
-
-@dataclass(frozen=True)
-class Options:
-    """How ticks run; `mapped_memory` lets the engines read inputs in host memory (worth it where both are one)."""
-
-    device: int = 0
-    cuda_graph: bool = True
-    blocking_wait: bool = False
-    mapped_memory: bool = False
-    build: BuildOptions = dataclasses.field(default_factory=BuildOptions)
 
 
 def why_unavailable() -> str | None:

@@ -11,10 +11,11 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from clcr_stream.errors import BackendError
+from clcr_stream.inference.tensorrt.options import BuildOptions
 
 Progress = Callable[[str, str, int, int], None]  # (engine, phase, steps done, steps of the phase)
 MIB = 1 << 20
@@ -23,56 +24,6 @@ _QUANTISERS = ("QUANTIZE", "DEQUANTIZE")
 _UNTYPED = ("CONSTANT", "SHAPE", "CAST", "IDENTITY", *_QUANTISERS)  # their type is their meaning
 _FORMATS = re.compile(r"\b(FP32|FP16|BF16|FP8|INT8|INT32|INT64|BOOL|FLOAT|HALF)\b", re.IGNORECASE)
 _SAME = {"FLOAT": "FP32", "HALF": "FP16"}
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What the builder may do, named as trtexec names it (`parse`); None leaves TensorRT's default."""
-
-    builder_optimization_level: int | None = None
-    avg_timing: int | None = None
-    max_aux_streams: int | None = None
-    workspace_mib: int | None = None  # memPoolSize=workspace:MIB
-    tactic_sources: str = ""  # for example "-CUBLAS,-CUBLAS_LT,-CUDNN"
-    tf32: bool = False  # a float32 bundle means float32: TF32 has ten bits of fraction
-    use_dla_core: int | None = None
-    allow_gpu_fallback: bool = True
-
-    @staticmethod
-    def parse(given: Mapping[str, str]) -> BuildOptions:
-        """From trtexec's names and texts; BackendError names what is not allowed."""
-        values: dict[str, Any] = {}
-        for name, text in given.items():
-            if name not in _PARSERS:
-                raise BackendError(f"builder option {name!r} is unknown; allowed: {', '.join(_PARSERS)}")
-            field, convert = _PARSERS[name]
-            try:
-                values[field] = convert(text)
-            except (ValueError, KeyError):
-                raise BackendError(f"builder option {name}: {text!r} is not {_WANTED[name]}") from None
-        return BuildOptions(**values)
-
-    def text(self) -> str:
-        """The same text for the same options: part of a plan's key."""
-        return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
-
-
-_BOOLS = {"true": True, "false": False, "1": True, "0": False}
-_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "builderOptimizationLevel": ("builder_optimization_level", int),
-    "avgTiming": ("avg_timing", int),
-    "maxAuxStreams": ("max_aux_streams", int),
-    "memPoolSize": ("workspace_mib", lambda text: int({"workspace": text.partition(":")[2]}[text.partition(":")[0]])),
-    "tacticSources": ("tactic_sources", str),
-    "noTF32": ("tf32", lambda text: not _BOOLS[text.lower()]),
-    "useDLACore": ("use_dla_core", int),
-    "allowGPUFallback": ("allow_gpu_fallback", lambda text: _BOOLS[text.lower()]),
-}
-_WANTED = dict.fromkeys(_PARSERS, "a whole number") | {
-    "memPoolSize": "workspace:MIB",
-    "noTF32": "true or false",
-    "allowGPUFallback": "true or false",
-}
 
 
 def make_log(trt: Any) -> Any:

@@ -1,0 +1,181 @@
+"""What a stream says of itself: session and status messages, reports of its sources, and the summary at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import platform
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clcr_stream import __version__
+from clcr_stream.bundle.manifest import Manifest
+from clcr_stream.sources.base import Source
+from clcr_stream.streams.account import REASONS, Account
+from clcr_stream.streams.prediction import Identity
+from clcr_stream.window.grid import Grid
+from clcr_stream.window.ring import RingCounts, Rings
+from clcr_stream.wire import messages
+
+PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "tokenizers")
+GPU_PACKAGES = ("tensorrt", "pycuda", "cuda-bindings")
+
+
+@dataclass(frozen=True)
+class Header:
+    """Whose status it is, when, and what runs the engines."""
+
+    stream: str
+    session: str
+    boot_id: str
+    published_ns: int
+    backend: str = ""
+    backend_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What a status line is made of, for one stream."""
+
+    name: str
+    account: Account
+    sources: Sequence[messages.Source]
+
+
+def rss_mb() -> float | None:
+    """Resident memory of this process now, MB."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return round(pages * resource.getpagesize() / 1e6, 1)
+
+
+def peak_rss_mb() -> float:
+    """The most resident memory this process had, MB (ru_maxrss would count the parent that forked it)."""
+    with Path("/proc/self/status").open(encoding="ascii", errors="replace") as status:
+        lines = [line for line in status if line.startswith("VmHWM:")]
+    return round(int(lines[0].split()[1]) * 1024 / 1e6, 1) if lines else 0.0
+
+
+def summary(account: Account, sources: Sequence[messages.Source]) -> dict[str, object]:
+    """What the command prints at its end, as plain values; percentiles are of the last KEPT_SAMPLES predictions."""
+    ticks = account.ticks()
+    latency, tick, overhead, _ = account.latencies()
+    return {
+        "ticks": ticks.due,
+        "published": ticks.published,
+        "skipped": {reason: ticks.skipped.get(reason, 0) for reason in REASONS},
+        "capture_to_publish_ms": _as_dict(latency),
+        "tick_ms": _as_dict(tick),
+        "overhead_ms": _as_dict(overhead),
+        "peak_rss_mb": peak_rss_mb(),
+        "sources": [
+            {
+                "name": source.name,
+                "kind": source.kind,
+                "state": source.state,
+                "reason": source.reason,
+                "counts": source.counts,
+            }
+            for source in sources
+        ],
+    }
+
+
+def _as_dict(latency: messages.Latency) -> dict[str, float | None]:
+    return {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99}
+
+
+def make_status(
+    account: Account, sources: Sequence[messages.Source], header: Header, uptime_s: float
+) -> messages.Status:
+    """The heartbeat: degraded when a source is not live or the newest prediction says so; the publisher numbers it."""
+    ticks = account.ticks()
+    latency, _, _, last = account.latencies()
+    degraded = last.degraded + tuple(
+        f"{source.kind}_{source.state}" for source in sources if source.state not in ("live", "ended")
+    )
+    state: Literal["starting", "running", "degraded"] = (
+        "starting" if not ticks.due else "degraded" if degraded else "running"
+    )
+    return messages.Status(
+        stream=header.stream,
+        session=header.session,
+        seq=0,
+        boot_id=header.boot_id,
+        published_ns=header.published_ns,
+        state=state,
+        uptime_s=round(uptime_s, 3),
+        sources=tuple(sources),
+        ticks=ticks,
+        latency_ms=latency,
+        rss_mb=rss_mb(),
+        degraded=degraded,
+        backend=header.backend,
+        backend_reason=header.backend_reason,
+    )
+
+
+def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.Source, ...]:
+    """The sources' reports, each with the account of the rings that it fills."""
+    found = []
+    for source in sources:
+        report = source.report()
+        counts = dict(report.counts)
+        if "vision" in source.modalities:
+            counts |= _ring_counts("frames", rings.vision.counts())
+        if "acoustic" in source.modalities:
+            counts |= _ring_counts("samples", rings.acoustic.counts())
+        found.append(
+            messages.Source(
+                name=report.name, kind=report.kind, state=report.state, reason=report.reason or None, counts=counts
+            )
+        )
+    return tuple(found)
+
+
+def session_message(
+    manifest: Manifest, identity: Identity, grid: Grid, sources: tuple[messages.Source, ...]
+) -> messages.Session:
+    """The message that says what this session's predictions mean."""
+    use = manifest.intended_use
+    return messages.Session(
+        stream=identity.stream,
+        session=identity.session,
+        seq=0,
+        boot_id=identity.boot_id,
+        published_ns=grid.origin_ns,
+        started_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+        origin_ns=grid.origin_ns,
+        hop_ns=manifest.hop_ns,
+        window_ns=grid.window_ns,
+        task=manifest.task,
+        labels=tuple(manifest.labels),
+        bundle=identity.bundle,
+        bundle_name=manifest.name,
+        backend=identity.backend,
+        versions=versions(),
+        sources=sources,
+        intended_use=messages.IntendedUse(
+            infers_emotion=use.infers_emotion, context=tuple(use.context), notice=use.notice
+        ),
+    )
+
+
+def versions() -> dict[str, str]:
+    """What the session runs on; a package that is not installed is left out."""
+    found = {"clcr-stream": __version__, "python": platform.python_version()}
+    for package in (*PACKAGES, *GPU_PACKAGES):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _ring_counts(unit: str, counts: RingCounts) -> dict[str, int]:
+    dropped = {f"{unit}_dropped_{reason}": number for reason, number in counts.dropped.items()}
+    return {f"{unit}_in": counts.received, f"{unit}_used": counts.used, f"{unit}_held": counts.held, **dropped}
