@@ -18,6 +18,8 @@ from clcr.network.model import CLCR
 from clcr.network.streaming import DESCRIBED, STREAMED, Grid, StreamingInterCAD, StreamingLevel
 from clcr_export.graphs import Graph, export_graph
 
+WINDOW_INPUTS = ("frames", "mel", "vision_valid", "acoustic_valid", "vision_position", "acoustic_position")
+
 
 def receptive_field(model: CLCR) -> int:
     """Steps before a token that its deepest features depend on: 28 for dilations 1, 2, 4."""
@@ -59,7 +61,8 @@ class Recompute(nn.Module):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        return tuple(self.example())
+        words = (f"language_{part}_{level}" for level in LEVELS for part in DESCRIBED)
+        return (*WINDOW_INPUTS, *words, "gamma")
 
     def example(self, streams: int = 1) -> dict[str, Tensor]:
         """Inputs of the right names, shapes and dtypes: everything valid."""

@@ -149,8 +149,9 @@ def test_the_context_is_the_receptive_field_of_the_three_stages(model: CLCR, exa
 
 def test_language_comes_described_and_the_number_of_streams_is_free(exact: Graph) -> None:
     module: Any = exact.module
-    named = {f"language_{part}_{level}" for part in DESCRIBED for level in LEVELS}
-    assert named < set(module.input_names)
+    described = {f"language_{part}_{level}" for part in DESCRIBED for level in LEVELS}
+    assert described < set(module.input_names)
+    assert module.input_names == tuple(module.example())
     inputs = {name: value.numpy() for name, value in module.example(2).items()}
     run = sessions({"recompute": exact})
     both = run("recompute", inputs)

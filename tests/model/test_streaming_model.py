@@ -318,6 +318,14 @@ def test_state_starts_as_zeros_and_keeps_its_shape() -> None:
         assert {n: out[f"{n}_next"].shape for n in state} == {n: v.shape for n, v in state.items()}
 
 
+def test_naming_an_engine_s_tensors_draws_no_random_number() -> None:
+    model = tiny_model()
+    before = torch.get_rng_state()
+    for engine in (*(StreamingLevel(model, level, GRID) for level in LEVELS), StreamingLanguage(model, GRID)):
+        assert len({*engine.input_names, *engine.output_names}) > 10
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("change", [{"position": "window"}, {"level_order": "shuffled"}, {"hierarchy": False}])
 def test_modes_that_cannot_run_incrementally_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="can run incrementally"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,8 +13,18 @@ from clcr.network.intraced import plain_norm
 from clcr.network.language import MASKED
 
 
+class Aggregate(NamedTuple):
+    """What InterCAD says of a batch; a tuple, so that a traced module may return it."""
+
+    scores: Tensor  # (B, C): class scores before softmax, or (B, 1) for regression
+    omega: Tensor  # (B, 3): level weights
+    beta: Tensor  # (B, 3): modality weights, zero where absent
+    eta: Tensor  # (B, 3): private gates, zero where absent
+    summaries: Tensor  # (B, 3, 2 * width): g_l
+
+
 class InterCAD(nn.Module):
-    """shared, private (B, 3 levels, 3 modalities, width), present (B, 3) -> scores, omega, beta, eta, summaries."""
+    """shared, private (B, 3 levels, 3 modalities, width) and present (B, 3) -> Aggregate."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -29,10 +41,7 @@ class InterCAD(nn.Module):
             nn.Linear(2 * width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, config.outputs)
         )
 
-    def forward(
-        self, shared: Tensor, private: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Returns scores (B, C), omega (B, 3), beta (B, 3), eta (B, 3; zero where absent), g (B, 3, 2 * width)."""
+    def forward(self, shared: Tensor, private: Tensor, present: Tensor) -> Aggregate:
         here = present.unsqueeze(-1)
         count = present.sum(-1, keepdim=True).clamp(min=1.0)
         g = torch.cat([shared, private], -1).sum(2) / count.unsqueeze(-1)
@@ -47,7 +56,7 @@ class InterCAD(nn.Module):
         else:
             beta, eta = present / count, present
         u = torch.cat([(beta.unsqueeze(-1) * s).sum(1), (eta.unsqueeze(-1) * p * here).sum(1)], -1)
-        return self.head(u), omega, beta, eta, g
+        return Aggregate(self.head(u), omega, beta, eta, g)
 
     def _level_weights(self, g: Tensor) -> Tensor:
         if not self.config.intercad:

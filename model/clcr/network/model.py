@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES, ModelConfig
 from clcr.network.encoders import AcousticStem, TemporalStage, vision_front_end
-from clcr.network.intercad import InterCAD
+from clcr.network.intercad import Aggregate, InterCAD
 from clcr.network.intraced import Described, LevelExchange, LevelOutputs
 from clcr.network.language import LanguageEncoder
 from clcr_stream.frontends.positions import sinusoid
@@ -116,8 +116,8 @@ class CLCR(nn.Module):
         with torch.autocast("cpu", enabled=False):
             shared = torch.stack([level.shared for level in levels], 1)
             private = torch.stack([level.private for level in levels], 1)
-            logits, omega, beta, eta, g = self.intercad(shared, private, levels[0].present)
-        return Outputs(logits, omega, beta, eta, g, tuple(levels))
+            found: Aggregate = self.intercad(shared, private, levels[0].present)
+        return Outputs(found.scores, found.omega, found.beta, found.eta, found.summaries, tuple(levels))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated class probabilities (temperature fitted after training), or the value itself for regression."""

@@ -6,7 +6,6 @@ the next state and the level's summary of its window. It calls the very function
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from clcr.network.config import LEVELS, MODALITIES
 from clcr.network.encoders import TemporalStage
-from clcr.network.intercad import InterCAD
+from clcr.network.intercad import Aggregate, InterCAD
 from clcr.network.intraced import SCORE_LIMIT, Described, LevelOutputs
 from clcr.network.model import CLCR
 
@@ -29,6 +28,18 @@ PUBLIC_OUTPUTS = (
     "budget",
     "present",
 )
+LEVEL_INPUTS = (
+    "vision_in",
+    "acoustic_in",
+    "vision_valid",
+    "acoustic_valid",
+    "vision_position",
+    "acoustic_position",
+    "language_qkv",
+    "language_marks",
+    "language_pool",
+    "gamma",
+)  # the carried state follows
 STREAMED = ("vision", "acoustic")
 DESCRIBED = ("qkv", "marks", "pool")
 STATE_PARTS = ("conv_1", "conv_2", *DESCRIBED)
@@ -83,7 +94,7 @@ class StreamingLevel(nn.Module):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        return tuple(self.example())
+        return (*LEVEL_INPUTS, *self.state_names)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -138,7 +149,7 @@ class StreamingLevel(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs in the order of `input_names`, outputs in the order of `output_names`."""
-        given = dict(zip(self._ordered_names(), inputs, strict=True))
+        given = dict(zip(self.input_names, inputs, strict=True))
         valid = {m: given[f"{m}_valid"] for m in STREAMED}
         z = {m: given[f"{m}_in"] for m in STREAMED}
         state: dict[str, Tensor] = {}
@@ -179,10 +190,6 @@ class StreamingLevel(nn.Module):
         """The exchange over described windows, with the frozen bases."""
         private = {m: self.get_buffer(f"private_basis_{m}") for m in MODALITIES}
         return self.exchange.fuse(windows, gamma, (self.shared_basis, private))
-
-    def _ordered_names(self) -> Sequence[str]:
-        fixed = ("vision_in", "acoustic_in", "vision_valid", "acoustic_valid", "vision_position", "acoustic_position")
-        return (*fixed, "language_qkv", "language_marks", "language_pool", "gamma", *self.state_names)
 
     def _front_end(self, frames: Tensor, valid: Tensor) -> Tensor:
         grid = self.grid
@@ -251,10 +258,11 @@ class StreamingInterCAD(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         shared, private = torch.stack(inputs[0:6:2], 1), torch.stack(inputs[1:6:2], 1)
-        scores, omega, beta, eta, _ = self.intercad(shared, private, inputs[6])
+        found: Aggregate = self.intercad(shared, private, inputs[6])
+        scores = found.scores
         if self.config.task == "classification":
             scores = torch.softmax(scores / self.temperature, -1)
-        return scores, omega, beta, eta
+        return scores, found.omega, found.beta, found.eta
 
 
 @torch.no_grad()
