@@ -29,8 +29,8 @@ def int8_product() -> bytes:
     steps = np.where(np.arange(WIDTH * WIDTH).reshape(WIDTH, WIDTH) % 64 < 32, 127, -127).astype(np.int8)
     border = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["streams", WIDTH]) for name in "xy"]
     constants = [
-        numpy_helper.from_array(np.float32(0.01), "scale"),
-        numpy_helper.from_array(np.int8(0), "zero"),
+        numpy_helper.from_array(np.array(0.01, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
         numpy_helper.from_array(steps, "steps"),
     ]
     nodes = [

@@ -118,12 +118,17 @@ SPOILERS: dict[str, tuple[Callable[[Place], object], str]] = {
     "a plan that others can write": (lambda p: p.data.chmod(0o622), "can be written by others \\(mode 0622\\)"),
     "a record that others can write": (lambda p: p.record.chmod(0o606), "can be written by others \\(mode 0606\\)"),
     "a linked plan": (lambda p: link(p.data), "cannot be read"),
-    "a pipe for a record": (lambda p: (p.record.unlink(), os.mkfifo(p.record, 0o600)), "is not a plain file"),
+    "a pipe for a record": (lambda p: replace_by_pipe(p.record), "is not a plain file"),
     "a key that others could read": (lambda p: p.key.chmod(0o640), "keyed hash"),
     "a short key": (lambda p: p.key.write_bytes(b"short"), "keyed hash"),
     "an empty key": (lambda p: p.key.write_bytes(b""), "keyed hash"),
     "no key": (lambda p: p.key.unlink(), "keyed hash"),
 }
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
 
 
 def link(path: Path) -> None:

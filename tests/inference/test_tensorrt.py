@@ -69,7 +69,7 @@ class Reference:
             spec, session = GRAPHS[call.engine].spec, self.sessions[call.engine]
             feeds = {name: values[tensor] for name, tensor in call.inputs.items()}
             for tensor in (tensor for tensor in spec.inputs if tensor.name in spec.state):
-                zeros = np.zeros([1, *tensor.shape[1:]], tensor.dtype)
+                zeros = np.zeros([1, *map(int, tensor.shape[1:])], tensor.dtype)
                 feeds[tensor.name] = self.state.get((seat, call.engine, tensor.name), zeros)
             names = [tensor.name for tensor in spec.outputs]
             found = dict(zip(names, session.run(names, feeds), strict=True))
@@ -120,7 +120,7 @@ def test_the_language_engine_runs_alone_with_one_seat(machine: fake_cuda.Machine
     spec = GRAPHS["language"].spec
     runner = TensorRTBackend(cache=cache).open(programs.single_program("language", spec), GRAPHS, 1)
     generator = np.random.default_rng(2)
-    inputs = {t.name: (generator.random([1, *t.shape[1:]]) * 9).astype(t.dtype) for t in spec.inputs}
+    inputs = {t.name: (generator.random([1, *map(int, t.shape[1:])]) * 9).astype(t.dtype) for t in spec.inputs}
     for name, array in inputs.items():
         runner.inputs[name][...] = array
     runner.run(0, 1)
@@ -155,7 +155,8 @@ def test_a_moved_seat_takes_its_inputs_and_its_state_along(machine: fake_cuda.Ma
 
 def test_state_swaps_between_two_addresses_and_no_copy_moves_it(machine: fake_cuda.Machine, cache: PlanCache) -> None:
     runner = opened(cache, 2, cuda_graph=False)
-    machine.runs.clear(), machine.log.clear()
+    machine.runs.clear()
+    machine.log.clear()
     for _ in range(3):
         runner.run(0, 2)
     assert "on device" not in machine.log
@@ -180,7 +181,8 @@ def test_a_tick_is_one_copy_in_the_engines_in_order_and_one_copy_out(
     machine: fake_cuda.Machine, cache: PlanCache
 ) -> None:
     runner = opened(cache, 2, cuda_graph=False)
-    machine.log.clear(), machine.runs.clear()
+    machine.log.clear()
+    machine.runs.clear()
     times = runner.run(0, 2)
     work = [what for what in machine.log if what != "event"]
     assert work == ["host to device", *["engine"] * 4, "device to host", "wait"]
@@ -307,9 +309,10 @@ def test_seats_that_do_not_exist_are_named(
 
 def test_clear_and_move_refuse_seats_that_do_not_exist(machine: fake_cuda.Machine, cache: PlanCache) -> None:
     runner = opened(cache, 2)
-    for use in (lambda: runner.clear(2), lambda: runner.move(0, -1)):
-        with pytest.raises(BackendError, match="does not exist"):
-            use()
+    with pytest.raises(BackendError, match="does not exist"):
+        runner.clear(2)
+    with pytest.raises(BackendError, match="does not exist"):
+        runner.move(0, -1)
 
 
 @pytest.mark.parametrize(
@@ -557,12 +560,15 @@ def test_an_option_that_a_release_lacks_is_named(monkeypatch: pytest.MonkeyPatch
 
 def mixed_graph() -> Graph:
     """y = relu(float(half(x) * half(x))): a half body between float32 borders."""
-    steps = [("Cast", ["x"], "h", {"to": TensorProto.FLOAT16}), ("Mul", ["h", "h"], "m", {})]
-    steps += [("Cast", ["m"], "f", {"to": TensorProto.FLOAT}), ("Relu", ["f"], "y", {})]
-    nodes = [helper.make_node(kind, inputs, [output], **given) for kind, inputs, output, given in steps]
-    sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, ["streams", 4])] for name in ("x", "y")]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Mul", ["h", "h"], ["m"]),
+        helper.make_node("Cast", ["m"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Relu", ["f"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["streams", 4]) for name in ("x", "y"))
     model = helper.make_model(
-        helper.make_graph(nodes, "mixed", *sides), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        helper.make_graph(nodes, "mixed", [x], [y]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     )
     tensors = [TensorSpec(name=name, dtype="float32", shape=["streams", 4]) for name in ("x", "y")]
     spec = EngineSpec(file="mixed.onnx", inputs=tensors[:1], outputs=tensors[1:])

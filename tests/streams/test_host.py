@@ -237,10 +237,10 @@ def test_the_run_ends_when_every_stream_has(bundle: Bundle, tmp_path: Path) -> N
 class Refusing:
     """A publisher's `publish` that fails from the third prediction on."""
 
-    def __init__(self, publish: Callable[[messages.Message], messages.Message]) -> None:
+    def __init__(self, publish: Callable[[messages.Message], object]) -> None:
         self._publish = publish
 
-    def __call__(self, message: messages.Message) -> messages.Message:
+    def __call__(self, message: messages.Message) -> object:
         if isinstance(message, messages.Prediction) and message.seq >= 3:
             raise PublishError("the endpoint is gone")
         return self._publish(message)

@@ -86,7 +86,8 @@ def shown(stream: LanguageStream, segments: list[Segment], level: int = 1) -> ND
     heads = pool.reshape(LIMIT, -1, 2).transpose(1, 0, 2)
     np.testing.assert_array_equal(words["language_qkv"], np.concatenate([heads, -heads]))
     assert not pool[~present].any()
-    return pool[present].copy()
+    said: NDArray[np.float32] = pool[present].copy()
+    return said
 
 
 def test_no_words_mean_no_run_and_an_empty_mask(stream: LanguageStream, engine: IdEngine) -> None:

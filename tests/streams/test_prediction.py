@@ -43,7 +43,7 @@ OUTPUTS = LevelOutputs(
     eta=np.array([0.9, 0.7, 0.55]),
     active=np.arange(9).reshape(3, 3) / 16,
     mass=np.arange(9).reshape(3, 3) / 16 + 0.5,
-    budget=np.arange(9).reshape(3, 3) + 10.0,
+    budget=np.arange(9, dtype=np.float64).reshape(3, 3) + 10,
     present=np.array([1.0, 1.0, 1.0]),
 )
 
@@ -163,8 +163,8 @@ def test_each_fault_has_its_name_in_modality_order(
 @pytest.mark.parametrize(("modality", "limit_ms"), [("vision", 1000.0), ("acoustic", 500.0)])
 def test_data_is_stale_when_older_than_the_limit_not_when_as_old(modality: str, limit_ms: float) -> None:
     for age_ms, reasons in ((limit_ms, ()), (limit_ms + 0.001, (f"{modality}_stale",))):
-        fresh = {"vision": seen(10), "acoustic": seen(10)}
-        chunk = answer(**(fresh | {modality: seen(age_ms, count=0)})).chunk
+        views = {"vision": seen(10), "acoustic": seen(10)} | {modality: seen(age_ms, count=0)}
+        chunk = answer(views["vision"], views["acoustic"]).chunk
         assert degraded_reasons(chunk, words(0)) == reasons
 
 

@@ -358,7 +358,13 @@ def test_a_segment_s_message_says_whether_it_is_final(final: bool) -> None:
 
 def test_stopping_ends_the_session_without_another_tick() -> None:
     at = bench(live(100))
-    at.session._send = lambda message: (at.sent.append(message), len(at.sent) == 5 and at.stop.set())
+
+    def send(message: messages.Message) -> None:
+        at.sent.append(message)
+        if len(at.sent) == 5:
+            at.stop.set()
+
+    at.session._send = send
     assert [prediction.seq for prediction in at.run()] == [1, 2, 3, 4, 5]
     assert at.ticks.due == 5
 

@@ -228,8 +228,10 @@ def test_a_stream_says_the_same_alone_and_in_a_batch_with_others(
             assert together.seq == single.seq
             for label, share in single.probs.items():
                 assert together.probs[label] == pytest.approx(share, abs=1e-6)
-            batches.add(together.timing_ms["batch"])
+            batches.add(together.timing_ms["batch"] or 0.0)
     for other, single in zip(predictions(tmp_path / "other.jsonl"), alone, strict=True):
-        differences.append(abs(other.modalities.language.coverage - single.modalities.language.coverage))
+        both = other.modalities.language.coverage, single.modalities.language.coverage
+        assert both[0] is not None and both[1] is not None
+        differences.append(abs(both[0] - both[1]))
     assert max(batches) > 1, "nothing went through the levels together"
     assert max(differences) > 0

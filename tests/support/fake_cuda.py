@@ -55,9 +55,11 @@ class Machine:
 
     def view(self, address: int, nbytes: int) -> NDArray[np.uint8]:
         """Device memory as an array; it must lie wholly inside one living block."""
-        for start, block in (*self.blocks.items(), *self.mapped.items()):
-            if start <= address and address + nbytes <= start + len(block.memory):
-                return block.memory[address - start : address - start + nbytes]
+        spaces = [(start, block.memory) for start, block in self.blocks.items()]
+        spaces += [(start, block.memory) for start, block in self.mapped.items()]
+        for start, memory in spaces:
+            if start <= address and address + nbytes <= start + len(memory):
+                return memory[address - start : address - start + nbytes]
         raise Misuse(f"{nbytes} bytes at {address:#x} are not inside living device memory")
 
     def memory(self) -> tuple[int, int]:
@@ -263,7 +265,7 @@ def _driver(machine: Machine) -> types.ModuleType:
 
 
 def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.frombuffer((ctypes.c_uint8 * array.nbytes).from_address(array.ctypes.data), np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * array.nbytes).from_address(array.ctypes.data))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def make_tensorrt(machine: Machine) -> types.ModuleType:
     major = int(machine.release.split(".")[0])
     module.__dict__.update(names_of(major))
     if machine.release == "8.5":
-        module.PreviewFeature = enum.IntEnum("PreviewFeature", ["FASTER_DYNAMIC_SHAPES_0805"])
+        module.__dict__["PreviewFeature"] = enum.IntEnum("PreviewFeature", ["FASTER_DYNAMIC_SHAPES_0805"])
     module.__dict__.update(
         __version__=machine.release,
         ILogger=Logger,
@@ -41,7 +41,7 @@ def make_tensorrt(machine: Machine) -> types.ModuleType:
         Runtime=lambda log: Runtime(machine, module, log),
     )
     if major >= 10:
-        module.IProgressMonitor = type("IProgressMonitor", (), {})
+        module.__dict__["IProgressMonitor"] = type("IProgressMonitor", (), {})
     return module
 
 
@@ -150,7 +150,7 @@ class Config:
         self.profiles.append(profile)
 
     def get_preview_feature(self, feature: Any) -> bool:
-        return self.shared
+        return bool(self.shared)
 
     def set_preview_feature(self, feature: Any, on: bool) -> None:
         self.shared = on
@@ -178,7 +178,7 @@ class Config:
         return self._cache
 
     def can_run_on_DLA(self, layer: Layer) -> bool:
-        return layer.type.name == "MATRIX_MULTIPLY"
+        return bool(layer.type.name == "MATRIX_MULTIPLY")
 
 
 class Profile:
@@ -307,7 +307,7 @@ class Context:
     def set_optimization_profile_async(self, index: int, handle: int) -> bool:
         self._unless_captured()
         self.chosen = index
-        return 0 <= index < self.engine.num_optimization_profiles
+        return bool(0 <= index < self.engine.num_optimization_profiles)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._unless_captured()

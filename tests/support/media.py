@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 
 from clcr_stream.clock import NS_PER_S, Clock, VirtualClock
 from clcr_stream.sources.base import Sinks, Source
@@ -35,13 +36,16 @@ def write_media(path: Path, spec: MediaSpec | None = None) -> Path:
     """Grey frames whose level is 2 x frame number modulo 256, and a tone of amplitude 0.5; mp4, mkv, wav by suffix."""
     spec = spec or MediaSpec()
     with av.open(str(path), "w") as container:
-        video = audio = None
+        video: av.VideoStream | None = None
+        audio: av.AudioStream | None = None
         if spec.fps:
             video = container.add_stream("libx264", rate=spec.fps, options={"preset": "ultrafast", "g": "10"})
             video.width, video.height = spec.size
             video.pix_fmt = "yuv420p"
         if spec.rate_hz:
-            audio = container.add_stream(spec.audio_codec, rate=spec.rate_hz, layout="mono")
+            stream = container.add_stream(spec.audio_codec, rate=spec.rate_hz, layout="mono")
+            assert isinstance(stream, av.AudioStream)
+            audio = stream
         if video is not None and audio is not None:
             _write_both(container, video, audio, spec)
         elif video is not None:
@@ -50,9 +54,10 @@ def write_media(path: Path, spec: MediaSpec | None = None) -> Path:
         elif audio is not None:
             for block in range(_blocks(spec)):
                 container.mux(audio.encode(_tone(block, spec)))
-        for stream in (video, audio):
-            if stream is not None:
-                container.mux(stream.encode(None))
+        if video is not None:
+            container.mux(video.encode(None))
+        if audio is not None:
+            container.mux(audio.encode(None))
     return path
 
 
@@ -61,7 +66,7 @@ def _blocks(spec: MediaSpec) -> int:
     return round(seconds * 50)
 
 
-def _write_both(container, video, audio, spec: MediaSpec) -> None:  # type: ignore[no-untyped-def]
+def _write_both(container: OutputContainer, video: av.VideoStream, audio: av.AudioStream, spec: MediaSpec) -> None:
     due = [(number / spec.fps, "video", number) for number in range(round(spec.seconds * spec.fps))]
     due += [(block / 50, "audio", block) for block in range(_blocks(spec))]
     for _, kind, number in sorted(due):

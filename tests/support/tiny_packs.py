@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,5 +56,6 @@ def _write(folder: Path, samples: list[dict[str, NDArray[np.generic] | str]]) ->
         columns[f"{name}_count"] = np.array([len(part) for part in parts], np.int64)
         joined = np.concatenate(parts)
         np.save(folder / f"{name}.npy", joined if len(joined) else np.zeros((1, *joined.shape[1:]), joined.dtype))
-    np.savez(folder / "items.npz", **columns)
+    arrays: dict[str, Any] = columns  # numpy's own stub takes the names for its flags
+    np.savez(folder / "items.npz", **arrays)
     (folder / "pack.json").write_text(json.dumps({"format": PACK_FORMAT}), encoding="utf-8")
