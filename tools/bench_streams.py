@@ -65,7 +65,7 @@ def drawing_ms() -> float:
     """CPU time that test:// takes to draw a picture, which a camera's stream would not have."""
     from clcr_stream.sources.synthetic.person import Person, PersonOptions
 
-    person = Person(PersonOptions())
+    person = Person(PersonOptions(), 16_000)
     person.picture(0.0)
     start_ns = time.process_time_ns()
     for index in range(DRAWN_PICTURES):

@@ -37,10 +37,9 @@ from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.loop import Loop
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.session import Pipeline, Schedule, Session
-from clcr_stream.streams.stream import make_rings
 from clcr_stream.window.cutter import Cutter
-from clcr_stream.window.grid import Grid
-from clcr_stream.window.ring import Rings
+from clcr_stream.window.grid import TimeGrid
+from clcr_stream.window.ring import Rings, make_rings
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
 
@@ -89,7 +88,7 @@ class ScriptedSource:
     def push_until(self, now_ns: int) -> None:
         """Whole hops, as a camera and a sound card would have given them."""
         vision, acoustic = self._manifest.vision, self._manifest.acoustic
-        origin_ns, hop_ns = self._rings.vision.origin_ns, self._manifest.hop_ns
+        origin_ns, hop_ns = self._rings.grid.origin_ns, self._manifest.hop_ns
         while origin_ns + (self._hop + 1) * hop_ns <= now_ns:
             for slot in range(self._hop * vision.slots_per_hop, (self._hop + 1) * vision.slots_per_hop):
                 captured_ns = origin_ns + slot * NS_PER_S // vision.rate_hz
@@ -171,8 +170,8 @@ class Soak:
 
     def _begin(self) -> None:
         now_ns, first = self._clock.now_ns(), self.begun == 0
-        grid = Grid(now_ns - (now_ns - NS_PER_S) % self._manifest.hop_ns, self._manifest)
-        rings = make_rings(self._manifest, grid.origin_ns)
+        grid = TimeGrid.of(self._manifest, now_ns - (now_ns - NS_PER_S) % self._manifest.hop_ns)
+        rings = make_rings(grid, self._manifest.vision.size_px)
         source = ScriptedSource(rings, self._manifest, self._script)
         language = LanguageStream(self._tokenizer, self._encoder, self._manifest)
         life = None if first else LIFE_TICKS + 37 * self.begun % LIFE_TICKS

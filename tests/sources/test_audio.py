@@ -8,12 +8,10 @@ import pytest
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.sources.audio import Resampler, SampleClock
+from clcr_stream.window.grid import TimeGrid
 
 RATE_HZ = 16000
-
-
-def sample_of(time_ns: int) -> int:
-    return round(time_ns * RATE_HZ / NS_PER_S)
+GRID = TimeGrid(0, NS_PER_S // 5, window_hops=30, frame_rate_hz=15, sample_rate_hz=RATE_HZ)
 
 
 def frame(samples: np.ndarray, rate_hz: int) -> av.AudioFrame:
@@ -26,7 +24,7 @@ def frame(samples: np.ndarray, rate_hz: int) -> av.AudioFrame:
 def test_resampling_in_blocks_neither_shifts_nor_loses_sound(rate_hz: int) -> None:
     at_s = np.arange(2 * rate_hz) / rate_hz
     tone = 0.5 * np.sin(2 * np.pi * 300 * at_s)
-    resampler = Resampler()
+    resampler = Resampler(RATE_HZ)
     parts = [resampler.push(frame(tone[start : start + 777], rate_hz)) for start in range(0, len(tone), 777)]
     got = np.concatenate([*parts, resampler.flush()])
     assert abs(len(got) - 32000) <= 2
@@ -35,7 +33,7 @@ def test_resampling_in_blocks_neither_shifts_nor_loses_sound(rate_hz: int) -> No
 
 
 def test_the_input_format_may_change_in_the_middle() -> None:
-    resampler = Resampler()
+    resampler = Resampler(RATE_HZ)
     first = resampler.push(frame(np.full(48000, 0.25), 48000))
     second = resampler.push(frame(np.full(8000, 0.5), 8000))
     got = np.concatenate([first, second, resampler.flush()])
@@ -63,7 +61,7 @@ class Device:
 
 @pytest.mark.parametrize("ppm", [-200, -50, 0, 50, 200])
 def test_sound_stays_within_10_ms_of_the_truth_with_a_skewed_clock(ppm: int) -> None:
-    device, clock = Device(ppm, jitter_s=0.004), SampleClock(sample_of)
+    device, clock = Device(ppm, jitter_s=0.004), SampleClock(GRID)
     worst_s = 0.0
     for number in range(30 * 60 * 50):  # half an hour; uncorrected it would be 360 ms off
         samples, arrival_ns, end_s = device.block()
@@ -76,7 +74,7 @@ def test_sound_stays_within_10_ms_of_the_truth_with_a_skewed_clock(ppm: int) -> 
 
 
 def test_blocks_follow_each_other_without_hole_or_overlap() -> None:
-    device, clock = Device(150, jitter_s=0.01), SampleClock(sample_of)
+    device, clock = Device(150, jitter_s=0.01), SampleClock(GRID)
     end = None
     for _ in range(20_000):
         samples, arrival_ns, _ = device.block()
@@ -86,7 +84,7 @@ def test_blocks_follow_each_other_without_hole_or_overlap() -> None:
 
 
 def test_a_late_block_moves_nothing() -> None:
-    clock = SampleClock(sample_of)
+    clock = SampleClock(GRID)
     block = np.zeros(320, np.float32)
     for number in range(1, 400):
         late_s = 3.0 if 100 <= number < 150 else 0.0  # a pause, then a burst
@@ -96,7 +94,7 @@ def test_a_late_block_moves_nothing() -> None:
 
 
 def test_an_announced_overflow_leaves_a_gap_of_what_was_lost() -> None:
-    clock = SampleClock(sample_of)
+    clock = SampleClock(GRID)
     block = np.zeros(320, np.float32)
     clock.place(block, NS_PER_S // 50)
     first, _ = clock.place(block, NS_PER_S, overflowed=True)
@@ -105,7 +103,7 @@ def test_an_announced_overflow_leaves_a_gap_of_what_was_lost() -> None:
 
 
 def test_sound_lost_without_notice_leaves_a_gap_within_two_windows() -> None:
-    clock = SampleClock(sample_of)
+    clock = SampleClock(GRID)
     block = np.zeros(320, np.float32)
     for number in range(1, 500):
         lost_s = 0.5 if number > 100 else 0.0
@@ -115,7 +113,7 @@ def test_sound_lost_without_notice_leaves_a_gap_within_two_windows() -> None:
 
 
 def test_an_anchor_that_was_late_moves_back() -> None:
-    clock = SampleClock(sample_of)
+    clock = SampleClock(GRID)
     block = np.zeros(320, np.float32)
     clock.place(block, 2 * NS_PER_S)  # the first block of a stream that starts with old sound
     first, _ = clock.place(block, 2 * NS_PER_S)
@@ -126,7 +124,7 @@ def test_an_anchor_that_was_late_moves_back() -> None:
 
 
 def test_after_a_restart_the_next_block_is_anchored_anew() -> None:
-    clock = SampleClock(sample_of)
+    clock = SampleClock(GRID)
     block = np.zeros(320, np.float32)
     clock.place(block, NS_PER_S)
     clock.restart()

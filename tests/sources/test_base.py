@@ -10,23 +10,32 @@ import pytest
 
 from clcr_stream.clock import FOREVER_NS
 from clcr_stream.errors import ConfigError, SourceError
-from clcr_stream.sources.base import Identity
+from clcr_stream.sources.base import SourceIdentity
 from clcr_stream.sources.choose import SourceSpec, open_sources
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 from media import ORIGIN_NS, MediaSpec, eventually, make_sinks, write_media
 
 
 class Exploding(ThreadedSource):
-    def __init__(self, error: Exception) -> None:
-        super().__init__(Identity("bomb", "test", ("vision",), lossless=True), make_sinks())
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(SourceIdentity("bomb", "test", ("vision",), lossless=True), make_sinks(), {})
         self._error = error
 
     def run(self) -> None:
         raise self._error
 
 
-@pytest.mark.parametrize("error", [ValueError("bad\nthing"), SourceError("rtsp://me:pw@host/ died")])
-def test_an_error_in_the_thread_ends_the_source_and_is_told(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bad\nthing"),
+        SourceError("rtsp://me:pw@host/ died"),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+    ],
+)
+def test_whatever_is_raised_in_the_thread_ends_the_source_as_failed(error: BaseException) -> None:
     source = Exploding(error)
     source.start()
     assert eventually(lambda: source.finished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError
+from clcr_stream.sources.base import Sinks
 from clcr_stream.sources.camera import CameraSource, resolve_device
 from media import ORIGIN_NS, SteppedClock, eventually, make_sinks
 
@@ -43,7 +45,7 @@ def pictures(count: int, first: int = 0) -> list[np.ndarray]:
     return [np.full((48, 64, 3), first + number, np.uint8) for number in range(count)]
 
 
-def camera(clock: SteppedClock, opener: Callable, path: str | None = "/dev/video0") -> tuple[CameraSource, object]:
+def camera(clock: SteppedClock, opener: Callable, path: str | None = "/dev/video0") -> tuple[CameraSource, Sinks]:
     sinks = make_sinks(clock)
     return CameraSource("0", sinks, opener, lambda _: path), sinks
 
@@ -60,7 +62,7 @@ def test_a_missing_camera_is_waited_for_every_two_seconds_and_none_else_is_taken
         clock.move_to(ORIGIN_NS + 2 * step * NS_PER_S)
     source.close()
     assert opened == []
-    assert sinks.vision.frames_in == 0
+    assert sinks.rings.vision.frames_in == 0
 
 
 def test_a_camera_that_comes_later_is_picked_up() -> None:
@@ -74,8 +76,8 @@ def test_a_camera_that_comes_later_is_picked_up() -> None:
     clock.move_to(ORIGIN_NS + 2 * NS_PER_S)
     assert eventually(lambda: second.released)
     source.close()
-    assert sinks.vision.frames_in == 30
-    items = sinks.vision.read(sinks.vision.slot_of(ORIGIN_NS + 2 * NS_PER_S), 31)
+    assert sinks.rings.vision.frames_in == 30
+    items = sinks.rings.vision.read(sinks.grid.slot_of(ORIGIN_NS + 2 * NS_PER_S), 31)
     assert items.valid.sum() >= 29
 
 
@@ -92,7 +94,7 @@ def test_a_camera_that_fails_is_released_and_opened_again() -> None:
     assert eventually(lambda: second.released)
     source.close()
     assert source.report().counts["reopened"] == 1
-    assert sinks.vision.frames_in == 10
+    assert sinks.rings.vision.frames_in == 10
 
 
 def test_frames_are_stamped_when_they_are_grabbed() -> None:
@@ -102,7 +104,7 @@ def test_frames_are_stamped_when_they_are_grabbed() -> None:
     source.start()
     assert eventually(lambda: capture.released)
     source.close()
-    items = sinks.vision.read(0, 4)
+    items = sinks.rings.vision.read(0, 4)
     assert items.captured_ns[1:].tolist() == [ORIGIN_NS + number * FRAME_NS for number in (1, 2, 3)]
     assert items.frames[1:, 0, 0, 0].tolist() == [0, 1, 2]
 
@@ -126,30 +128,55 @@ def test_a_frozen_picture_is_not_taken_for_a_live_one() -> None:
     assert ("stale", "frozen: the camera repeats one picture") in states
     assert source.report().counts["frozen_frames"] >= 25
     assert states[-1][0] == "live"
-    assert sinks.vision.frames_in < 65
+    assert sinks.rings.vision.frames_in < 65
+
+
+class HangingCapture(FakeCapture):
+    """A driver that gives its pictures and then does not return from grab until it is let go."""
+
+    def __init__(self, clock: SteppedClock, pictures: list[np.ndarray]) -> None:
+        super().__init__(clock, pictures)
+        self.left = len(pictures)
+        self.hangs, self.let_go = threading.Event(), threading.Event()
+
+    def grab(self) -> bool:
+        if self.left == 0:
+            self.hangs.set()
+            self.let_go.wait(10)
+            return False
+        self.left -= 1
+        return super().grab()
 
 
 def test_a_hanging_camera_is_reported_stale_within_a_second() -> None:
     clock = SteppedClock()
-    capture = FakeCapture(clock, pictures(3))
+    capture = HangingCapture(clock, pictures(3))
     source, _ = camera(clock, lambda _: capture)
-    source._last_ns = clock.now_ns()
-    source._set_state("live")
+    source.start()
+    assert capture.hangs.wait(10)
     clock.move_to(clock.now_ns() + NS_PER_S)
     assert source.report().state == "live"
     clock.move_to(clock.now_ns() + 1)
     assert source.report().state == "stale"
+    assert "no new picture for 1.0 s" in source.report().reason
+    capture.let_go.set()
+    source.close()
 
 
 @pytest.mark.parametrize("broken", [None, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), b"x"])
 def test_a_broken_picture_is_counted_and_leaves_its_slot_free(broken: object) -> None:
+    class Broken(FakeCapture):
+        def retrieve(self) -> tuple[bool, object]:
+            return True, broken
+
     clock = SteppedClock()
-    capture = FakeCapture(clock, [])
-    capture._current = broken
+    capture = Broken(clock, pictures(1))
     source, sinks = camera(clock, lambda _: capture)
-    assert source._picture(capture, clock.now_ns()) is None
+    source.start()
+    assert eventually(lambda: capture.released)
+    source.close()
     assert source.report().counts["bad_frames"] == 1
-    assert sinks.vision.frames_in == 0
+    assert sinks.rings.vision.frames_in == 0
 
 
 def test_devices_are_resolved_by_index_path_and_stable_name(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_blocks_land_where_they_were_recorded() -> None:
         bench.speak(np.full(320, level))
     assert bench.settled(3)
     bench.source.close()
-    items = bench.sinks.audio.read(16000 - 10, 16000 + 970)
+    items = bench.sinks.rings.acoustic.read(16000 - 10, 16000 + 970)
     assert items.present.tolist() == [False] * 10 + [True] * 960 + [False] * 10
     np.testing.assert_allclose(items.samples[[10, 329, 330, 969]], [0.1, 0.1, 0.2, 0.3], atol=1e-3)
     assert module.streams[0].closed
@@ -135,7 +135,7 @@ def test_a_device_with_another_rate_is_resampled(device: dict, rate_hz: int) -> 
         bench.speak(tone[start : start + size])
     assert bench.settled(50)
     bench.source.close()
-    items = bench.sinks.audio.read(0, 16000)
+    items = bench.sinks.rings.acoustic.read(0, 16000)
     assert items.present[200:15900].all()
     spectrum = np.abs(np.fft.rfft(items.samples[:16000] * np.hanning(16000)))
     assert int(np.argmax(spectrum)) == 500
@@ -157,7 +157,7 @@ def test_a_silent_microphone_is_reopened_from_a_new_portaudio() -> None:
     assert eventually(lambda: bench.source.report().state == "live")
     bench.source.close()
     assert bench.source.report().counts["reopened"] == 1
-    items = bench.sinks.audio.read(0, 16000)
+    items = bench.sinks.rings.acoustic.read(0, 16000)
     assert items.present.sum() == 640
     assert not items.present[330:8300].any()
 
@@ -174,7 +174,7 @@ def test_an_overflow_leaves_a_gap_and_is_counted() -> None:
     bench.source.close()
     counts = bench.source.report().counts
     assert (counts["overflows"], counts["gaps"]) == (1, 1)
-    assert bench.sinks.audio.read(0, 2240).present.tolist() == [True] * 320 + [False] * 1600 + [True] * 320
+    assert bench.sinks.rings.acoustic.read(0, 2240).present.tolist() == [True] * 320 + [False] * 1600 + [True] * 320
 
 
 def test_devices_are_chosen_by_default_index_and_name_and_never_replaced() -> None:

@@ -14,7 +14,7 @@ from clcr_stream.clock import NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.media import BOTH, AudioItem, VideoItem
 from clcr_stream.sources.network import NetworkSource, open_url
-from media import ORIGIN_NS, SteppedClock, eventually, make_sinks
+from media import ORIGIN_NS, SteppedClock, eventually, make_sinks, newest_ns
 
 
 class Mjpeg(BaseHTTPRequestHandler):
@@ -69,8 +69,8 @@ def test_a_network_camera_is_live_reconnects_and_keeps_its_password_to_itself(mj
     report = source.report()
     assert report.state == "ended"
     assert "hunter2" not in f"{report}"
-    assert abs(sinks.vision.newest_ns - clock.now_ns()) < 10 * NS_PER_S
-    assert sinks.vision.frames_in == report.counts["frames"]
+    assert abs(newest_ns(sinks) - clock.now_ns()) < 10 * NS_PER_S
+    assert sinks.rings.vision.frames_in == report.counts["frames"]
 
 
 def test_a_camera_that_freezes_with_its_connection_open_is_stale_and_then_opened_again(
@@ -87,7 +87,7 @@ def test_a_camera_that_freezes_with_its_connection_open_is_stale_and_then_opened
 
 def test_a_dead_url_is_told_without_its_credentials() -> None:
     with pytest.raises(SourceError, match="does not answer") as caught:
-        open_url("rtsp://user:secret@127.0.0.1:9/live", BOTH, lambda _: None)
+        open_url("rtsp://user:secret@127.0.0.1:9/live", BOTH, 16_000, lambda _: None)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -150,9 +150,9 @@ def test_what_arrives_is_stamped_at_arrival() -> None:
     source.start()
     assert eventually(lambda: reader.closed)
     source.close()
-    frames = sinks.vision.read(0, 8).captured_ns
+    frames = sinks.rings.vision.read(0, 8).captured_ns
     assert sorted(frames[frames >= 0] - ORIGIN_NS) == [NS_PER_S // 10, 4 * NS_PER_S // 10]
-    assert sinks.audio.read(0, 6400).present.tolist() == [False] * 1600 + [True] * 3200 + [False] * 1600
+    assert sinks.rings.acoustic.read(0, 6400).present.tolist() == [False] * 1600 + [True] * 3200 + [False] * 1600
 
 
 @pytest.mark.parametrize("error", [None, TimeoutError("read timed out"), ConnectionResetError("reset by peer")])
@@ -169,14 +169,33 @@ def test_a_stream_that_breaks_is_stale_then_back_with_a_gap(error: Exception | N
     assert eventually(lambda: second.closed)
     source.close()
     assert source.report().counts["reconnects"] == 1
-    present = sinks.audio.read(0, 17600).present
+    present = sinks.rings.acoustic.read(0, 17600).present
     assert present.tolist() == [True] * 1600 + [False] * 14400 + [True] * 1600
+
+
+class HangingReader(ScriptedReader):
+    """A reader that gives what it has and then nothing more, without an end, until it is let go."""
+
+    def __init__(self, clock: SteppedClock, items: list[AudioItem | VideoItem]) -> None:
+        super().__init__(clock, items)
+        self.hangs, self.let_go = threading.Event(), threading.Event()
+
+    def items(self) -> Iterator[object]:
+        yield from super().items()
+        self.hangs.set()
+        self.let_go.wait(10)
 
 
 def test_a_stream_that_hangs_is_reported_stale_after_a_second() -> None:
     clock = SteppedClock()
-    source = NetworkSource("rtsp://cam/", BOTH, make_sinks(clock), lambda *_: None)
-    source._last_ns = clock.now_ns()
-    source._set_state("live")
-    clock.move_to(clock.now_ns() + NS_PER_S + 1)
-    assert source.report().state == "stale"
+    reader = HangingReader(clock, [picture()])
+    source = NetworkSource("rtsp://cam/", BOTH, make_sinks(clock), lambda *_: reader)
+    source.start()
+    assert reader.hangs.wait(10)
+    assert source.report().state == "live"
+    clock.move_to(clock.now_ns() + NS_PER_S)
+    assert source.report().state == "live"
+    clock.move_to(clock.now_ns() + 1)
+    assert (source.report().state, source.report().reason) == ("stale", "nothing arrives")
+    reader.let_go.set()
+    source.close()

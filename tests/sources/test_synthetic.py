@@ -17,10 +17,14 @@ from clcr_stream.sources.synthetic.source import ALL, SyntheticSource, write_cli
 from media import ORIGIN_NS, SteppedClock, eventually, make_sinks, read_all
 
 
+def acting(options: PersonOptions) -> Person:
+    return Person(options, 16_000)
+
+
 @pytest.mark.parametrize("emotion", list(MANNERS))
 def test_the_haar_cascade_finds_exactly_one_face_in_95_of_100_pictures(emotion: str) -> None:
     cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
-    person = Person(PersonOptions(emotion=emotion))
+    person = acting(PersonOptions(emotion=emotion))
     found = 0
     for number in range(40):
         grey = cv2.equalizeHist(cv2.cvtColor(person.picture(number * 0.217), cv2.COLOR_RGB2GRAY))
@@ -29,20 +33,20 @@ def test_the_haar_cascade_finds_exactly_one_face_in_95_of_100_pictures(emotion: 
 
 
 def test_the_product_s_face_finder_follows_the_face() -> None:
-    person, finder = Person(PersonOptions(flash=True)), FaceFinder()
+    person, finder = acting(PersonOptions(flash=True)), FaceFinder()
     crops = [finder.crop(person.picture(number / 15)) for number in range(150)]
     assert sum(crop is not None for crop in crops) >= 143
 
 
 def test_the_sound_does_not_depend_on_how_it_is_cut() -> None:
-    person = Person(PersonOptions(flash=True))
+    person = acting(PersonOptions(flash=True))
     whole = person.sound(70_000, 30_000)
     pieces = [person.sound(start, min(777, 100_000 - start)) for start in range(70_000, 100_000, 777)]
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-6)
 
 
 def test_the_mouth_opens_with_the_sound() -> None:
-    person = Person(PersonOptions(emotion="happy"))
+    person = acting(PersonOptions(emotion="happy"))
     times = np.arange(0, 5, 0.02)
     loud = [float(np.abs(person.sound(round(time_s * 16000), 320)).mean()) for time_s in times]
     opening = [person.mouth(time_s + 0.01) for time_s in times]
@@ -52,7 +56,7 @@ def test_the_mouth_opens_with_the_sound() -> None:
 
 
 def test_the_sound_is_speech_like() -> None:
-    person = Person(PersonOptions(emotion="neutral"))
+    person = acting(PersonOptions(emotion="neutral"))
     sound = person.sound(0, 16000 * 4)
     assert 0.02 < sound.std() < 0.4
     assert np.abs(sound).max() <= 1.0
@@ -65,15 +69,15 @@ def test_the_sound_is_speech_like() -> None:
 
 
 def test_emotions_differ_in_pitch_and_picture_and_take_turns() -> None:
-    person = Person(PersonOptions())
+    person = acting(PersonOptions())
     acted = [person.manner(number * UTTERANCE_S + 1) for number in range(7)]
     assert len(set(acted)) == 6
     assert acted[6] == acted[0]
-    assert (person.picture(1.0) != Person(PersonOptions(emotion="anger")).picture(1.0)).any()
+    assert (person.picture(1.0) != acting(PersonOptions(emotion="anger")).picture(1.0)).any()
 
 
 def test_the_flash_and_the_click_coincide() -> None:
-    person = Person(PersonOptions(flash=True))
+    person = acting(PersonOptions(flash=True))
     assert person.picture(3.0).mean() > person.picture(3.2).mean() + 40
     click = person.sound(4 * 16000 + 12_000, 8000)  # 4.75 s .. 5.25 s: the pause, then the click at 5.0
     assert np.abs(click[4000:5600]).max() > 3 * np.abs(click[:3900]).max()
@@ -92,8 +96,8 @@ def test_at_pace_max_it_is_lossless_and_complete() -> None:
     recording = read_all(source, sinks)
     assert recording.valid.sum() == 180
     assert recording.present.sum() == 12 * 16000
-    assert sinks.vision.counts().dropped["overflow"] == sinks.audio.counts().dropped["overflow"] == 0
-    person = Person(parse_test_url("test://?seconds=12"))
+    assert sinks.rings.vision.counts().dropped["overflow"] == sinks.rings.acoustic.counts().dropped["overflow"] == 0
+    person = acting(parse_test_url("test://?seconds=12"))
     np.testing.assert_array_equal(recording.samples, person.sound(0, 12 * 16000))
     heard = [segments[-1].text if segments else "" for segments in recording.said]
     assert heard[19] == ""
@@ -111,8 +115,8 @@ def test_at_real_pace_it_is_live_and_comes_with_the_clock() -> None:
         now_ns = ORIGIN_NS + step * NS_PER_S // 10
         clock.move_to(now_ns)
         assert clock.await_wait(now_ns + 1)
-        assert now_ns - NS_PER_S // 20 < sinks.audio.newest_ns <= now_ns
-        assert sinks.vision.newest_ns <= now_ns
+        assert now_ns - NS_PER_S // 20 < sinks.rings.acoustic.newest_ns <= now_ns
+        assert sinks.rings.vision.newest_ns <= now_ns
     source.close()
     assert eventually(lambda: source.finished)
 
@@ -127,5 +131,5 @@ def test_a_rendered_clip_holds_the_same_person(tmp_path: Path) -> None:
     recording = read_all(FileSource(str(tmp_path / "a.mp4"), BOTH, sinks, "max"), sinks)
     assert recording.valid[:90].all()
     assert recording.present[: 6 * 16000].all()
-    sound = Person(options).sound(0, 6 * 16000)
+    sound = acting(options).sound(0, 6 * 16000)
     assert np.corrcoef(recording.samples[: 6 * 16000], sound)[0, 1] > 0.9

@@ -35,16 +35,16 @@ def test_a_long_file_is_fed_as_the_loop_reads_and_every_cue_is_seen(tmp_path: Pa
     for hop in range(1, 1510):
         end_ns = ORIGIN_NS + hop * NS_PER_S // 5
         assert await_filled(source, end_ns)
-        visible = sinks.transcript.between(end_ns - 6 * NS_PER_S, end_ns)
+        visible = sinks.rings.transcript.between(end_ns - 6 * NS_PER_S, end_ns)
         assert all(segment.end_ns <= end_ns for segment in visible)
         assert len(visible) <= 7
         seen |= {segment.text for segment in visible}
         source.consumed(end_ns)
-        held = sinks.transcript.received - sinks.transcript.expired
+        held = sinks.rings.transcript.received - sinks.rings.transcript.expired
         assert held < 80
     source.close()
     assert len(seen) == 300
-    assert sinks.transcript.dropped == {"stale_revision": 0, "late": 0, "overflow": 0}
+    assert sinks.rings.transcript.dropped == {"stale_revision": 0, "late": 0, "overflow": 0}
     report = source.report()
     assert report.counts == {"malformed": 1, "segments": 300}
     assert "malformed entries at lines 301" in report.reason
@@ -72,7 +72,7 @@ def test_lines_on_standard_input_are_visible_from_their_arrival_on(pipe: tuple[i
     assert eventually(lambda: source.report().counts == {"segments": 2, "malformed": 1})
     assert "line 3 skipped" in source.report().reason
     assert "secret" not in source.report().reason
-    transcript = sinks.transcript
+    transcript = sinks.rings.transcript
     start_ns, now_ns = ORIGIN_NS, ORIGIN_NS + 10 * NS_PER_S
     assert transcript.between(start_ns, now_ns - 1) == []
     assert [segment.text for segment in transcript.between(start_ns, now_ns)] == ["json words", "plain words ü"]
@@ -98,7 +98,7 @@ def test_waiting_for_standard_input_does_not_hold_up_the_end(pipe: tuple[int, in
     source.start()
     source.close()
     assert source.finished
-    assert not source._thread.is_alive()
+    assert not source.running
 
 
 def test_a_recogniser_over_zeromq_is_heard_and_its_mistakes_are_counted() -> None:
@@ -119,10 +119,10 @@ def test_a_recogniser_over_zeromq_is_heard_and_its_mistakes_are_counted() -> Non
         line = {"id": "c", "start_ns": ORIGIN_NS, "end_ns": ORIGIN_NS + NS_PER_S, "text": "in ns"}
         publisher.send(b"asr " + json.dumps(line).encode())
         assert eventually(lambda: source.report().counts == {"segments": 3, "malformed": 2})
-        visible = sinks.transcript.between(ORIGIN_NS, clock.now_ns())
+        visible = sinks.rings.transcript.between(ORIGIN_NS, clock.now_ns())
         assert [segment.text for segment in visible] == ["in ns", "final words"]
         source.close()
-    assert not source._thread.is_alive()
+    assert not source.running
 
 
 def test_zeromq_urls_name_endpoint_and_topic() -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clcr_stream.sources.synthetic.person import RATE_HZ, Person, PersonOptions
+from clcr_stream.sources.synthetic.person import Person, PersonOptions
 from job_checks import check_numbers, check_pace, validate
 from job_live import SoundServer, missing_sound
 from job_process import NS_PER_S, Message, Watched, free_endpoint
+
+RATE_HZ = 16_000
 
 WHY_NOT = missing_sound()
 pytestmark = [pytest.mark.device, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
@@ -32,7 +34,7 @@ def server(tmp_path: Path) -> Iterator[SoundServer]:
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The voice of test:// as a sound file."""
     path = tmp_path_factory.mktemp("speech") / "speech.wav"
-    samples = Person(PersonOptions()).sound(0, SPEECH_S * RATE_HZ)
+    samples = Person(PersonOptions(), RATE_HZ).sound(0, SPEECH_S * RATE_HZ)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

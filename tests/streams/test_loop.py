@@ -27,7 +27,7 @@ from clcr_stream.streams.loop import BatchCost, Due, Loop, next_batch
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.session import Pipeline, Schedule, Session
 from clcr_stream.window.cutter import Cutter
-from clcr_stream.window.grid import Grid
+from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
 from clcr_stream.wire import messages
@@ -225,8 +225,8 @@ class Place:
 
     def session(self, plan: Plan, send: Callable[[messages.Message], object]) -> Session:
         manifest = self.bundle.manifest
-        grid = Grid(ORIGIN_NS + plan.begins * HOP_NS, manifest)
-        rings = scripted_rings(plan.seed, grid.origin_ns)
+        grid = TimeGrid.of(manifest, ORIGIN_NS + plan.begins * HOP_NS)
+        rings = scripted_rings(plan.seed, grid)
         language = LanguageStream(self.tokenizer, self.encoder, manifest)
         opens_ns = None if plan.opens_at is None else ORIGIN_NS + plan.opens_at * HOP_NS
         return Session(
@@ -238,11 +238,11 @@ class Place:
         )
 
 
-def scripted_rings(seed: int, origin_ns: int) -> Rings:
+def scripted_rings(seed: int, grid: TimeGrid) -> Rings:
     """HOPS of a random person: pictures with gaps, sound with a hole, words now and then."""
     rng = np.random.default_rng(seed)
-    size = MANIFEST.vision.size_px
-    rings = Rings(VisionRing(origin_ns, 15, size, slots=400), AudioRing(origin_ns, 16000, 30.0), Transcript())
+    size, origin_ns = MANIFEST.vision.size_px, grid.origin_ns
+    rings = Rings(grid, VisionRing(grid, size, slots=400), AudioRing(grid, 30.0), Transcript())
     for slot in range(3 * HOPS):
         if rng.random() < 0.8:
             crop = np.full((size, size, 3), rng.integers(256), np.uint8)

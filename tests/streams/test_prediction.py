@@ -23,7 +23,7 @@ from clcr_stream.streams.prediction import (
     why_invalid,
 )
 from clcr_stream.window.cutter import Chunk, ModalityView
-from clcr_stream.window.grid import Grid
+from clcr_stream.window.grid import TimeGrid
 from clcr_stream.wire import messages
 from tiny_bundle import LABELS, tiny_manifest
 
@@ -31,7 +31,7 @@ MS = 1_000_000
 CLASSES = tiny_manifest()
 VALUE = tiny_manifest("regression")
 ORIGIN_NS = 5_000_000_000
-TICK = Grid(ORIGIN_NS, CLASSES).tick(7)
+TICK = TimeGrid.of(CLASSES, ORIGIN_NS).tick(7)
 END_NS = TICK.end_ns
 IDENTITY = Identity("kitchen", "0123456789abcdef", "boot", "a" * 64, "null")
 SHARES = (0.05, 0.1, 0.4, 0.2, 0.15, 0.1)
@@ -72,7 +72,7 @@ def answer(
     outputs: LevelOutputs = OUTPUTS,
     number: int = 7,
 ) -> Answer:
-    tick = Grid(ORIGIN_NS, CLASSES).tick(number)
+    tick = TimeGrid.of(CLASSES, ORIGIN_NS).tick(number)
     return Answer(Chunk(tick, vision, acoustic, []), language, outputs, gamma=0.75)
 
 

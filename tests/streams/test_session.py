@@ -22,7 +22,7 @@ from clcr_stream.streams.language import LanguageTokens
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.session import AWAITING_DATA_NS, Pipeline, Schedule, Session
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
-from clcr_stream.window.grid import Grid, Tick
+from clcr_stream.window.grid import Tick, TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
 from clcr_stream.wire import messages
@@ -105,7 +105,7 @@ class FakeRunner(NullRunner):
 class WatchedCutter(Cutter):
     """Tells the backend which hop it is about to see."""
 
-    def __init__(self, grid: Grid, backend: FakeBackend) -> None:
+    def __init__(self, grid: TimeGrid, backend: FakeBackend) -> None:
         super().__init__(MANIFEST, grid)
         self._backend = backend
 
@@ -178,8 +178,8 @@ def bench(
 ) -> Bench:
     """Live without `seconds`, else a recording of that length that is pushed already."""
     clock = ManualClock()
-    rings = Rings(VisionRing(ORIGIN_NS, 15, 32, slots=400), AudioRing(ORIGIN_NS, 16000, 30.0), Transcript())
-    grid = Grid(ORIGIN_NS, MANIFEST)
+    grid = TimeGrid.of(MANIFEST, ORIGIN_NS)
+    rings = Rings(grid, VisionRing(grid, 32, slots=400), AudioRing(grid, 30.0), Transcript())
     levels = FakeBackend(clock, cost, spoil)
     source = FakeSource(rings)
     if seconds is not None:

@@ -35,7 +35,7 @@ from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.session import Pipeline, Schedule, Session, _Filled, _show_words, _valid_counts
 from clcr_stream.window.cutter import Cutter
-from clcr_stream.window.grid import Grid
+from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
 from driving import drive
@@ -91,7 +91,7 @@ class Runtime:
 
     def pipeline(self, feeder: Feeder) -> Pipeline:
         """Everything that a hop goes through before the levels, at the start of a stream."""
-        manifest, grid = self.bundle.manifest, Grid(ORIGIN_NS, self.bundle.manifest)
+        manifest, grid = self.bundle.manifest, TimeGrid.of(self.bundle.manifest, ORIGIN_NS)
         language = LanguageStream(self.tokenizer, self.encoder, manifest)
         return Pipeline(manifest, grid, feeder.rings, Cutter(manifest, grid), language)
 

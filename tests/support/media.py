@@ -15,8 +15,9 @@ from av.container import OutputContainer
 
 from clcr_stream.clock import NS_PER_S, Clock, VirtualClock
 from clcr_stream.sources.base import Sinks, Source
-from clcr_stream.window.ring import AudioRing, VisionRing
-from clcr_stream.window.transcript import Segment, Transcript
+from clcr_stream.window.grid import TimeGrid
+from clcr_stream.window.ring import make_rings
+from clcr_stream.window.transcript import Segment
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,17 @@ class GreyFinder:
 
 
 ORIGIN_NS = 5 * NS_PER_S + 77
+HOP_NS = NS_PER_S // 5
 
 
-def make_sinks(clock: Clock | None = None) -> Sinks:
+def time_grid(sample_rate_hz: int = 16_000) -> TimeGrid:
+    """The default bundle's grid from ORIGIN_NS on, with sound at another rate if need be."""
+    return TimeGrid(ORIGIN_NS, HOP_NS, window_hops=30, frame_rate_hz=15, sample_rate_hz=sample_rate_hz)
+
+
+def make_sinks(clock: Clock | None = None, sample_rate_hz: int = 16_000) -> Sinks:
     """Rings and a transcript that start at ORIGIN_NS, on a virtual clock unless another is given."""
-    return Sinks(
-        clock or VirtualClock(ORIGIN_NS), VisionRing(ORIGIN_NS), AudioRing(ORIGIN_NS), Transcript(), GreyFinder()
-    )
+    return Sinks(clock or VirtualClock(ORIGIN_NS), make_rings(time_grid(sample_rate_hz), size_px=112), GreyFinder())
 
 
 @dataclass(frozen=True)
@@ -153,14 +158,15 @@ class Recording:
 def read_all(source: Source, sinks: Sinks, hops: int | None = None) -> Recording:
     """Start a lossless source and read it hop by hop as the loop does, to its end or for `hops`; then close it."""
     vision, audio, said = [], [], []
+    samples = sinks.grid.samples_per_hop
     source.start()
     hop = 0
-    while hop != hops and not (source.finished and _hop_end(hop) >= max(sinks.vision.newest_ns, sinks.audio.newest_ns)):
+    while hop != hops and not (source.finished and _hop_end(hop) >= newest_ns(sinks)):
         hop += 1
         assert await_filled(source, _hop_end(hop))
-        vision.append(sinks.vision.read(3 * (hop - 1), 3))
-        audio.append(sinks.audio.read(3200 * (hop - 1), 3200 * hop))
-        said.append(sinks.transcript.between(_hop_end(hop) - 6 * NS_PER_S, _hop_end(hop)))
+        vision.append(sinks.rings.vision.read(3 * (hop - 1), 3))
+        audio.append(sinks.rings.acoustic.read(samples * (hop - 1), samples * hop))
+        said.append(sinks.rings.transcript.between(_hop_end(hop) - 6 * NS_PER_S, _hop_end(hop)))
         source.consumed(_hop_end(hop))
     source.close()
     return Recording(
@@ -173,8 +179,14 @@ def read_all(source: Source, sinks: Sinks, hops: int | None = None) -> Recording
     )
 
 
+def newest_ns(sinks: Sinks) -> int:
+    """The end of the newest picture or sound that was pushed, the origin before there is any."""
+    ends = [sinks.rings.vision.newest_ns, sinks.rings.acoustic.newest_ns]
+    return max((end_ns for end_ns in ends if end_ns is not None), default=ORIGIN_NS)
+
+
 def _hop_end(hop: int) -> int:
-    return ORIGIN_NS + hop * NS_PER_S // 5
+    return ORIGIN_NS + hop * HOP_NS
 
 
 class SteppedClock:

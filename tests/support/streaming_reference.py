@@ -22,6 +22,7 @@ from clcr.network.model import CLCR, Tokens
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.text import Tokenizer
+from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
 from tiny_bundle import WORDS
@@ -141,8 +142,9 @@ class Feeder:
         self._pieces = deque(audio_pieces(recording, self._rng, longest))
         self._frames, self._words = deque(recording.frames), deque(recording.words)
         seconds = (recording.hops + 1) * 0.2 if whole else 8.0
-        vision = VisionRing(ORIGIN_NS, slots=int(seconds * 15))
-        self.rings = Rings(vision, AudioRing(ORIGIN_NS, seconds=seconds), Transcript())
+        grid = TimeGrid(ORIGIN_NS, HOP_NS, window_hops=30, frame_rate_hz=15, sample_rate_hz=16_000)
+        vision = VisionRing(grid, size_px=112, slots=int(seconds * 15))
+        self.rings = Rings(grid, vision, AudioRing(grid, seconds), Transcript())
 
     def fill(self, end_ns: int) -> None:
         """Push everything before `end_ns`, and up to four hops of what comes after it."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.positions import sinusoid
 from clcr_stream.window.cutter import Chunk, Cutter
-from clcr_stream.window.grid import Grid, Tick
+from clcr_stream.window.grid import Tick, TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
 from tiny_bundle import tiny_manifest
@@ -23,13 +23,13 @@ SIZE = MANIFEST.vision.size_px
 
 
 @pytest.fixture
-def rings() -> Rings:
-    return Rings(VisionRing(ORIGIN_NS, 15, SIZE, slots=120), AudioRing(ORIGIN_NS, 16000, 8.0), Transcript())
+def rings(grid: TimeGrid) -> Rings:
+    return Rings(grid, VisionRing(grid, SIZE, slots=120), AudioRing(grid, 8.0), Transcript())
 
 
 @pytest.fixture
-def grid() -> Grid:
-    return Grid(ORIGIN_NS, MANIFEST)
+def grid() -> TimeGrid:
+    return TimeGrid.of(MANIFEST, ORIGIN_NS)
 
 
 def slot_ns(slot: int) -> int:
@@ -71,12 +71,12 @@ def cut(cutter: Cutter, rings: Rings, tick: Tick) -> Cut:
     return Cut(chunk, rows)
 
 
-def cut_all(rings: Rings, grid: Grid, ticks: int) -> list[Cut]:
+def cut_all(rings: Rings, grid: TimeGrid, ticks: int) -> list[Cut]:
     cutter = Cutter(MANIFEST, grid)
     return [cut(cutter, rings, grid.tick(number)) for number in range(1, ticks + 1)]
 
 
-def test_ticks_are_half_open_absolute_and_a_hop_apart(grid: Grid) -> None:
+def test_ticks_are_half_open_absolute_and_a_hop_apart(grid: TimeGrid) -> None:
     tick = grid.tick(31)
     assert (tick.end_ns, tick.hop_start_ns, tick.start_ns) == (
         ORIGIN_NS + 31 * HOP_NS,
@@ -87,7 +87,7 @@ def test_ticks_are_half_open_absolute_and_a_hop_apart(grid: Grid) -> None:
     assert grid.closed_by(tick.end_ns - 1) == 30
 
 
-def test_frames_become_planes_in_channel_order(rings: Rings, grid: Grid) -> None:
+def test_frames_become_planes_in_channel_order(rings: Rings, grid: TimeGrid) -> None:
     for slot in range(3):
         put_frame(rings, slot, 10 * slot)
     one = cut_all(rings, grid, 1)[0]
@@ -97,7 +97,7 @@ def test_frames_become_planes_in_channel_order(rings: Rings, grid: Grid) -> None
     assert one.rows["vision_valid"].tolist() == [1, 1, 1]
 
 
-def test_an_empty_slot_is_masked_and_not_repeated(rings: Rings, grid: Grid) -> None:
+def test_an_empty_slot_is_masked_and_not_repeated(rings: Rings, grid: TimeGrid) -> None:
     put_frame(rings, 0, 50)
     put_frame(rings, 2, 70)
     one = cut_all(rings, grid, 1)[0]
@@ -105,7 +105,7 @@ def test_an_empty_slot_is_masked_and_not_repeated(rings: Rings, grid: Grid) -> N
     assert not one.rows["vision_in"][1].any()
 
 
-def test_a_frame_without_a_face_is_seen_but_not_valid(rings: Rings, grid: Grid) -> None:
+def test_a_frame_without_a_face_is_seen_but_not_valid(rings: Rings, grid: TimeGrid) -> None:
     rings.vision.put(slot_ns(1), None, 0.0, 0)
     one = cut_all(rings, grid, 1)[0]
     assert one.chunk.vision.seen == 1
@@ -113,7 +113,7 @@ def test_a_frame_without_a_face_is_seen_but_not_valid(rings: Rings, grid: Grid) 
     assert one.chunk.vision.newest_ns is None
 
 
-def test_positions_are_those_of_the_absolute_step(rings: Rings, grid: Grid) -> None:
+def test_positions_are_those_of_the_absolute_step(rings: Rings, grid: TimeGrid) -> None:
     cutter = Cutter(MANIFEST, grid)
     rows = cut(cutter, rings, grid.tick(1000)).rows
     width = MANIFEST.model.width
@@ -121,7 +121,7 @@ def test_positions_are_those_of_the_absolute_step(rings: Rings, grid: Grid) -> N
     np.testing.assert_array_equal(rows["acoustic_position"], sinusoid(np.arange(4995, 5000), width, 10000.0))
 
 
-def test_hops_of_mel_equal_the_mel_of_the_whole_sound(rings: Rings, grid: Grid) -> None:
+def test_hops_of_mel_equal_the_mel_of_the_whole_sound(rings: Rings, grid: TimeGrid) -> None:
     sound = np.random.default_rng(0).normal(0, 0.1, 3200 * 5).astype(np.float32)
     rings.acoustic.put(0, sound)
     cutter = Cutter(MANIFEST, grid)
@@ -130,7 +130,7 @@ def test_hops_of_mel_equal_the_mel_of_the_whole_sound(rings: Rings, grid: Grid) 
     np.testing.assert_allclose(np.concatenate(hops), whole, atol=1e-5)
 
 
-def test_a_token_with_one_missing_sample_is_masked_and_the_others_are_not(rings: Rings, grid: Grid) -> None:
+def test_a_token_with_one_missing_sample_is_masked_and_the_others_are_not(rings: Rings, grid: TimeGrid) -> None:
     rings.acoustic.put(0, np.ones(1500, np.float32) * 0.1)
     rings.acoustic.put(1501, np.ones(3200 - 1501, np.float32) * 0.1)
     one = cut_all(rings, grid, 1)[0]
@@ -138,7 +138,7 @@ def test_a_token_with_one_missing_sample_is_masked_and_the_others_are_not(rings:
     assert one.chunk.acoustic.coverage == pytest.approx(4 / 150)
 
 
-def test_coverage_rises_to_the_full_window_and_falls_when_data_stops(rings: Rings, grid: Grid) -> None:
+def test_coverage_rises_to_the_full_window_and_falls_when_data_stops(rings: Rings, grid: TimeGrid) -> None:
     cutter = Cutter(MANIFEST, grid)
     coverages = []
     for number in range(1, 62):
@@ -152,7 +152,7 @@ def test_coverage_rises_to_the_full_window_and_falls_when_data_stops(rings: Ring
     assert coverages[59:] == [0.0, 0.0]
 
 
-def test_age_and_quality_are_those_of_the_valid_frames_in_the_window(rings: Rings, grid: Grid) -> None:
+def test_age_and_quality_are_those_of_the_valid_frames_in_the_window(rings: Rings, grid: TimeGrid) -> None:
     put_frame(rings, 0, 1, quality=0.2)
     put_frame(rings, 1, 1, quality=0.6)
     chunks = [one.chunk for one in cut_all(rings, grid, 31)]
@@ -164,13 +164,13 @@ def test_age_and_quality_are_those_of_the_valid_frames_in_the_window(rings: Ring
     assert chunks[30].vision.quality is None
 
 
-def test_sound_is_as_old_as_its_last_sample(rings: Rings, grid: Grid) -> None:
+def test_sound_is_as_old_as_its_last_sample(rings: Rings, grid: TimeGrid) -> None:
     rings.acoustic.put(0, np.zeros(1600, np.float32))
     one = cut_all(rings, grid, 1)[0]
     assert one.chunk.acoustic.age_ms == pytest.approx(100.0)
 
 
-def test_the_transcript_is_that_of_the_window(rings: Rings, grid: Grid) -> None:
+def test_the_transcript_is_that_of_the_window(rings: Rings, grid: TimeGrid) -> None:
     rings.transcript.put(Segment("a", ORIGIN_NS, ORIGIN_NS + HOP_NS // 2, "hello"))
     rings.transcript.put(Segment("b", ORIGIN_NS + 2 * HOP_NS, ORIGIN_NS + 3 * HOP_NS, "there"))
     assert [[segment.id for segment in one.chunk.segments] for one in cut_all(rings, grid, 3)] == [
@@ -180,7 +180,7 @@ def test_the_transcript_is_that_of_the_window(rings: Rings, grid: Grid) -> None:
     ]
 
 
-def test_clearing_forgets_the_window(rings: Rings, grid: Grid) -> None:
+def test_clearing_forgets_the_window(rings: Rings, grid: TimeGrid) -> None:
     put_frame(rings, 0, 1)
     cutter = Cutter(MANIFEST, grid)
     assert cut(cutter, rings, grid.tick(1)).chunk.vision.coverage > 0
@@ -189,7 +189,7 @@ def test_clearing_forgets_the_window(rings: Rings, grid: Grid) -> None:
     assert (view.coverage, view.newest_ns) == (0.0, None)
 
 
-def test_a_cut_writes_into_the_rows_of_a_seat_and_nowhere_else(rings: Rings, grid: Grid) -> None:
+def test_a_cut_writes_into_the_rows_of_a_seat_and_nowhere_else(rings: Rings, grid: TimeGrid) -> None:
     put_frame(rings, 0, 50)
     rings.acoustic.put(0, np.full(3200, 0.1, np.float32))
     seats = {name: np.stack([row] * 3) for name, row in make_rows().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import NEVER_NS, AudioRing, RingCounts, VisionRing
 
 ORIGIN_NS = 7_000_000_123
+GRID = TimeGrid(ORIGIN_NS, NS_PER_S // 5, window_hops=30, frame_rate_hz=15, sample_rate_hz=16_000)
 
 
 def crop(value: int) -> np.ndarray:
@@ -24,7 +27,11 @@ def balanced(counts: RingCounts) -> bool:
 
 
 def small_ring(slots: int = 6) -> VisionRing:
-    return VisionRing(ORIGIN_NS, rate_hz=15, size_px=8, slots=slots)
+    return VisionRing(GRID, size_px=8, slots=slots)
+
+
+def sound_ring(sample_rate_hz: int, capacity_s: float) -> AudioRing:
+    return AudioRing(replace(GRID, sample_rate_hz=sample_rate_hz), capacity_s)
 
 
 def at(slot: float) -> int:
@@ -32,12 +39,11 @@ def at(slot: float) -> int:
 
 
 def test_a_frame_goes_to_the_slot_its_time_rounds_to() -> None:
-    ring = small_ring()
     for slot in (0, 1, 14, 15, 10**9):
-        assert ring.slot_of(at(slot)) == slot
-        assert ring.slot_of(at(slot + 0.49)) == slot
-        assert ring.slot_of(at(slot - 0.49)) == slot
-    assert ring.slot_of(ORIGIN_NS - 40 * NS_PER_MS) == -1
+        assert GRID.slot_of(at(slot)) == slot
+        assert GRID.slot_of(at(slot + 0.49)) == slot
+        assert GRID.slot_of(at(slot - 0.49)) == slot
+    assert GRID.slot_of(ORIGIN_NS - 40 * NS_PER_MS) == -1
 
 
 def test_the_first_frame_of_a_slot_stays_and_the_second_is_counted() -> None:
@@ -119,7 +125,7 @@ def ramp(start: int, stop: int) -> np.ndarray:
 
 
 def test_samples_come_back_at_their_index_across_the_wrap() -> None:
-    ring = AudioRing(ORIGIN_NS, 100, seconds=1.0)
+    ring = sound_ring(100, 1.0)
     ring.put(0, ramp(0, 90))
     ring.put(90, ramp(90, 130))
     items = ring.read(60, 130)
@@ -129,7 +135,7 @@ def test_samples_come_back_at_their_index_across_the_wrap() -> None:
 
 
 def test_a_gap_in_the_audio_stays_a_gap() -> None:
-    ring = AudioRing(ORIGIN_NS, 100, seconds=2.0)
+    ring = sound_ring(100, 2.0)
     ring.put(0, ramp(0, 40))
     ring.put(60, ramp(60, 100))
     items = ring.read(0, 120)
@@ -138,7 +144,7 @@ def test_a_gap_in_the_audio_stays_a_gap() -> None:
 
 
 def test_an_old_sample_does_not_show_through_a_gap() -> None:
-    ring = AudioRing(ORIGIN_NS, 100, seconds=1.0)
+    ring = sound_ring(100, 1.0)
     ring.put(0, np.ones(100, np.float32))
     ring.put(150, np.ones(10, np.float32))
     items = ring.read(60, 160)
@@ -147,7 +153,7 @@ def test_an_old_sample_does_not_show_through_a_gap() -> None:
 
 
 def test_the_first_of_two_overlapping_blocks_stays() -> None:
-    ring = AudioRing(ORIGIN_NS, 100)
+    ring = sound_ring(100, 8.0)
     ring.put(0, np.full(50, 0.25, np.float32))
     ring.put(30, np.full(50, 0.5, np.float32))
     items = ring.read(0, 80)
@@ -156,7 +162,7 @@ def test_the_first_of_two_overlapping_blocks_stays() -> None:
 
 
 def test_samples_that_arrive_after_they_were_read_are_late() -> None:
-    ring = AudioRing(ORIGIN_NS, 100)
+    ring = sound_ring(100, 8.0)
     ring.read(0, 50)
     ring.put(20, ramp(0, 60))
     assert ring.dropped["late"] == 30
@@ -164,7 +170,7 @@ def test_samples_that_arrive_after_they_were_read_are_late() -> None:
 
 
 def test_history_can_be_read_again_and_is_counted_once() -> None:
-    ring = AudioRing(ORIGIN_NS, 100)
+    ring = sound_ring(100, 8.0)
     ring.put(0, ramp(0, 100))
     ring.read(0, 60)
     assert ring.read(40, 100).present.all()
@@ -172,7 +178,7 @@ def test_history_can_be_read_again_and_is_counted_once() -> None:
 
 
 def test_not_a_number_becomes_a_gap_and_loud_samples_are_clipped() -> None:
-    ring = AudioRing(ORIGIN_NS, 100)
+    ring = sound_ring(100, 8.0)
     ring.put(0, np.array([np.nan, np.inf, 3.0, -3.0], np.float32))
     items = ring.read(0, 4)
     assert items.present.tolist() == [False, False, True, True]
@@ -181,16 +187,15 @@ def test_not_a_number_becomes_a_gap_and_loud_samples_are_clipped() -> None:
 
 
 def test_sample_index_and_time_agree_after_a_day() -> None:
-    ring = AudioRing(ORIGIN_NS)
     day = 86_400 * 16_000
-    assert ring.time_of(day) == ORIGIN_NS + 86_400 * NS_PER_S
-    assert ring.sample_of(ring.time_of(day + 1)) == day + 1
+    assert GRID.sample_ns(day) == ORIGIN_NS + 86_400 * NS_PER_S
+    assert GRID.sample_of(GRID.sample_ns(day + 1)) == day + 1
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(-30, 400), st.integers(0, 150)), max_size=40))
 def test_audio_accounting_is_exact_under_any_schedule(steps: list[tuple[bool, int, int]]) -> None:
-    ring = AudioRing(ORIGIN_NS, 100, seconds=1.0)
+    ring = sound_ring(100, 1.0)
     for is_read, start, count in steps:
         if is_read:
             ring.read(start, start + count)
@@ -200,7 +205,7 @@ def test_audio_accounting_is_exact_under_any_schedule(steps: list[tuple[bool, in
 
 
 def test_a_writer_and_a_reader_in_two_threads_lose_nothing() -> None:
-    ring = AudioRing(ORIGIN_NS, 1000, seconds=1.0)
+    ring = sound_ring(1000, 1.0)
     done = threading.Condition()
     progress = {"written": 0, "read": 0}
 
@@ -228,7 +233,9 @@ def test_a_writer_and_a_reader_in_two_threads_lose_nothing() -> None:
 
 
 def test_capacity_says_how_much_time_fits() -> None:
-    assert VisionRing(0, 15, 8, 30).capacity_ns == 2 * NS_PER_S
-    assert AudioRing(0, 16000, 8.0).capacity_ns == 8 * NS_PER_S
+    assert VisionRing(GRID, 8, 30).capacity_ns == 2 * NS_PER_S
+    assert AudioRing(GRID, 8.0).capacity_ns == 8 * NS_PER_S
     with pytest.raises(ValueError, match="at least"):
-        VisionRing(0, slots=0)
+        VisionRing(GRID, 8, slots=0)
+    with pytest.raises(ValueError, match="at least"):
+        AudioRing(GRID, 0.0)

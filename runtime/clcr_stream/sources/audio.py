@@ -1,14 +1,13 @@
-"""From any device's samples to 16 kHz mono float32 on the session's timeline."""
+"""From any device's samples to mono float32 at the model's rate, on the session's timeline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-MODEL_RATE_HZ = 16000
+from clcr_stream.window.grid import TimeGrid
 
 
 class Resampler:
@@ -17,8 +16,8 @@ class Resampler:
     The first sample out is the first sample in; the filter's delay is held back until more input or `flush`.
     """
 
-    def __init__(self, rate_hz: int = MODEL_RATE_HZ) -> None:
-        self._rate_hz = rate_hz
+    def __init__(self, rate_hz: int) -> None:
+        self.rate_hz = rate_hz
         self._format: tuple[str, str, int] | None = None
         self._resampler: Any = None
 
@@ -31,7 +30,7 @@ class Resampler:
         if wanted != self._format:
             tail = self.flush()
             self._format = wanted
-            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=self._rate_hz)
+            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=self.rate_hz)
         frame.pts = None  # the resampler would fill jumps of the time stamps; gaps are the caller's business
         return np.concatenate([tail, *map(_samples, self._resampler.resample(frame))])
 
@@ -62,13 +61,13 @@ class SampleClock:
     window_s = 2.0
     dead_band_s = 0.0005
 
-    def __init__(self, sample_of: Callable[[int], int], rate_hz: int = MODEL_RATE_HZ) -> None:
-        self._sample_of, self._rate_hz = sample_of, rate_hz
+    def __init__(self, grid: TimeGrid) -> None:
+        self._sample_of, self._rate_hz = grid.sample_of, grid.sample_rate_hz
         self.gaps = 0
         self.moved_back = 0
         self._next: int | None = None
         self._pending = 0  # samples still to add (positive) or take out
-        self._least_error = 0
+        self._least_error: int | None = None  # of the blocks of this window
         self._window_left = 0
         self._windows = 0
         self._counted = 0  # device samples and corrections once the anchor has settled
@@ -113,18 +112,20 @@ class SampleClock:
         self._new_window()
 
     def _new_window(self) -> None:
-        self._least_error = 2**62
+        self._least_error = None
         self._window_left = int(self.window_s * self._rate_hz)
 
     def _observe(self, error: int, count: int) -> None:
-        self._least_error = min(self._least_error, error - self._pending)
+        least = error - self._pending
+        if self._least_error is not None:
+            least = min(least, self._least_error)
+        self._least_error = least
         self._window_left -= count
         if self._windows > 1:  # the first windows only find the anchor
             self._counted += count
         if self._window_left > 0:
             return
         assert self._next is not None  # observed blocks are anchored
-        least = self._least_error
         if least > self.gap_s * self._rate_hz:
             self.gaps += 1
             self._anchor(self._next + least)

@@ -1,4 +1,7 @@
-"""The contract of a source: what the loop relies on, what a source is given and what it reports."""
+"""The contract of a source: what the loop relies on, what a source is given and what it reports.
+
+A new kind of input is a class that keeps `Source`; with a thread of its own it is easiest a `ThreadedSource`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock
-from clcr_stream.window.ring import AudioRing, VisionRing
-from clcr_stream.window.transcript import Transcript
+from clcr_stream.window.grid import TimeGrid
+from clcr_stream.window.ring import Rings
 
 NOT_STARTED, STARTING = "not started", "starting"  # reasons of a source that is only being opened
 LEAD_MARGIN_NS = 500 * NS_PER_MS  # a lossless source leaves this much of the ring to what the loop has just read
@@ -19,6 +22,7 @@ LEAD_MARGIN_NS = 500 * NS_PER_MS  # a lossless source leaves this much of the ri
 Modality = Literal["vision", "acoustic", "language"]
 State = Literal["waiting", "live", "stale", "ended", "failed"]
 Pace = Literal["real", "max"]
+Flag = Literal["input", "camera", "mic"]  # where a source's text was given: what an error begins with
 
 
 class FaceCropLike(Protocol):
@@ -44,27 +48,31 @@ def nobody() -> None:
 
 @dataclass(frozen=True)
 class Sinks:
-    """Where sources put what they capture, and the session's clock; `finder` None = a FaceFinder when one is needed.
+    """Where a source puts what it captures, and the session's clock; `finder` None = a FaceFinder when one is needed.
 
     A source calls `notify` when what a tick was waiting for has arrived, or at its end; in its own thread.
     """
 
     clock: Clock
-    vision: VisionRing
-    audio: AudioRing
-    transcript: Transcript
+    rings: Rings
     finder: FaceCropper | None = None
     notify: Callable[[], object] = nobody
 
     @property
+    def grid(self) -> TimeGrid:
+        """The session's time grid: its zero, and the rates that captured data must have."""
+        return self.rings.grid
+
+    @property
     def origin_ns(self) -> int:
         """The session's zero."""
-        return self.vision.origin_ns
+        return self.rings.grid.origin_ns
 
     @property
     def lead_ns(self) -> int:
         """How far a lossless source may run ahead of what the loop has consumed."""
-        return max(NS_PER_S // 2, min(self.vision.capacity_ns, self.audio.capacity_ns) - LEAD_MARGIN_NS)
+        capacity_ns = min(self.rings.vision.capacity_ns, self.rings.acoustic.capacity_ns)
+        return max(NS_PER_S // 2, capacity_ns - LEAD_MARGIN_NS)
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,11 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class SourceReport:
-    """How a source is doing: never holds credentials or words that were said."""
+    """How a source is doing: never holds credentials or words that were said.
+
+    `state`: `waiting` for something that never came yet, `live`, `stale` (came, and stays away now), `ended`, or
+    `failed` (ended by an error). `reason` says why in one line; "" when there is nothing to say.
+    """
 
     name: str
     kind: str
@@ -90,8 +102,8 @@ class SourceReport:
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What a source is called and what it fills."""
+class SourceIdentity:
+    """What a source is called in messages, what kind of input it is, and what it fills."""
 
     name: str
     kind: str
@@ -100,20 +112,57 @@ class Identity:
 
 
 class Source(Protocol):
-    """One input. `start` and `close` are called by one thread; the rest may be called from any."""
+    """One input of a session, and what the loop relies on.
+
+    A session opens its sources, starts them once, reads the rings until all that bring picture or sound are finished
+    (or all of them, when none does) and closes them. `start` and `close` are called by one thread; all the rest may be
+    called from any thread at any time, and must return at once.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What reports and messages call it: as the user wrote it, without credentials."""
+        ...
+
     @property
-    def modalities(self) -> tuple[Modality, ...]: ...
+    def modalities(self) -> tuple[Modality, ...]:
+        """The rings that it fills; known and fixed before `start`."""
+        ...
+
     @property
-    def lossless(self) -> bool: ...
+    def lossless(self) -> bool:
+        """True for a recording: a tick waits for its data. False for a live source: what came in time counts."""
+        ...
+
     @property
-    def finished(self) -> bool: ...
+    def finished(self) -> bool:
+        """True when nothing more will ever be pushed; then `watermark_ns` is FOREVER_NS. Never turns False again."""
+        ...
+
     @property
-    def watermark_ns(self) -> int: ...
-    def start(self) -> None: ...
-    def close(self) -> None: ...
-    def filled(self, end_ns: int) -> bool: ...
-    def consumed(self, end_ns: int) -> None: ...
-    def report(self) -> SourceReport: ...
+    def watermark_ns(self) -> int:
+        """Everything before this time has been pushed, FOREVER_NS at the end; never goes back. Asked if lossless."""
+        ...
+
+    def start(self) -> None:
+        """Begin to push; returns at once, and what cannot be opened yet is waited for in the source's own thread."""
+        ...
+
+    def close(self) -> None:
+        """Stop pushing and let go of the device, within about 2 s. Idempotent, and allowed without `start`."""
+        ...
+
+    def filled(self, end_ns: int) -> bool:
+        """True when nothing more will come for the time before `end_ns`; of a live source always.
+
+        After a False the source calls `notify` of its sinks once this has become true.
+        """
+        ...
+
+    def consumed(self, end_ns: int) -> None:
+        """The loop has read everything before `end_ns`: a lossless source may push up to `lead_ns` beyond it."""
+        ...
+
+    def report(self) -> SourceReport:
+        """How it is doing now."""
+        ...

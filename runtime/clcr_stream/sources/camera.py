@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.base import Identity, Sinks, SourceReport
+from clcr_stream.sources.base import Sinks, SourceIdentity, SourceReport
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 
@@ -81,8 +81,8 @@ class CameraSource(ThreadedSource):
         resolve: Callable[[str], str | None] = resolve_device,
     ) -> None:
         resolve(device)  # a name that can never be a camera is an error now, not a wait
-        super().__init__(Identity(device, "camera", ("vision",)), sinks)
-        self.counts = {"frames": 0, "bad_frames": 0, "frozen_frames": 0, "reopened": 0}
+        counts = {"frames": 0, "bad_frames": 0, "frozen_frames": 0, "reopened": 0}
+        super().__init__(SourceIdentity(device, "camera", ("vision",)), sinks, counts)
         self._device, self._opener, self._resolve = device, opener, resolve
         self._feeder = FrameFeeder(sinks)
         self._last_ns: int | None = None  # of the last frame that could be used
@@ -122,7 +122,7 @@ class CameraSource(ThreadedSource):
     def _pause(self, reason: str, pause_ns: int) -> None:
         if self.stop.is_set():
             return
-        self._set_state("waiting" if self._last_ns is None else "stale", reason)
+        self.set_state("waiting" if self._last_ns is None else "stale", reason)
         self.sinks.clock.wait_until(self.sinks.clock.now_ns() + pause_ns, self.stop)
 
     def _drain(self, capture: Capture) -> bool:
@@ -139,7 +139,7 @@ class CameraSource(ThreadedSource):
             # Only frames that the ring wants are decoded (a MJPEG camera at 60 Hz costs a core otherwise).
             if self._feeder.offer(captured_ns, lambda at_ns=captured_ns: self._picture(capture, at_ns)):  # type: ignore[misc]
                 self._last_ns = captured_ns
-                self._set_state("live")
+                self.set_state("live")
         return grabbed
 
     def _picture(self, capture: Capture, captured_ns: int) -> NDArray[np.uint8] | None:
@@ -155,6 +155,6 @@ class CameraSource(ThreadedSource):
             self._print, self._changed_ns = fingerprint, captured_ns
         elif captured_ns - self._changed_ns >= FROZEN_NS:
             self.count("frozen_frames")
-            self._set_state("stale", "frozen: the camera repeats one picture")
+            self.set_state("stale", "frozen: the camera repeats one picture")
             return None
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from clcr_stream.errors import ConfigError, SourceError, redact
-from clcr_stream.sources.base import Modality, Sinks, Source, SourceReport, SourceSpec
+from clcr_stream.sources.base import Flag, Modality, Sinks, Source, SourceReport, SourceSpec
 
 __all__ = ["Sinks", "Source", "SourceReport", "SourceSpec", "open_sources"]
 
@@ -25,9 +25,9 @@ def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
         raise ConfigError(f"pace {spec.pace}: allowed are real and max")
     sources: list[Source] = []
     if spec.input is not None:
-        sources.append(_open_input(spec.input, spec, sinks))
+        sources.append(_open_both(spec.input, spec, sinks, "input"))
     elif spec.camera == spec.microphone and not _is_device(spec.camera) and spec.camera != "none":
-        sources.append(_open_input(spec.camera, spec, sinks))
+        sources.append(_open_both(spec.camera, spec, sinks, "camera"))
     else:
         if spec.camera != "none":
             sources.append(_open_camera(spec, sinks))
@@ -45,12 +45,13 @@ def _is_device(text: str) -> bool:
     return is_camera(text) or is_microphone(text)
 
 
-def _open_input(text: str, spec: SourceSpec, sinks: Sinks) -> Source:
+def _open_both(text: str, spec: SourceSpec, sinks: Sinks, flag: Flag) -> Source:
     """Video and audio out of one container; test:// also brings its words unless another transcript is given."""
     if text.startswith("test:"):
         wanted: tuple[Modality, ...] = ("vision", "acoustic")
-        return _open_media(text, wanted if spec.transcript != "none" else (*wanted, "language"), spec, sinks)
-    return _open_media(text, ("vision", "acoustic"), spec, sinks)
+        wanted = wanted if spec.transcript != "none" else (*wanted, "language")
+        return _open_media(text, wanted, spec, sinks, flag)
+    return _open_media(text, ("vision", "acoustic"), spec, sinks, flag)
 
 
 def _open_camera(spec: SourceSpec, sinks: Sinks) -> Source:
@@ -60,7 +61,9 @@ def _open_camera(spec: SourceSpec, sinks: Sinks) -> Source:
         raise SourceError(f"camera {redact(spec.camera)}: {_WITHOUT_GSTREAMER}")
     if is_camera(spec.camera):
         return CameraSource(spec.camera, sinks)
-    return _open_media(spec.camera, ("vision",), spec, sinks, f"camera {redact(spec.camera)}: give {ALLOWED}")
+    if _is_word(spec.camera):
+        raise SourceError(f"camera {redact(spec.camera)}: give {ALLOWED}")
+    return _open_media(spec.camera, ("vision",), spec, sinks, "camera")
 
 
 def _open_microphone(spec: SourceSpec, sinks: Sinks) -> Source:
@@ -68,29 +71,34 @@ def _open_microphone(spec: SourceSpec, sinks: Sinks) -> Source:
 
     if is_microphone(spec.microphone):
         return MicrophoneSource(spec.microphone, sinks)
-    return _open_media(spec.microphone, ("acoustic",), spec, sinks, f"mic {redact(spec.microphone)}: give {ALLOWED}")
+    if _is_word(spec.microphone):
+        raise SourceError(f"mic {redact(spec.microphone)}: give {ALLOWED}")
+    return _open_media(spec.microphone, ("acoustic",), spec, sinks, "mic")
 
 
-def _open_media(text: str, wanted: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks, allowed: str = "") -> Source:
-    """A test source, a live URL or a file; `allowed` is the error for what looks like none of them."""
+def _is_word(text: str) -> bool:
+    """True when `text` looks neither like a path nor like a URL: more likely a device that was misspelt."""
+    return "/" not in text and "." not in text
+
+
+def _open_media(text: str, wanted: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks, flag: Flag) -> Source:
+    """A test source, a live URL or a file; an error begins with the `flag` that named it."""
     if text.startswith(("csi:", "gst:")):
-        raise SourceError(f"input {redact(text)}: {_WITHOUT_GSTREAMER}")
+        raise SourceError(f"{flag} {redact(text)}: {_WITHOUT_GSTREAMER}")
     scheme = _SCHEME.match(text)
     if scheme is not None and scheme.group(1).lower() == "test":
         from clcr_stream.sources.synthetic.source import SyntheticSource
 
-        return SyntheticSource(text, wanted, sinks, spec.pace)
+        return SyntheticSource(text, wanted, sinks, spec.pace, flag)
     if scheme is None or scheme.group(1).lower() == "file":
         from clcr_stream.sources.media import FileSource
 
-        if scheme is None and allowed and "/" not in text and "." not in text:
-            raise SourceError(allowed)
-        return FileSource(text, wanted, sinks, spec.pace)
+        return FileSource(text, wanted, sinks, spec.pace, flag)
     from clcr_stream.sources.network import SCHEMES, NetworkSource
 
     if scheme.group(1).lower() not in SCHEMES:
         raise SourceError(
-            f"input {redact(text)}: scheme {scheme.group(1)}:// is not read; allowed are {', '.join(SCHEMES)}"
+            f"{flag} {redact(text)}: scheme {scheme.group(1)}:// is not read; allowed are {', '.join(SCHEMES)}"
         )
     return NetworkSource(text, wanted, sinks)
 

@@ -15,8 +15,8 @@ class FrameFeeder:
     """Offers frames to the vision ring, searching for a face only in those it wants."""
 
     def __init__(self, sinks: Sinks) -> None:
-        self._ring = sinks.vision
-        self._finder = sinks.finder if sinks.finder is not None else make_finder(sinks.vision.size_px)
+        self._ring = sinks.rings.vision
+        self._finder = sinks.finder if sinks.finder is not None else make_finder(sinks.rings.vision.size_px)
 
     def offer(self, captured_ns: int, rgb: Callable[[], NDArray[np.uint8] | None]) -> bool:
         """Search `rgb()`, (height, width, 3), for a face if the frame's slot is free.

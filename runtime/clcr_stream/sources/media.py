@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError, one_line, redact
-from clcr_stream.sources.audio import MODEL_RATE_HZ, Resampler
-from clcr_stream.sources.base import Identity, Modality, Pace, Sinks
+from clcr_stream.sources.audio import Resampler
+from clcr_stream.sources.base import Flag, Modality, Pace, Sinks, SourceIdentity
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.threaded import ThreadedSource
 
 BOTH: tuple[Modality, ...] = ("vision", "acoustic")
 STREAM_KIND: dict[Modality, str] = {"vision": "video", "acoustic": "audio"}
 JUMP_S = 0.04  # audio time stamps of containers with ms time bases wobble by less
-BLOCK_SAMPLES = MODEL_RATE_HZ // 5
+BLOCK_S = 0.2  # the longest block of sound that is pushed at once
 INTERLEAVE_NS = 2 * NS_PER_S  # a stream that is further behind the other in the file is not waited for
 MAX_READ_FAILURES = 100
 # A file may name others (playlists, concat scripts) and some demuxers turn any text into a picture.
-REFUSED_FORMATS = frozenset({"concat", "hls", "dash", "tty", "applehttp", "webvtt", "srt", "ass", "image2", "lavfi"})
+REFUSED_FORMATS = frozenset({"concat", "hls", "dash", "tty", "applehttp", "webvtt", "srt", "ass", "lavfi"})
 _MATROSKA_END = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)$")  # its streams say so in a tag only
 
 
@@ -41,7 +41,7 @@ class VideoItem:
 
 @dataclass(frozen=True)
 class AudioItem:
-    """A block of 16 kHz mono samples, at most 0.2 s; `first_sample` counts from the container's start."""
+    """At most BLOCK_S of mono samples at the reader's rate; `first_sample` counts from the container's start."""
 
     first_sample: int
     samples: NDArray[np.float32]
@@ -56,16 +56,19 @@ class MediaReader:
     Errors in the middle are counted (`on_error`) and decoding goes on with the next packet.
     """
 
-    def __init__(self, container: Any, wanted: tuple[Modality, ...], on_error: Callable[[str], None]) -> None:
+    def __init__(
+        self, container: Any, wanted: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None]
+    ) -> None:
         self._container = container
         self._on_error = on_error
+        self._rate_hz = rate_hz
         self._streams = {found: stream for found in wanted if (stream := _best(container, found)) is not None}
         for stream in self._streams.values():
             stream.codec_context.thread_count = 1  # frame threads add latency and reorder errors
         start = container.start_time
         self._start = Fraction(start, 1_000_000) if start is not None else None
         self._end_s = float(container.duration) / 1e6 if container.duration else None
-        self._resampler = Resampler()
+        self._resampler = Resampler(rate_hz)
         self._next_sample = 0
         self._expected_s: float | None = None
 
@@ -156,7 +159,7 @@ class MediaReader:
         frame_s = frame.samples / frame.sample_rate
         if time_s is not None and (self._expected_s is None or abs(float(time_s) - self._expected_s) > JUMP_S):
             yield from self._blocks(self._resampler.flush())
-            self._next_sample = round(time_s * MODEL_RATE_HZ)
+            self._next_sample = round(time_s * self._rate_hz)
             self._expected_s = float(time_s)
         if self._expected_s is None:
             return  # nothing says when this was
@@ -164,8 +167,9 @@ class MediaReader:
         yield from self._blocks(self._resampler.push(frame))
 
     def _blocks(self, samples: NDArray[np.float32]) -> Iterator[AudioItem]:
-        for start in range(0, len(samples), BLOCK_SAMPLES):
-            block = samples[start : start + BLOCK_SAMPLES]
+        longest = int(BLOCK_S * self._rate_hz)
+        for start in range(0, len(samples), longest):
+            block = samples[start : start + longest]
             yield AudioItem(self._next_sample, block)
             self._next_sample += len(block)
 
@@ -191,36 +195,49 @@ def _upright_rgb(frame: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(picture, quarter_turns)) if quarter_turns else picture
 
 
-def open_file(location: str, wanted: tuple[Modality, ...], on_error: Callable[[str], None]) -> MediaReader:
-    """Open a local media file; SourceError says why it cannot be used."""
+def open_file(
+    location: str, wanted: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None], flag: Flag = "input"
+) -> MediaReader:
+    """Open a local media file; SourceError says why it cannot be used, and which flag named it."""
     import av
 
     path = Path(location.removeprefix("file://")).expanduser()
-    _check_file(path)
+    what = f"{flag} {path}"
+    _check_file(path, what)
     try:
         container = av.open(f"file:{path}", mode="r", options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, ValueError) as error:
         raise SourceError(
-            f"input {path}: not a media file ({_reason(error)}); give a video or audio file that `ffprobe` can read"
+            f"{what}: not a media file ({_reason(error)}); give a video or audio file that `ffprobe` can read"
         ) from None
-    if REFUSED_FORMATS & set(container.format.name.split(",")):
+    refusal = _refusal(container.format.name)
+    if refusal is not None:
         container.close()
-        raise SourceError(f"input {path}: a {container.format.name} file is not read; give a video or audio file")
-    reader = MediaReader(container, wanted, on_error)
+        raise SourceError(f"{what}: {refusal}; give a video or audio file")
+    reader = MediaReader(container, wanted, rate_hz, on_error)
     if not reader.modalities:
         container.close()
         kinds = " or ".join(STREAM_KIND[modality] for modality in wanted)
-        raise SourceError(f"input {path}: holds no {kinds} stream; see `ffprobe {path.name}`")
+        raise SourceError(f"{what}: holds no {kinds} stream; see `ffprobe {path.name}`")
     return reader
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, what: str) -> None:
     if not path.exists():
-        raise SourceError(f"input {path}: no such file; give an existing video or audio file, a URL or test://")
+        raise SourceError(f"{what}: no such file; give an existing video or audio file, a URL or test://")
     if not path.is_file():
-        raise SourceError(f"input {path}: not a regular file; give a video or audio file, a URL or test://")
+        raise SourceError(f"{what}: not a regular file; give a video or audio file, a URL or test://")
     if path.stat().st_size == 0:
-        raise SourceError(f"input {path}: the file is empty (0 bytes); give a video or audio file")
+        raise SourceError(f"{what}: the file is empty (0 bytes); give a video or audio file")
+
+
+def _refusal(container_format: str) -> str | None:
+    """Why files of this FFmpeg format are not read; None for those that are."""
+    if container_format == "image2" or container_format.endswith("_pipe"):
+        return "a still picture"
+    if REFUSED_FORMATS & set(container_format.split(",")):
+        return f"a {container_format} file is not read"
+    return None
 
 
 def _reason(error: Exception) -> str:
@@ -234,17 +251,24 @@ class FileSource(ThreadedSource):
     consumption holds it back. Raises SourceError at construction when nothing in the file can be used.
     """
 
-    def __init__(self, location: str, wanted: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real") -> None:
-        self._errors = 0
-        self._reader = open_file(location, wanted, self._count_error)
+    def __init__(
+        self, location: str, wanted: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real", flag: Flag = "input"
+    ) -> None:
+        self._opened = False
+        self._early_errors = 0
+        self._reader = open_file(location, wanted, sinks.grid.sample_rate_hz, self._count_error, flag)
         items = self._reader.items()
-        first = next(items, None)
-        if first is None:
+        begin = list(islice(items, 2))
+        if not begin or (len(begin) == 1 and isinstance(begin[0], VideoItem)):
             self._reader.__exit__()
-            raise SourceError(f"input {location}: nothing in it decodes ({self._errors} errors); give another file")
-        super().__init__(Identity(location, "file", self._reader.modalities, lossless=True), sinks)
-        self.counts = {"decode_errors": self._errors, "frames": 0, "samples": 0}
-        self._items = chain([first], items)
+            if begin:
+                raise SourceError(f"{flag} {location}: a still picture; give a video or audio file")
+            errors = self._early_errors
+            raise SourceError(f"{flag} {location}: nothing in it decodes ({errors} errors); give another file")
+        counts = {"decode_errors": self._early_errors, "frames": 0, "samples": 0}
+        super().__init__(SourceIdentity(location, "file", self._reader.modalities, lossless=True), sinks, counts)
+        self._opened = True
+        self._items = chain(begin, items)
         self._pace = pace
         self._feeder = FrameFeeder(sinks) if "vision" in self.modalities else None
         self._reached_ns: dict[Modality, int] = dict.fromkeys(self.modalities, 0)
@@ -260,22 +284,22 @@ class FileSource(ThreadedSource):
 
     def close(self) -> None:
         super().close()
-        if self._thread is None:
+        if not self.started:
             self._reader.__exit__()
 
     def _release(self, item: Item) -> bool:
         """Wait until the item is due and fits, then push it; False when stopping."""
         modality: Modality = "vision" if isinstance(item, VideoItem) else "acoustic"
-        start_ns, end_ns = _span_ns(item)
+        start_ns, end_ns = self._span_ns(item)
         self._reach(modality, start_ns)
         origin_ns = self.sinks.origin_ns
-        if not self._await_room(origin_ns + end_ns):
+        if not self.await_room(origin_ns + end_ns):
             return False
         if self._pace == "real" and not self.sinks.clock.wait_until(origin_ns + start_ns, self.stop):
             return False
-        self._set_state("live", self._note)
+        self.set_state("live", self._note)
         if isinstance(item, AudioItem):
-            self.sinks.audio.put(item.first_sample, item.samples)
+            self.sinks.rings.acoustic.put(item.first_sample, item.samples)
             self.count("samples", len(item.samples))
         elif self._feeder is not None:
             self._feeder.offer(origin_ns + item.time_ns, item.rgb)
@@ -296,17 +320,18 @@ class FileSource(ThreadedSource):
             end_ns = self._ends_ns[other]
             if end_ns is None or leading_ns < end_ns + 200 * NS_PER_MS:
                 awaited_ns = min(awaited_ns, reached_ns)
-        self._advance(self.sinks.origin_ns + max(awaited_ns, leading_ns - INTERLEAVE_NS))
+        self.advance(self.sinks.origin_ns + max(awaited_ns, leading_ns - INTERLEAVE_NS))
 
     def _count_error(self, _reason: str) -> None:
-        self._errors += 1
-        if hasattr(self, "counts"):
+        if self._opened:
             self.count("decode_errors")
+        else:
+            self._early_errors += 1
 
-
-def _span_ns(item: Item) -> tuple[int, int]:
-    """Start and end from the container's start; a picture has no length."""
-    if isinstance(item, VideoItem):
-        return item.time_ns, item.time_ns
-    stop = item.first_sample + len(item.samples)
-    return item.first_sample * NS_PER_S // MODEL_RATE_HZ, stop * NS_PER_S // MODEL_RATE_HZ
+    def _span_ns(self, item: Item) -> tuple[int, int]:
+        """Start and end from the container's start; a picture has no length."""
+        if isinstance(item, VideoItem):
+            return item.time_ns, item.time_ns
+        rate_hz = self.sinks.grid.sample_rate_hz
+        stop = item.first_sample + len(item.samples)
+        return item.first_sample * NS_PER_S // rate_hz, stop * NS_PER_S // rate_hz

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.audio import MODEL_RATE_HZ, Resampler, SampleClock
-from clcr_stream.sources.base import Identity, Sinks
+from clcr_stream.sources.audio import Resampler, SampleClock
+from clcr_stream.sources.base import Sinks, SourceIdentity
 from clcr_stream.sources.threaded import POLL_S, ThreadedSource
 
 BLOCK_S = 0.02
@@ -100,13 +100,15 @@ class MicrophoneSource(ThreadedSource):
     """One microphone. Absent: it waits and looks every 2 s. Nothing for 0.5 s: PortAudio is started anew."""
 
     def __init__(self, device: str, sinks: Sinks, load: Callable[[], Any] = load_pyaudio) -> None:
-        super().__init__(Identity(device, "microphone", ("acoustic",)), sinks)
-        self.counts = {"blocks": 0, "overflows": 0, "queue_drops": 0, "gaps": 0, "reopened": 0, "skew_ppm": 0}
+        counts = {"blocks": 0, "overflows": 0, "queue_drops": 0, "gaps": 0, "reopened": 0, "skew_ppm": 0}
+        super().__init__(SourceIdentity(device, "microphone", ("acoustic",)), sinks, counts)
+        self._rate_hz = sinks.grid.sample_rate_hz
+        self._heard_blocks = self._overflows = 0
         self._device, self._load = device, load
         self._blocks: deque[tuple[bytes, int, bool]] = deque(maxlen=QUEUE_BLOCKS)
         self._arrived = threading.Event()
         self._queue_drops = 0  # written by PortAudio's thread only
-        self._sample_clock = SampleClock(sinks.audio.sample_of, sinks.audio.sample_rate_hz)
+        self._sample_clock = SampleClock(sinks.grid)
         self._was_live = False
 
     def run(self) -> None:
@@ -115,7 +117,7 @@ class MicrophoneSource(ThreadedSource):
                 self._listen(self._load())
             except (SourceError, OSError, ValueError) as error:
                 if not self.stop.is_set():
-                    self._set_state("stale" if self._was_live else "waiting", f"{error}; looking every 2 s")
+                    self.set_state("stale" if self._was_live else "waiting", f"{error}; looking every 2 s")
                     self.sinks.clock.wait_until(self.sinks.clock.now_ns() + RETRY_NS, self.stop)
 
     def _listen(self, module: Any) -> None:
@@ -141,7 +143,7 @@ class MicrophoneSource(ThreadedSource):
                 stream.close()
 
     def _open(self, module: Any, audio: Any, info: dict[str, Any]) -> tuple[Any, Format]:
-        """A running int16 stream at 16 kHz if the device can, else at its own rate; OSError when it cannot at all."""
+        """A running int16 stream at the model's rate, else at the device's own; OSError when it does neither."""
 
         def on_block(data: bytes, _frames: int, _time: Any, status: int) -> tuple[None, int]:
             if len(self._blocks) == QUEUE_BLOCKS:
@@ -152,7 +154,7 @@ class MicrophoneSource(ThreadedSource):
 
         own_hz = int(info["defaultSampleRate"])
         formats = [
-            Format(info["index"], rate_hz, channels) for rate_hz in (MODEL_RATE_HZ, own_hz) for channels in (1, 2)
+            Format(info["index"], rate_hz, channels) for rate_hz in (self._rate_hz, own_hz) for channels in (1, 2)
         ]
         failure: Exception | None = None
         for wanted in formats:
@@ -175,7 +177,7 @@ class MicrophoneSource(ThreadedSource):
 
     def _pump(self, opened: Format) -> None:
         clock = self.sinks.clock
-        resampler = Resampler(self.sinks.audio.sample_rate_hz)
+        resampler = Resampler(self._rate_hz)
         heard_ns = clock.now_ns()
         first = True
         while not self.stop.is_set():
@@ -187,35 +189,36 @@ class MicrophoneSource(ThreadedSource):
                 if first:
                     first = False
                     self._on_first()
-                self._place(_to_model_rate(data, opened, resampler), arrived_ns, overflowed)
+                self._place(_mono(data, opened, resampler), arrived_ns, overflowed)
             if clock.now_ns() - heard_ns > QUIET_NS:
-                self._set_state(
-                    "stale" if self._was_live else "waiting", "no sound for 0.5 s; opening the device again"
-                )
+                self.set_state("stale" if self._was_live else "waiting", "no sound for 0.5 s; opening the device again")
                 return
 
     def _on_first(self) -> None:
         if self._was_live:
             self.count("reopened")
         self._was_live = True
-        self._set_state("live")
+        self.set_state("live")
 
     def _place(self, samples: NDArray[np.float32], arrived_ns: int, overflowed: bool) -> None:
         if len(samples):
             first, samples = self._sample_clock.place(samples, arrived_ns, overflowed)
-            self.sinks.audio.put(first, samples)
-        with self._changed:
-            self.counts["blocks"] += 1
-            self.counts["overflows"] += overflowed
-            self.counts["queue_drops"] = self._queue_drops
-            self.counts["gaps"] = self._sample_clock.gaps
-            self.counts["skew_ppm"] = round(self._sample_clock.skew_ppm)
+            self.sinks.rings.acoustic.put(first, samples)
+        self._heard_blocks += 1
+        self._overflows += overflowed
+        self.set_counts(
+            blocks=self._heard_blocks,
+            overflows=self._overflows,
+            queue_drops=self._queue_drops,
+            gaps=self._sample_clock.gaps,
+            skew_ppm=round(self._sample_clock.skew_ppm),
+        )
 
 
-def _to_model_rate(data: bytes, opened: Format, resampler: Resampler) -> NDArray[np.float32]:
-    """Interleaved int16 bytes to mono float32 -1..1 at the model's rate."""
+def _mono(data: bytes, opened: Format, resampler: Resampler) -> NDArray[np.float32]:
+    """Interleaved int16 bytes to mono float32 -1..1 at the resampler's rate."""
     pcm = np.frombuffer(data, np.int16)
-    if opened.rate_hz == MODEL_RATE_HZ:
+    if opened.rate_hz == resampler.rate_hz:
         mono = pcm.reshape(-1, opened.channels).astype(np.float32).mean(axis=1)
         return np.asarray(mono / 32768.0, np.float32)
     import av

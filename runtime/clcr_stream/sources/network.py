@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError, one_line, redact
 from clcr_stream.sources.audio import SampleClock
-from clcr_stream.sources.base import Identity, Modality, Sinks, SourceReport
+from clcr_stream.sources.base import Modality, Sinks, SourceIdentity, SourceReport
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.media import AudioItem, MediaReader, VideoItem
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
@@ -21,7 +22,7 @@ READ_TIMEOUT_S = 1.0
 STALE_NS = 1000 * NS_PER_MS
 
 
-def open_url(url: str, wanted: tuple[Modality, ...], on_error: Any) -> MediaReader:
+def open_url(url: str, wanted: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None]) -> MediaReader:
     """Connect; SourceError (without credentials) when nothing usable answers in time."""
     import av
 
@@ -30,9 +31,11 @@ def open_url(url: str, wanted: tuple[Modality, ...], on_error: Any) -> MediaRead
         options["rtsp_transport"] = "tcp"  # no torn frames, and the connection's end is seen
     try:
         container = av.open(url, mode="r", options=options, timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S))
+    except av.error.ExitError:
+        raise SourceError(redact(f"{url}: does not answer within {OPEN_TIMEOUT_S:.0f} s")) from None
     except (OSError, av.error.FFmpegError, ValueError) as error:
         raise SourceError(redact(f"{url}: does not answer ({one_line(str(error))})")) from None
-    reader = MediaReader(container, wanted, on_error)
+    reader = MediaReader(container, wanted, rate_hz, on_error)
     if not reader.modalities:
         container.close()
         raise SourceError(redact(f"{url}: sends neither video nor audio"))
@@ -43,11 +46,11 @@ class NetworkSource(ThreadedSource):
     """A live URL. What arrives is stamped at arrival; when it stops, it is stale and opened again with back-off."""
 
     def __init__(self, url: str, wanted: tuple[Modality, ...], sinks: Sinks, open_reader: Any = open_url) -> None:
-        super().__init__(Identity(redact(url), "network", wanted), sinks)
-        self.counts = {"decode_errors": 0, "frames": 0, "samples": 0, "reconnects": 0, "audio_gaps": 0}
+        counts = {"decode_errors": 0, "frames": 0, "samples": 0, "reconnects": 0, "audio_gaps": 0}
+        super().__init__(SourceIdentity(redact(url), "network", wanted), sinks, counts)
         self._url, self._wanted, self._open_reader = url, wanted, open_reader
         self._feeder = FrameFeeder(sinks) if "vision" in wanted else None
-        self._sample_clock = SampleClock(sinks.audio.sample_of, sinks.audio.sample_rate_hz)
+        self._sample_clock = SampleClock(sinks.grid)
         self._last_ns: int | None = None
 
     def run(self) -> None:
@@ -58,14 +61,18 @@ class NetworkSource(ThreadedSource):
         while not self.stop.is_set():
             before_ns = self._last_ns
             try:
-                reader = self._open_reader(self._url, self._wanted, lambda _reason: self.count("decode_errors"))
+                reader = self._open_reader(
+                    self._url, self._wanted, self.sinks.grid.sample_rate_hz, lambda _reason: self.count("decode_errors")
+                )
                 with reader:
                     self._drain(reader)
                 reason = "the stream ended"
+            except av.error.ExitError:  # PyAV's own time-out
+                reason = f"nothing arrived for {READ_TIMEOUT_S:.0f} s"
             except (SourceError, OSError, av.error.FFmpegError) as error:
                 reason = str(error)
             attempt = 0 if self._last_ns != before_ns else attempt + 1
-            self._set_state("waiting" if self._last_ns is None else "stale", f"{reason}; trying again")
+            self.set_state("waiting" if self._last_ns is None else "stale", f"{reason}; trying again")
             pause_ns = int(backoff_s(attempt, jitter.random()) * NS_PER_S)
             self.sinks.clock.wait_until(self.sinks.clock.now_ns() + pause_ns, self.stop)
 
@@ -89,16 +96,15 @@ class NetworkSource(ThreadedSource):
             if self.stop.is_set():
                 break
             self._last_ns = self.sinks.clock.now_ns()
-            self._set_state("live", note)
+            self.set_state("live", note)
             self._push(item, self._last_ns)
 
     def _push(self, item: VideoItem | AudioItem, arrived_ns: int) -> None:
         if isinstance(item, AudioItem):
             first, samples = self._sample_clock.place(item.samples, arrived_ns)
-            self.sinks.audio.put(first, samples)
+            self.sinks.rings.acoustic.put(first, samples)
             self.count("samples", len(samples))
-            with self._changed:
-                self.counts["audio_gaps"] = self._sample_clock.gaps
+            self.set_counts(audio_gaps=self._sample_clock.gaps)
         elif self._feeder is not None:
             self._feeder.offer(arrived_ns, item.rgb)
             self.count("frames")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from clcr_stream.clock import FOREVER_NS
 from clcr_stream.errors import ClcrError, one_line, redact
-from clcr_stream.sources.base import NOT_STARTED, STARTING, Identity, Modality, Sinks, SourceReport, State
+from clcr_stream.sources.base import NOT_STARTED, STARTING, Modality, Sinks, SourceIdentity, SourceReport, State
 
 CLOSE_TIMEOUT_S = 2.0
 POLL_S = 0.05  # how soon a waiter notices a stop event that nobody announces
@@ -16,19 +17,20 @@ POLL_S = 0.05  # how soon a waiter notices a stop event that nobody announces
 class ThreadedSource(ABC):
     """A source with one daemon thread that runs `run` once; an error there ends the source, never the process.
 
-    A lossless source has pushed everything before `watermark_ns` and waits with `_await_room` instead of overrunning
-    its ring. A live one is always `filled`: its ring holds whatever came in time.
+    For `run` and what it calls: `stop` is set when the source is closed; `set_state`, `count` and `set_counts` make the
+    report. A lossless source pushes everything before it says `advance`, and asks `await_room` first instead of
+    overrunning its ring. A live one is always `filled`: its ring holds whatever came in time.
     """
 
-    def __init__(self, identity: Identity, sinks: Sinks) -> None:
+    def __init__(self, identity: SourceIdentity, sinks: Sinks, counts: Mapping[str, int]) -> None:
         self.identity, self.sinks = identity, sinks
         self.stop = threading.Event()
-        self.counts: dict[str, int] = {}
+        self._counts = dict(counts)
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._watermark_ns = sinks.origin_ns
         self._consumed_ns = sinks.origin_ns
-        self._awaited_ns = FOREVER_NS  # what a tick was refused for: its arrival is worth waking somebody
+        self._awaited_ns: int | None = None  # what a tick was refused for: its arrival is worth waking somebody
         self._state: State = "waiting"
         self._reason = NOT_STARTED
         self._stated: tuple[str, str] | None = None
@@ -56,14 +58,24 @@ class ThreadedSource(ABC):
         """True when nothing more will ever be pushed."""
         return self.watermark_ns == FOREVER_NS
 
+    @property
+    def started(self) -> bool:
+        """True from `start` on."""
+        return self._thread is not None
+
+    @property
+    def running(self) -> bool:
+        """True while the source's thread lives."""
+        return self._thread is not None and self._thread.is_alive()
+
     @abstractmethod
-    def run(self) -> None:
-        """Push until the input ends or `stop` is set; in the source's own thread."""
+    def run(self) -> str | None:
+        """Push until the input ends or `stop` is set, in the source's own thread; a note on how it ended, if any."""
 
     def start(self) -> None:
         if self._thread is not None:
             raise RuntimeError(f"{self.name}: started twice")
-        self._set_state("waiting", STARTING)
+        self.set_state("waiting", STARTING)
         self._thread = threading.Thread(target=self._guarded_run, name=f"source {self.name}", daemon=True)
         self._thread.start()
 
@@ -94,52 +106,40 @@ class ThreadedSource(ABC):
 
     def report(self) -> SourceReport:
         with self._changed:
-            return SourceReport(
-                self.identity.name, self.identity.kind, self._state, self._reason, dict(sorted(self.counts.items()))
-            )
+            counts = dict(sorted(self._counts.items()))
+            return SourceReport(self.identity.name, self.identity.kind, self._state, self._reason, counts)
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a counter of the report."""
         with self._changed:
-            self.counts[what] = self.counts.get(what, 0) + number
+            self._counts[what] = self._counts.get(what, 0) + number
 
-    def _guarded_run(self) -> None:
-        try:
-            self.run()
-        except ClcrError as error:
-            self._end("failed", redact(str(error)))
-        except Exception as error:  # the thread's edge: a device or decoder bug must not end the session
-            self._end("failed", redact(f"{type(error).__name__}: {error}"))
-        else:
-            self._end("ended", "closed" if self.stop.is_set() else "end of input")
-
-    def _end(self, state: State, reason: str) -> None:
+    def set_counts(self, **counts: int) -> None:
+        """Set counters of the report that are kept elsewhere, all at one moment."""
         with self._changed:
-            if self._state not in ("ended", "failed"):
-                self._state, self._reason = state, one_line(reason)
-            self._watermark_ns = FOREVER_NS
-            self._changed.notify_all()
-        self.sinks.notify()
+            self._counts.update(counts)
 
-    def _set_state(self, state: State, reason: str = "") -> None:
-        if (state, reason) == self._stated:  # said with every block
+    def set_state(self, state: State, reason: str = "") -> None:
+        """Say how the source is doing; cheap when nothing has changed, so it may be called with every block."""
+        if (state, reason) == self._stated:
             return
         with self._changed:
             self._stated = state, reason
             self._state, self._reason = state, redact(one_line(reason))
 
-    def _advance(self, watermark_ns: int) -> None:
+    def advance(self, watermark_ns: int) -> None:
+        """Everything before `watermark_ns` has been pushed."""
         with self._changed:
             if watermark_ns > self._watermark_ns:
                 self._watermark_ns = watermark_ns
                 self._changed.notify_all()
-            arrived = watermark_ns >= self._awaited_ns
+            arrived = self._awaited_ns is not None and watermark_ns >= self._awaited_ns
             if arrived:
-                self._awaited_ns = FOREVER_NS
+                self._awaited_ns = None
         if arrived:
             self.sinks.notify()
 
-    def _await_room(self, end_ns: int) -> bool:
+    def await_room(self, end_ns: int) -> bool:
         """Block until data up to `end_ns` fits in the rings; False when the source is stopping."""
         lead_ns = self.sinks.lead_ns
         with self._changed:
@@ -148,6 +148,24 @@ class ThreadedSource(ABC):
                     return False
                 self._changed.wait(POLL_S)
         return not self.stop.is_set()
+
+    def _guarded_run(self) -> None:
+        try:
+            note = self.run()
+        except ClcrError as error:
+            self._end("failed", redact(str(error)))
+        except BaseException as error:  # the thread's edge: nothing that happens here may pass for a live source
+            self._end("failed", redact(f"{type(error).__name__}: {error}"))
+        else:
+            self._end("ended", note or ("closed" if self.stop.is_set() else "end of input"))
+
+    def _end(self, state: State, reason: str) -> None:
+        with self._changed:
+            if self._state not in ("ended", "failed"):
+                self._state, self._reason = state, one_line(reason)
+            self._watermark_ns = FOREVER_NS
+            self._changed.notify_all()
+        self.sinks.notify()
 
 
 def backoff_s(attempt: int, jitter: float, first_s: float = 0.25, limit_s: float = 2.0) -> float:

@@ -6,11 +6,10 @@ import os
 import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from clcr_stream.clock import FOREVER_NS, NS_PER_S
+from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError, redact
-from clcr_stream.sources.base import Identity, Sinks
+from clcr_stream.sources.base import Sinks, SourceIdentity
 from clcr_stream.sources.subtitles import parse_json_line, read_transcript
 from clcr_stream.sources.threaded import ThreadedSource
 from clcr_stream.window.transcript import Arrival, Segment
@@ -25,32 +24,28 @@ class TranscriptFileSource(ThreadedSource):
 
     def __init__(self, path: str, sinks: Sinks) -> None:
         parsed = read_transcript(Path(path).expanduser(), sinks.origin_ns)
-        super().__init__(Identity(path, "transcript", ("language",), lossless=True), sinks)
+        counts = {"segments": 0, "malformed": len(parsed.bad_lines)}
+        super().__init__(SourceIdentity(path, "transcript", ("language",), lossless=True), sinks, counts)
         self._arrivals = parsed.arrivals
-        self.counts = {"segments": 0, "malformed": len(parsed.bad_lines)}
         lines = ", ".join(map(str, parsed.bad_lines[:5])) + (", ..." if len(parsed.bad_lines) > 5 else "")
         self._note = f"skipped malformed entries at lines {lines}" if parsed.bad_lines else ""
 
-    def run(self) -> None:
-        self._set_state("live", self._note)
+    def run(self) -> str:
+        self.set_state("live", self._note)
         for arrival in self._arrivals:
-            self._advance(arrival.arrived_ns)
-            if not self._await_room(arrival.arrived_ns):
-                return
-            self.sinks.transcript.put(arrival.segment, arrival.arrived_ns)
+            self.advance(arrival.arrived_ns)
+            if not self.await_room(arrival.arrived_ns):
+                break
+            self.sinks.rings.transcript.put(arrival.segment, arrival.arrived_ns)
             self.count("segments")
-        self._advance(FOREVER_NS)
-
-    def _end(self, state: Any, reason: str) -> None:
-        super()._end(state, self._note if state == "ended" and self._note else reason)
+        return self._note
 
 
 class LiveTranscriptSource(ThreadedSource):
     """Lines from a recogniser, visible from their arrival on; malformed ones are skipped and counted."""
 
-    def __init__(self, identity: Identity, sinks: Sinks) -> None:
-        super().__init__(identity, sinks)
-        self.counts = {"segments": 0, "malformed": 0}
+    def __init__(self, identity: SourceIdentity, sinks: Sinks) -> None:
+        super().__init__(identity, sinks, {"segments": 0, "malformed": 0})
         self._lines = 0
 
     def take(self, line: bytes, plain: bool) -> None:
@@ -64,12 +59,12 @@ class LiveTranscriptSource(ThreadedSource):
             arrival = self._read(text, plain, now_ns)
         except ValueError as error:
             self.count("malformed")
-            self._set_state("live", f"line {self._lines} skipped: {_without_words(error)}")
+            self.set_state("live", f"line {self._lines} skipped: {_without_words(error)}")
             return
         # What a live line says of its arrival is the past of another clock: it is known from now on.
-        self.sinks.transcript.put(arrival.segment, now_ns)
+        self.sinks.rings.transcript.put(arrival.segment, now_ns)
         self.count("segments")
-        self._set_state("live")
+        self.set_state("live")
 
     def _read(self, text: bytes, plain: bool, now_ns: int) -> Arrival:
         if len(text) > MAX_LINE_BYTES:
@@ -91,11 +86,11 @@ class StdinTranscriptSource(LiveTranscriptSource):
     """JSON lines or plain lines on a file descriptor, standard input by default."""
 
     def __init__(self, sinks: Sinks, descriptor: int = 0) -> None:
-        super().__init__(Identity("stdin", "transcript", ("language",)), sinks)
+        super().__init__(SourceIdentity("stdin", "transcript", ("language",)), sinks)
         self._descriptor = descriptor
 
     def run(self) -> None:
-        self._set_state("live", "reading standard input")
+        self.set_state("live", "reading standard input")
         for line in _lines(self._descriptor, self.stop.is_set):
             self.take(line, plain=True)
 
@@ -127,7 +122,7 @@ class ZmqTranscriptSource(LiveTranscriptSource):
 
     def __init__(self, url: str, sinks: Sinks) -> None:
         self._endpoint, self._topic = parse_zmq_url(url)
-        super().__init__(Identity(redact(url), "transcript", ("language",)), sinks)
+        super().__init__(SourceIdentity(redact(url), "transcript", ("language",)), sinks)
 
     def run(self) -> None:
         import zmq
@@ -141,7 +136,7 @@ class ZmqTranscriptSource(LiveTranscriptSource):
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
             socket.setsockopt(zmq.SUBSCRIBE, self._topic.encode())
             socket.connect(self._endpoint)
-            self._set_state("waiting", f"no line from {self._endpoint} yet")
+            self.set_state("waiting", f"no line from {self._endpoint} yet")
             while not self.stop.is_set():
                 if socket.poll(POLL_MS):
                     self._receive(socket.recv_multipart())
@@ -154,7 +149,7 @@ class ZmqTranscriptSource(LiveTranscriptSource):
     def _receive(self, frames: list[bytes]) -> None:
         if len(frames) != 1:
             self.count("malformed")
-            self._set_state("live", f"message of {len(frames)} frames skipped; allowed is one frame `topic json`")
+            self.set_state("live", f"message of {len(frames)} frames skipped; allowed is one frame `topic json`")
             return
         start = frames[0].find(b"{")
         self.take(frames[0][max(start, 0) :], plain=False)

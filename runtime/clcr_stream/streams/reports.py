@@ -17,7 +17,7 @@ from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import REASONS, Account
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.window.grid import Grid
+from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import RingCounts, Rings
 from clcr_stream.wire import messages
 
@@ -140,7 +140,7 @@ def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.S
 
 
 def session_message(
-    manifest: Manifest, identity: Identity, grid: Grid, sources: tuple[messages.Source, ...]
+    manifest: Manifest, identity: Identity, grid: TimeGrid, sources: tuple[messages.Source, ...]
 ) -> messages.Session:
     """The message that says what this session's predictions mean."""
     use = manifest.intended_use

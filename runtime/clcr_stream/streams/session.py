@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.clock import FOREVER_NS, NS_PER_MS, NS_PER_S, Clock
+from clcr_stream.clock import FOREVER_NS, NS_PER_MS, Clock
 from clcr_stream.inference.levels import LevelOutputs, Levels
 from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import INVALID, LATE, OVERRUN, Account, Last
 from clcr_stream.streams.language import LanguageStream, LanguageTokens
 from clcr_stream.streams.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
-from clcr_stream.window.grid import Grid
-from clcr_stream.window.ring import NEVER_NS, Rings
+from clcr_stream.window.grid import TimeGrid
+from clcr_stream.window.ring import Rings
 from clcr_stream.wire import messages
 
 AWAITING_DATA_NS = FOREVER_NS  # a recording has not yet pushed the next hop: no time is known
@@ -35,7 +35,7 @@ class Pipeline:
     """What a stream's hop goes through before the levels."""
 
     manifest: Manifest
-    grid: Grid
+    grid: TimeGrid
     rings: Rings
     cutter: Cutter
     language: LanguageStream
@@ -174,12 +174,14 @@ class Session:
         """The end of the newest datum that was pushed: of its slot or its last sample, else of its words."""
         rings, grid = self._pipeline.rings, self._pipeline.grid
         if not self._media:
-            return rings.transcript.newest_ns
-        ends = [grid.origin_ns, rings.acoustic.newest_ns]
-        newest_ns = rings.vision.newest_ns
-        if newest_ns != NEVER_NS:
-            slot = rings.vision.slot_of(newest_ns)
-            ends.append(grid.origin_ns + (slot + 1) * NS_PER_S // rings.vision.rate_hz)
+            words_ns = rings.transcript.newest_ns
+            return grid.origin_ns if words_ns is None else words_ns
+        ends = [grid.origin_ns]
+        sound_ns, picture_ns = rings.acoustic.newest_ns, rings.vision.newest_ns
+        if sound_ns is not None:
+            ends.append(sound_ns)
+        if picture_ns is not None:
+            ends.append(grid.slot_ns(grid.slot_of(picture_ns) + 1))
         return max(ends)
 
     def _newest_due(self, first: int, now_ns: int) -> int:

@@ -20,15 +20,13 @@ from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.reports import Header, make_status, session_message, source_messages, summary
 from clcr_stream.streams.session import Pipeline, Schedule, Session
 from clcr_stream.window.cutter import Cutter
-from clcr_stream.window.grid import Grid
-from clcr_stream.window.ring import AudioRing, Rings, VisionRing
-from clcr_stream.window.transcript import Transcript
+from clcr_stream.window.grid import TimeGrid
+from clcr_stream.window.ring import make_rings
 from clcr_stream.wire import messages
 from clcr_stream.wire.jsonl import JsonLines
 from clcr_stream.wire.outbox import Outbox
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 
-EXTRA_S = 2.0  # the rings hold a window and this much more, so that a tick may be a little late
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,9 @@ class Stream:
         options, engines = self.options, self._shared.engines
         unpaced = options.sources.pace == "max"
         clock: Clock = VirtualClock(time.monotonic_ns()) if unpaced else MonotonicClock()
-        grid = Grid(clock.now_ns() if unpaced else origin_ns, engines.manifest)
-        self._rings = rings = make_rings(engines.manifest, grid.origin_ns)
-        sinks = Sinks(clock, rings.vision, rings.acoustic, rings.transcript, self._finder, self._shared.notify)
+        grid = TimeGrid.of(engines.manifest, clock.now_ns() if unpaced else origin_ns)
+        self._rings = rings = make_rings(grid, engines.manifest.vision.size_px)
+        sinks = Sinks(clock, rings, self._finder, self._shared.notify)
         self._sources = open_sources(options.sources, sinks)
         for source in self._sources:
             self._stack.callback(source.close)
@@ -142,17 +140,6 @@ def check_sources(options: StreamOptions, sources: Sequence[Source]) -> None:
     live = [source.name for source in sources if not source.lossless]
     if options.sources.pace == "max" and live:
         raise ConfigError(f"--pace max needs recordings, {live[0]} is live; use --pace real")
-
-
-def make_rings(manifest: Manifest, origin_ns: int) -> Rings:
-    """Rings that hold the window and EXTRA_S, so that a late tick still finds its data."""
-    vision, acoustic = manifest.vision, manifest.acoustic
-    window_s = manifest.hop_ns * manifest.window_hops / NS_PER_S
-    return Rings(
-        VisionRing(origin_ns, vision.rate_hz, vision.size_px, slots=vision.tokens + int(EXTRA_S * vision.rate_hz)),
-        AudioRing(origin_ns, acoustic.sample_rate_hz, window_s + EXTRA_S),
-        Transcript(),
-    )
 
 
 def schedule(options: StreamOptions, manifest: Manifest, clock: Clock) -> Schedule:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.clock import NS_PER_MS
 from clcr_stream.frontends.mel import MelSpec, log_mel
 from clcr_stream.frontends.positions import sinusoid
-from clcr_stream.window.grid import Grid, Tick
+from clcr_stream.window.grid import Tick, TimeGrid
 from clcr_stream.window.ring import NEVER_NS, AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment
 
@@ -78,7 +78,7 @@ class _History:
 class Cutter:
     """Cuts consecutive hops into rows that it is given; remembers nothing but the window's counts."""
 
-    def __init__(self, manifest: Manifest, grid: Grid) -> None:
+    def __init__(self, manifest: Manifest, grid: TimeGrid) -> None:
         vision, acoustic = manifest.vision, manifest.acoustic
         self._manifest = manifest
         self._grid = grid
@@ -141,7 +141,7 @@ class Cutter:
         self._acoustic.add(tick.number, int(np.count_nonzero(tokens)), 0.0, heard)
         if heard:
             end_sample = start + len(present) - int(present[::-1].argmax())
-            self._acoustic.arrived(self._grid.origin_ns + end_sample * NS_PER_S // spec.sample_rate_hz)
+            self._acoustic.arrived(self._grid.sample_ns(end_sample))
 
     def _cut_positions(self, tick: Tick, rows: Rows) -> None:
         """Absolute steps of the hop's slots and tokens, both modalities in one go."""

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.transcript import Transcript
 
 NEVER_NS = -1  # captured_ns of an empty slot
+EXTRA_S = 2.0  # what rings hold beyond a window
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,18 @@ class RingCounts:
 
 
 class VisionRing:
-    """Face crops on the video grid: slot k holds the first frame whose time rounds to k / rate_hz after `origin_ns`.
+    """Face crops on the video grid: slot k holds the first frame whose time is nearest to the slot's centre.
 
     A frame is offered once: either `wants` refuses it (and counts it), or `put` takes it. Reasons for dropping:
     `same_slot` (another frame came first), `no_face`, `late` (its slot was read or left the ring), `overflow`
     (a newer frame needed the room before the slot was read).
     """
 
-    def __init__(self, origin_ns: int, rate_hz: int = 15, size_px: int = 112, slots: int = 120) -> None:
-        if rate_hz < 1 or size_px < 1 or slots < 1:
-            raise ValueError(f"VisionRing({rate_hz=}, {size_px=}, {slots=}): each must be at least 1")
-        self.origin_ns, self.rate_hz, self.size_px, self.slots = origin_ns, rate_hz, size_px, slots
+    def __init__(self, grid: TimeGrid, size_px: int, slots: int) -> None:
+        if size_px < 1 or slots < 1:
+            raise ValueError(f"VisionRing({size_px=}, {slots=}): each must be at least 1")
+        self.size_px, self.slots = size_px, slots
+        self._grid = grid
         self.frames_in = 0
         self.used = 0
         self.dropped = {"same_slot": 0, "no_face": 0, "late": 0, "overflow": 0}
@@ -73,27 +76,23 @@ class VisionRing:
         self._quality = np.zeros(slots, np.float32)
         self._faces = np.zeros(slots, np.int32)
         self._newest_slot = -1
-        self._newest_ns = NEVER_NS
+        self._newest_ns: int | None = None
         self._read_until = 0
 
     @property
     def capacity_ns(self) -> int:
         """Span of time that fits without anything being dropped."""
-        return self.slots * NS_PER_S // self.rate_hz
+        return self.slots * NS_PER_S // self._grid.frame_rate_hz
 
     @property
-    def newest_ns(self) -> int:
-        """Capture time of the newest frame seen (with or without a face), NEVER_NS before the first."""
+    def newest_ns(self) -> int | None:
+        """Capture time of the newest frame seen, with or without a face; None before the first."""
         with self._lock:
             return self._newest_ns
 
-    def slot_of(self, captured_ns: int) -> int:
-        """The slot whose centre is nearest to `captured_ns`; negative before the origin."""
-        return ((captured_ns - self.origin_ns) * self.rate_hz * 2 + NS_PER_S) // (2 * NS_PER_S)
-
     def wants(self, captured_ns: int) -> bool:
         """True when a frame of this time would be kept: ask before a face search. A refused frame is counted here."""
-        slot = self.slot_of(captured_ns)
+        slot = self._grid.slot_of(captured_ns)
         with self._lock:
             reason = self._refusal(slot)
             if reason is None:
@@ -110,7 +109,7 @@ class VisionRing:
         wanted = (self.size_px, self.size_px, 3)
         if crop is not None and (crop.shape != wanted or crop.dtype != np.uint8):
             raise ValueError(f"crop is {crop.dtype}{crop.shape}, this ring holds uint8{wanted}")
-        slot = self.slot_of(captured_ns)
+        slot = self._grid.slot_of(captured_ns)
         with self._lock:
             self._seen(captured_ns)
             reason = self._refusal(slot)
@@ -169,7 +168,8 @@ class VisionRing:
 
     def _seen(self, captured_ns: int) -> None:
         self.frames_in += 1
-        self._newest_ns = max(self._newest_ns, captured_ns)
+        if self._newest_ns is None or captured_ns > self._newest_ns:
+            self._newest_ns = captured_ns
 
     def _refusal(self, slot: int) -> str | None:
         if slot < self._read_until or slot <= self._newest_slot - self.slots:
@@ -178,17 +178,17 @@ class VisionRing:
 
 
 class AudioRing:
-    """Mono samples by absolute index: sample i is at origin_ns + i / sample_rate_hz. A gap stays a gap.
+    """Mono samples by their index on the grid. A gap stays a gap.
 
     Reasons for dropping: `late` (read already, before the origin or older than the ring), `overlap` (that sample is
     there already; the first one stays), `overflow` (newer samples needed the room), `not_finite` (NaN or infinite).
     """
 
-    def __init__(self, origin_ns: int, sample_rate_hz: int = 16000, seconds: float = 8.0) -> None:
-        self.capacity_samples = int(seconds * sample_rate_hz)
-        if sample_rate_hz < 1 or self.capacity_samples < 1:
-            raise ValueError(f"AudioRing({sample_rate_hz=}, {seconds=}): must hold at least one sample")
-        self.origin_ns, self.sample_rate_hz = origin_ns, sample_rate_hz
+    def __init__(self, grid: TimeGrid, capacity_s: float) -> None:
+        self.capacity_samples = int(capacity_s * grid.sample_rate_hz)
+        if self.capacity_samples < 1:
+            raise ValueError(f"AudioRing({capacity_s=}): must hold at least one sample")
+        self._grid = grid
         self.samples_in = 0
         self.used = 0
         self.dropped = {"late": 0, "overlap": 0, "overflow": 0, "not_finite": 0}
@@ -202,21 +202,13 @@ class AudioRing:
     @property
     def capacity_ns(self) -> int:
         """Span of time that fits without anything being dropped."""
-        return self.capacity_samples * NS_PER_S // self.sample_rate_hz
+        return self.capacity_samples * NS_PER_S // self._grid.sample_rate_hz
 
     @property
-    def newest_ns(self) -> int:
-        """Time just after the newest sample, NEVER_NS before the first."""
+    def newest_ns(self) -> int | None:
+        """Time just after the newest sample, None before the first."""
         with self._lock:
-            return self.time_of(self._end) if self.samples_in else NEVER_NS
-
-    def sample_of(self, time_ns: int) -> int:
-        """Index of the sample nearest to `time_ns`; negative before the origin."""
-        return ((time_ns - self.origin_ns) * self.sample_rate_hz * 2 + NS_PER_S) // (2 * NS_PER_S)
-
-    def time_of(self, sample: int) -> int:
-        """Time of a sample's start, rounded down to a whole ns."""
-        return self.origin_ns + sample * NS_PER_S // self.sample_rate_hz
+            return self._grid.sample_ns(self._end) if self._end else None
 
     def put(self, first_sample: int, samples: NDArray[np.float32]) -> None:
         """Take samples [first_sample, first_sample + n), float32; values outside -1..1 are clipped."""
@@ -291,8 +283,16 @@ class AudioRing:
 
 @dataclass(frozen=True)
 class Rings:
-    """Where the sources put what they capture."""
+    """Where the sources of one session put what they capture."""
 
+    grid: TimeGrid
     vision: VisionRing
     acoustic: AudioRing
     transcript: Transcript
+
+
+def make_rings(grid: TimeGrid, size_px: int, extra_s: float = EXTRA_S) -> Rings:
+    """Rings that hold a window and `extra_s` more, so that a late tick still finds its data."""
+    slots = grid.window_hops * grid.slots_per_hop + int(extra_s * grid.frame_rate_hz)
+    acoustic = AudioRing(grid, grid.window_ns / NS_PER_S + extra_s)
+    return Rings(grid, VisionRing(grid, size_px, slots), acoustic, Transcript())

@@ -58,10 +58,10 @@ class Transcript:
         self._shown: list[Segment] = []
 
     @property
-    def newest_ns(self) -> int:
-        """End of the newest segment held, -1 when there is none."""
+    def newest_ns(self) -> int | None:
+        """End of the newest segment held, None when there is none."""
         with self._lock:
-            return max((known[-1].segment.end_ns for known in self._revisions.values()), default=-1)
+            return max((known[-1].segment.end_ns for known in self._revisions.values()), default=None)
 
     def put(self, segment: Segment, arrived_ns: int | None = None) -> bool:
         """Take one revision, visible to windows that end at `arrived_ns` (default: the segment's end) or later.

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError
+from clcr_stream.sources.base import Flag
 from clcr_stream.sources.synthetic.portrait import Look, draw_face
 from clcr_stream.window.transcript import Segment
 
-RATE_HZ = 16000
 UTTERANCE_S = 5.0  # one sentence and the pause after it; emotions change here when cycling
 SPEECH_S = 4.2
 FLASH_S = 0.1
 HARMONICS = 36
-PIECE_SAMPLES = 4000  # of speech that are drawn at once, 10 ms of work
+PIECES_PER_S = 4  # speech is drawn in pieces of so much, 10 ms of work each
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ BANDWIDTHS_HZ = np.array([90.0, 110.0, 170.0])
 
 @dataclass(frozen=True)
 class PersonOptions:
-    """Options of a test:// URL; `seconds` 0 = without end, `emotion` "" = all six in turn."""
+    """Options of a test:// URL; `seconds` None = without end, `emotion` None = all six in turn."""
 
-    seconds: float = 0.0
+    seconds: float | None = None
     fps: int = 30
-    emotion: str = ""
+    emotion: str | None = None
     flash: bool = False
     transcript: bool = True
 
 
-def parse_test_url(url: str) -> PersonOptions:
+def parse_test_url(url: str, flag: Flag = "input") -> PersonOptions:
     """`test://?seconds=10&fps=30&emotion=happy&flash=1&transcript=0`; SourceError names the option that is wrong."""
     query = url.removeprefix("test://").partition("?")
     if not url.startswith("test://") or query[0].strip("/"):
-        raise SourceError(f"input {url}: not a test source; give test:// or test://?seconds=10&emotion=happy")
+        raise SourceError(f"{flag} {url}: not a test source; give test:// or test://?seconds=10&emotion=happy")
     given = dict(parse_qsl(query[2], keep_blank_values=True))
     allowed = {
         "seconds": "0..86400",
@@ -74,11 +74,11 @@ def parse_test_url(url: str) -> PersonOptions:
     for key, value in given.items():
         if key not in allowed or not _fits(key, value):
             choices = ", ".join(f"{name}={what}" for name, what in allowed.items())
-            raise SourceError(f"input {url}: option {key}={value} is not known; allowed are {choices}")
+            raise SourceError(f"{flag} {url}: option {key}={value} is not known; allowed are {choices}")
     return PersonOptions(
-        seconds=float(given.get("seconds", 0)),
+        seconds=float(given.get("seconds", 0)) or None,
         fps=int(given.get("fps", 30)),
-        emotion=given.get("emotion", ""),
+        emotion=given.get("emotion"),
         flash=given.get("flash", "0") == "1",
         transcript=given.get("transcript", "1") == "1",
     )
@@ -99,12 +99,12 @@ def _fits(key: str, value: str) -> bool:
 class Person:
     """The same time gives the same picture and sound, however they are cut into frames and blocks."""
 
-    def __init__(self, options: PersonOptions) -> None:
-        self.options = options
+    def __init__(self, options: PersonOptions, rate_hz: int) -> None:
+        self.options, self.rate_hz = options, rate_hz
 
     def manner(self, time_s: float) -> Manner:
         """The emotion acted at that time."""
-        names = [self.options.emotion] if self.options.emotion else list(MANNERS)
+        names = list(MANNERS) if self.options.emotion is None else [self.options.emotion]
         return MANNERS[names[int(time_s // UTTERANCE_S) % len(names)]]
 
     def mouth(self, time_s: float) -> float:
@@ -124,18 +124,18 @@ class Person:
         return found
 
     def sound(self, first_sample: int, count: int) -> NDArray[np.float32]:
-        """Samples [first_sample, first_sample + count) at 16 kHz, -1..1."""
+        """Samples [first_sample, first_sample + count) at `rate_hz`, -1..1."""
         out = np.zeros(count, np.float32)
         done = 0
-        per_utterance = int(UTTERANCE_S * RATE_HZ)
+        per_utterance = int(UTTERANCE_S * self.rate_hz)
         while done < count:
             number, offset = divmod(first_sample + done, per_utterance)
-            piece, within = divmod(offset, PIECE_SAMPLES)
-            spoken = _spoken(self.manner(number * UTTERANCE_S), piece)[within : within + count - done]
+            piece, within = divmod(offset, self.rate_hz // PIECES_PER_S)
+            spoken = _spoken(self.manner(number * UTTERANCE_S), piece, self.rate_hz)[within : within + count - done]
             out[done : done + len(spoken)] = spoken
             done += len(spoken)
         if self.options.flash:
-            at_s = (first_sample + np.arange(count)) / RATE_HZ
+            at_s = (first_sample + np.arange(count)) / self.rate_hz
             click = 0.5 * np.sin(2 * np.pi * 1000 * at_s) * (at_s % 1.0 < FLASH_S)
             out = np.clip(out * 0.5 + click, -1.0, 1.0).astype(np.float32)
         return out
@@ -156,7 +156,7 @@ def _syllables(at_s: NDArray[np.float64], manner: Manner) -> NDArray[np.float64]
     return opening
 
 
-def _voice(at_s: NDArray[np.float64], manner: Manner) -> NDArray[np.float32]:
+def _voice(at_s: NDArray[np.float64], manner: Manner, rate_hz: int) -> NDArray[np.float32]:
     """Harmonics of a pitch contour under the formants of one vowel per syllable, plus breath at syllable starts."""
     swing_hz = 0.6
     drift = manner.pitch_swing * (1 - np.cos(2 * np.pi * swing_hz * at_s)) / (2 * np.pi * swing_hz)
@@ -169,22 +169,23 @@ def _voice(at_s: NDArray[np.float64], manner: Manner) -> NDArray[np.float32]:
         frequency_hz = harmonic * pitch_hz
         distance = (frequency_hz[:, None] - formants) / BANDWIDTHS_HZ
         gain = (1.0 / (1.0 + distance**2)).sum(axis=1) + 0.02
-        gain *= frequency_hz < 0.45 * RATE_HZ
+        gain *= frequency_hz < 0.45 * rate_hz
         wave += gain * np.sin(2 * np.pi * harmonic * cycles) / np.sqrt(harmonic)
-    breath = _noise()[(at_s * RATE_HZ).round().astype(np.int64) % RATE_HZ]
+    breath = _noise(rate_hz)[(at_s * rate_hz).round().astype(np.int64) % rate_hz]
     onset = np.exp(-((at_s * manner.syllables_hz % 1.0) / 0.12)) * (at_s < SPEECH_S)
     mixed = manner.loudness * (0.45 * wave * _syllables(at_s, manner) + 0.08 * breath * onset)
     return np.asarray(np.clip(mixed + 0.001 * breath, -1.0, 1.0), np.float32)
 
 
 @lru_cache(maxsize=256)
-def _spoken(manner: Manner, piece: int) -> NDArray[np.float32]:
+def _spoken(manner: Manner, piece: int, rate_hz: int) -> NDArray[np.float32]:
     """A piece of the utterance in that manner: the same each time, so a process draws each one once."""
-    first = piece * PIECE_SAMPLES
-    last = min(first + PIECE_SAMPLES, int(UTTERANCE_S * RATE_HZ))
-    return _voice(np.arange(first, last) / RATE_HZ, manner)
+    samples = rate_hz // PIECES_PER_S
+    first = piece * samples
+    last = min(first + samples, int(UTTERANCE_S * rate_hz))
+    return _voice(np.arange(first, last) / rate_hz, manner, rate_hz)
 
 
-@lru_cache(maxsize=1)
-def _noise() -> NDArray[np.float64]:
-    return np.random.default_rng(20).standard_normal(RATE_HZ)
+@lru_cache(maxsize=2)
+def _noise(rate_hz: int) -> NDArray[np.float64]:
+    return np.random.default_rng(20).standard_normal(rate_hz)

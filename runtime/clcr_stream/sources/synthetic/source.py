@@ -10,27 +10,30 @@ import numpy as np
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.base import Identity, Modality, Pace, Sinks
+from clcr_stream.sources.base import Flag, Modality, Pace, Sinks, SourceIdentity
 from clcr_stream.sources.frames import FrameFeeder
-from clcr_stream.sources.synthetic.person import RATE_HZ, Person, PersonOptions, parse_test_url
+from clcr_stream.sources.synthetic.person import Person, PersonOptions, parse_test_url
 from clcr_stream.sources.threaded import ThreadedSource
 
-BLOCK_SAMPLES = RATE_HZ // 50  # 20 ms, as a sound card gives them
-BLOCK_NS = 20 * NS_PER_MS
+BLOCK_NS = 20 * NS_PER_MS  # as a sound card gives them
+CLIP_RATE_HZ = 16_000
 ALL: tuple[Modality, ...] = ("vision", "acoustic", "language")
 
 
 class SyntheticSource(ThreadedSource):
     """The drawn person, live at pace `real` (what is not read in time is dropped), lossless at `max`."""
 
-    def __init__(self, url: str, wanted: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real") -> None:
-        options = parse_test_url(url)
+    def __init__(
+        self, url: str, wanted: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real", flag: Flag = "input"
+    ) -> None:
+        options = parse_test_url(url, flag)
         modalities = tuple(wanted_ for wanted_ in wanted if wanted_ != "language" or options.transcript)
-        super().__init__(Identity(url, "synthetic", modalities, lossless=pace == "max"), sinks)
-        self.counts = {"frames": 0, "samples": 0, "segments": 0}
-        self._person = Person(options)
+        counts = {"frames": 0, "samples": 0, "segments": 0}
+        super().__init__(SourceIdentity(url, "synthetic", modalities, lossless=pace == "max"), sinks, counts)
+        self._rate_hz = sinks.grid.sample_rate_hz
+        self._person = Person(options, self._rate_hz)
         self._pace = pace
-        self._end_ns = round(options.seconds * NS_PER_S) if options.seconds else None
+        self._end_ns = None if options.seconds is None else round(options.seconds * NS_PER_S)
         self._fps = options.fps
         self._feeder = FrameFeeder(sinks) if "vision" in modalities else None
 
@@ -43,18 +46,18 @@ class SyntheticSource(ThreadedSource):
                 end_ns = min(end_ns, self._end_ns)
             if not self._await_turn(origin_ns + end_ns):
                 return
-            self._set_state("live")
+            self.set_state("live")
             while frame * NS_PER_S // self._fps < end_ns:
                 self._show(frame)
                 frame += 1
             self._speak(start_ns, end_ns)
-            self._advance(origin_ns + end_ns)
+            self.advance(origin_ns + end_ns)
             block += 1
 
     def _await_turn(self, end_ns: int) -> bool:
         """A block can be heard once it is over: live at that moment, lossless as soon as there is room."""
         if self._pace == "max":
-            return self._await_room(end_ns)
+            return self.await_room(end_ns)
         return self.sinks.clock.wait_until(end_ns, self.stop)
 
     def _show(self, frame: int) -> None:
@@ -67,13 +70,13 @@ class SyntheticSource(ThreadedSource):
 
     def _speak(self, start_ns: int, end_ns: int) -> None:
         if "acoustic" in self.modalities:
-            first, stop = start_ns * RATE_HZ // NS_PER_S, end_ns * RATE_HZ // NS_PER_S
-            self.sinks.audio.put(first, self._person.sound(first, stop - first))
+            first, stop = start_ns * self._rate_hz // NS_PER_S, end_ns * self._rate_hz // NS_PER_S
+            self.sinks.rings.acoustic.put(first, self._person.sound(first, stop - first))
             self.count("samples", stop - first)
         if "language" in self.modalities:
             origin_ns = self.sinks.origin_ns
             for segment in self._person.segments(start_ns / NS_PER_S, end_ns / NS_PER_S, origin_ns):
-                self.sinks.transcript.put(segment, segment.end_ns)
+                self.sinks.rings.transcript.put(segment, segment.end_ns)
                 self.count("segments")
 
 
@@ -84,7 +87,7 @@ def write_clip(path: Path, seconds: float, options: PersonOptions | None = None)
     """
     import av
 
-    person = Person(options or PersonOptions())
+    person = Person(options or PersonOptions(), CLIP_RATE_HZ)
     try:
         with av.open(str(path), "w") as container:
             _render(container, person, seconds)
@@ -111,17 +114,18 @@ def _render(container: Any, person: Person, seconds: float) -> None:
     fps = person.options.fps
     video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "20", "g": str(fps)})
     video.width, video.height, video.pix_fmt = 640, 480, "yuv420p"
-    audio = container.add_stream("aac", rate=RATE_HZ, layout="mono")
+    audio = container.add_stream("aac", rate=CLIP_RATE_HZ, layout="mono")
     frames = blocks = 0
-    while blocks * BLOCK_SAMPLES < seconds * RATE_HZ:
-        while frames < seconds * fps and frames * RATE_HZ <= blocks * BLOCK_SAMPLES * fps:
+    block_samples = CLIP_RATE_HZ // 50
+    while blocks * block_samples < seconds * CLIP_RATE_HZ:
+        while frames < seconds * fps and frames * CLIP_RATE_HZ <= blocks * block_samples * fps:
             picture = av.VideoFrame.from_ndarray(person.picture(frames / fps), format="rgb24")
             picture.pts, picture.time_base = frames, Fraction(1, fps)
             container.mux(video.encode(picture))
             frames += 1
-        samples = person.sound(blocks * BLOCK_SAMPLES, BLOCK_SAMPLES)
+        samples = person.sound(blocks * block_samples, block_samples)
         block = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[None, :], format="s16", layout="mono")
-        block.sample_rate, block.pts, block.time_base = RATE_HZ, blocks * BLOCK_SAMPLES, Fraction(1, RATE_HZ)
+        block.sample_rate, block.pts, block.time_base = CLIP_RATE_HZ, blocks * block_samples, Fraction(1, CLIP_RATE_HZ)
         container.mux(audio.encode(block))
         blocks += 1
     for stream in (video, audio):
