@@ -28,7 +28,6 @@ from clcr_stream.wire.outbox import Outbox
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 
 
-
 @dataclass(frozen=True)
 class StreamOptions:
     """All that one stream needs to know; None leaves `gamma` to the bundle and lets the input decide the duration."""
