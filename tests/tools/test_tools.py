@@ -32,16 +32,6 @@ def test_the_size_check_finds_a_long_file_and_a_long_function_and_a_stale_except
     assert len(stale) == 1 and stale[0].startswith("code/short.py: is within the limits")
 
 
-def test_the_import_check_finds_torch_inside_a_function_and_in_import_module(tmp_path: Path) -> None:
-    tool = import_module("checks.imports")
-    (tmp_path / "runtime").mkdir()
-    (tmp_path / "runtime/a.py").write_text("def f():\n    from torch import nn\n", encoding="utf-8")
-    (tmp_path / "runtime/b.py").write_text("import importlib\nimport_module('torch.nn')\n", encoding="utf-8")
-    (tmp_path / "runtime/c.py").write_text("import torchless, os\n", encoding="utf-8")
-    found = tool.findings(tmp_path, {"runtime": frozenset({"torch"})})
-    assert [line.split(": ")[0] for line in found] == ["runtime/a.py:2", "runtime/b.py:2"]
-
-
 # With ~ for the underscore: the check reads programs in strings too, this one among them.
 PRIVATE_NAMES = '''
 import os
