@@ -10,6 +10,7 @@ Exit code 0: nothing to say; 1: one line per finding on stderr.
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -47,11 +48,16 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 ABSENT = frozenset({"torch", "transformers", "safetensors", "onnx", "clcr", "clcr_export"})
 
 
-def imported(source: str) -> Iterator[tuple[int, str]]:
+@functools.cache
+def imported(source: str) -> tuple[tuple[int, str], ...]:
     """Line and dotted name of every import, wherever it stands, and of `import_module("literal")`.
 
     `from a import b` gives `a.b`: b may be a module.
     """
+    return tuple(_imported(source))
+
+
+def _imported(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
