@@ -254,3 +254,22 @@ def test_without_a_default_bundle_the_error_says_what_to_do(tmp_path: Path, monk
     monkeypatch.setattr(bundle, "__file__", str(tmp_path / "a/b/c/loader.py"))
     with pytest.raises(BundleError, match="--bundle DIR"):
         default_bundle_folder()
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "given", "supported"),
+    [
+        ("acoustic", "sample_rate_hz", 4_000, "8000 to 48000 Hz"),
+        ("acoustic", "sample_rate_hz", 96_000, "8000 to 48000 Hz"),
+        ("vision", "rate_hz", 120, "1 to 60 Hz"),
+        ("vision", "rate_hz", 0, "1 to 60 Hz"),
+    ],
+)
+def test_a_rate_that_is_not_supported_is_refused_with_what_is(
+    part: str, field: str, given: int, supported: str
+) -> None:
+    manifest = tiny_manifest()
+    altered = msgspec.structs.replace(getattr(manifest, part), **{field: given})
+    with pytest.raises(BundleError) as caught:
+        check_manifest(msgspec.structs.replace(manifest, **{part: altered}))
+    assert f"{part}.{field} is {given}; supported are {supported}" in str(caught.value)

@@ -7,12 +7,15 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import pytest
 
 from clcr_stream.clock import FOREVER_NS, NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.base import Pace
+from clcr_stream.sources.base import Pace, SourceSpec
+from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.media import BOTH, FileSource
 from clcr_stream.window.ring import NEVER_NS
 from media import (
@@ -205,6 +208,37 @@ def test_bad_files_are_refused_at_once_in_one_line(tmp_path: Path) -> None:
             FileSource(str(tmp_path / name), BOTH, make_sinks(), "max")
         assert "\n" not in str(caught.value)
     assert threading.active_count() == before
+
+
+def write_still(path: Path) -> Path:
+    """One grey picture in the format that the suffix names."""
+    picture = np.full((48, 64, 3), 90, np.uint8)
+    if path.suffix in (".gif", ".mp4"):
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("gif" if path.suffix == ".gif" else "libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb8" if path.suffix == ".gif" else "yuv420p"
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=stream.pix_fmt)
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    else:
+        cv2.imwrite(str(path), picture)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".gif", ".mp4"])
+def test_a_still_picture_is_refused_in_one_line_that_names_the_flag(tmp_path: Path, suffix: str) -> None:
+    path = write_still(tmp_path / f"still{suffix}")
+    for spec, flag in ((SourceSpec(input=str(path)), "input"), (SourceSpec(camera=str(path)), "camera")):
+        with pytest.raises(SourceError) as caught:
+            open_sources(spec, make_sinks())
+        assert str(caught.value) == f"{flag} {path}: a still picture; give a video or audio file"
+
+
+def test_sound_of_a_single_block_is_no_still_picture(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.wav", MediaSpec(seconds=0.06, fps=0, audio_codec="pcm_s16le"))
+    sinks = make_sinks()
+    recording = read_all(FileSource(str(path), BOTH, sinks, "max"), sinks)
+    assert recording.present.sum() == 960
 
 
 def test_a_file_without_the_wanted_stream_is_refused(tmp_path: Path) -> None:

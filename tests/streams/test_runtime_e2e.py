@@ -19,6 +19,8 @@ import psutil
 import pytest
 
 import clcr_stream
+from clcr_stream.cli.main import main
+from clcr_stream.sources.media import FileSource
 from clcr_stream.sources.synthetic.source import write_clip
 from clcr_stream.wire import messages
 from clcr_stream.wire.client import Subscriber
@@ -405,3 +407,38 @@ def test_the_default_bundle_starts_in_time_and_in_little_memory(command: Command
     assert summary["published"] == TICKS
     assert summary["first_prediction_s"] < 5.0
     assert summary["peak_rss_mb"] < 400
+
+
+@pytest.mark.parametrize("sample_rate_hz", [8_000, 24_000])
+def test_a_bundle_of_another_sample_rate_hears_the_clip_at_the_same_times(
+    command: Command, place: Path, sample_rate_hz: int
+) -> None:
+    write_bundle(place / f"bundle-{sample_rate_hz}", sample_rate_hz=sample_rate_hz)
+    heard = {}
+    for name in ("bundle", f"bundle-{sample_rate_hz}"):
+        output = place / f"{name}.jsonl"
+        given = ("--input", place / "clip.mp4", "--pace", "max", "--output", output, "--json")
+        done = command.run(*given, bundle=place / name)
+        assert done.returncode == 0, done.stderr
+        heard[name] = [
+            (one.seq, one.modalities.acoustic.coverage, one.modalities.acoustic.age_ms) for one in predictions(output)
+        ]
+    ours, reference = heard[f"bundle-{sample_rate_hz}"], heard["bundle"]
+    assert [seq for seq, _, _ in ours] == [seq for seq, _, _ in reference] == list(range(1, TICKS + 1))
+    for (_, coverage, age_ms), (_, expected_coverage, expected_age_ms) in zip(ours, reference, strict=True):
+        assert coverage == pytest.approx(expected_coverage, abs=1 / 150)
+        assert age_ms == pytest.approx(expected_age_ms, abs=1.0)
+
+
+def test_a_run_whose_only_source_crashes_ends_with_its_error(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(_: FileSource) -> None:
+        raise RuntimeError("out of paper")
+
+    monkeypatch.setattr(FileSource, "run", crash)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "run"))
+    bundle = str(place / "bundle")
+    assert main(["--bundle", bundle, "--input", str(place / "clip.mp4"), "--pace", "max", "--quiet"]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == f"clcr-stream: error: file {place / 'clip.mp4'}: RuntimeError: out of paper"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clcr_stream.clock import FOREVER_NS, Clock, Wake
+from clcr_stream.errors import SourceError
 from clcr_stream.inference.levels import Levels
 from clcr_stream.inference.null import NullRunner
 from clcr_stream.inference.program import Graph, Program
@@ -123,6 +124,7 @@ class FakeSource:
     lossless: bool = False
     modalities: tuple[Modality, ...] = ("vision", "acoustic")
     name: str = "fake"
+    error: str | None = None
     consumed_ns: list[int] = field(default_factory=list)
 
     @property
@@ -143,6 +145,8 @@ class FakeSource:
         self.consumed_ns.append(end_ns)
 
     def report(self) -> SourceReport:
+        if self.error is not None:
+            return SourceReport(self.name, "fake", "failed", self.error, {})
         return SourceReport(self.name, "fake", "live", "", {})
 
 
@@ -157,6 +161,7 @@ class Bench:
     sent: list[messages.Message]
     session: Session
     stop: threading.Event
+    pipeline: Pipeline
 
     def run(self) -> list[messages.Prediction]:
         clock: Clock = self.clock
@@ -190,7 +195,7 @@ def bench(
     pipeline = Pipeline(MANIFEST, grid, rings, WatchedCutter(grid, levels), language)
     sent: list[messages.Message] = []
     session = Session(pipeline, [source], replace(schedule, clock=clock), IDENTITY, sent.append)
-    return Bench(clock, levels, rings, source, sent, session, threading.Event())
+    return Bench(clock, levels, rings, source, sent, session, threading.Event(), pipeline)
 
 
 def live(last_tick: int) -> Schedule:
@@ -496,3 +501,27 @@ def test_a_backend_that_times_its_tick_as_one_is_accounted_for_like_one_that_tim
         _, tick, overhead, _ = at.session.account.latencies()
         assert tick.p50 is not None and overhead.p50 is not None
         assert overhead.p50 == pytest.approx(tick.p50 - 5000.0, abs=tick.p50)
+
+
+def test_a_session_whose_only_input_failed_ends_with_its_error() -> None:
+    at = bench(Schedule(ManualClock(), SETTLE_NS, paced=False), seconds=1.0)
+    at.source.error = "RuntimeError: out of paper"
+    (ended,) = drive(Levels(empty_bundle(MANIFEST), at.levels), at.clock, [at.session], at.stop)
+    assert isinstance(ended.error, SourceError)
+    assert str(ended.error) == "fake fake: RuntimeError: out of paper"
+    assert at.ticks.published == 5
+
+
+def test_a_session_whose_input_ended_well_ends_without_an_error() -> None:
+    at = bench(Schedule(ManualClock(), SETTLE_NS, paced=False), seconds=1.0)
+    (ended,) = drive(Levels(empty_bundle(MANIFEST), at.levels), at.clock, [at.session], at.stop)
+    assert ended.error is None
+
+
+@pytest.mark.parametrize(("states", "fails"), [(("failed", "failed"), True), (("failed", "ended"), False)])
+def test_a_session_fails_only_when_all_that_bring_picture_or_sound_failed(states: tuple[str, str], fails: bool) -> None:
+    at = bench(live(1))
+    sources = [FakeSource(at.rings, name=state, error=state if state == "failed" else None) for state in states]
+    words = FakeSource(at.rings, modalities=("language",), name="words")
+    session = Session(at.pipeline, [*sources, words], live(1), IDENTITY, at.sent.append)
+    assert (session.failure() is not None) == fails

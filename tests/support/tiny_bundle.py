@@ -31,8 +31,9 @@ STATE = "hop_count"
 WORDS = ["hello", "there", "good", "morning", "i", "am", "so", "glad", "to", "see", "you", "a", "b", "c", "d", "e"]
 
 
-def tiny_manifest(task: str = "classification") -> Manifest:
-    """The default grid (0.2 s hops, 30 of them) with a narrow model and small crops."""
+def tiny_manifest(task: str = "classification", sample_rate_hz: int = 16_000) -> Manifest:
+    """The default grid (0.2 s hops, 30 of them) with a narrow model and small crops; sound at another rate if asked."""
+    window_samples = sample_rate_hz // 40
     manifest = Manifest(
         format=2,
         name="tiny",
@@ -44,17 +45,17 @@ def tiny_manifest(task: str = "classification") -> Manifest:
         gamma=1.0,
         vision=VisionSpec(rate_hz=15, slots_per_hop=3, tokens=90, size_px=32),
         acoustic=AcousticSpec(
-            sample_rate_hz=16000,
-            samples_per_hop=3200,
+            sample_rate_hz=sample_rate_hz,
+            samples_per_hop=sample_rate_hz // 5,
             mel_frames_per_hop=20,
             mel_bands=64,
             tokens_per_hop=5,
             tokens=150,
-            fft_samples=512,
-            window_samples=400,
-            hop_samples=160,
+            fft_samples=1 << (window_samples - 1).bit_length(),
+            window_samples=window_samples,
+            hop_samples=sample_rate_hz // 100,
             low_hz=50.0,
-            high_hz=7600.0,
+            high_hz=min(7600.0, 0.475 * sample_rate_hz),
             log_floor=1e-6,
         ),
         language=LanguageSpec(tokens=16, pad_id=0, cls_id=2, sep_id=3),
@@ -67,10 +68,10 @@ def tiny_manifest(task: str = "classification") -> Manifest:
     return _with_engines(manifest)
 
 
-def write_bundle(folder: Path, task: str = "classification") -> Manifest:
+def write_bundle(folder: Path, task: str = "classification", sample_rate_hz: int = 16_000) -> Manifest:
     """Write the whole bundle into `folder` (made if absent); the manifest without its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = tiny_manifest(task)
+    manifest = tiny_manifest(task, sample_rate_hz)
     for name in ENGINES:
         (folder / f"{name}.onnx").write_bytes(graph_bytes(manifest, name))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_tree()))

@@ -23,6 +23,8 @@ MODALITIES = ("vision", "acoustic", "language")
 ENGINES = ("language", "level1", "level2", "level3", "intercad")
 STREAMS = "streams"
 MAX_FILE_BYTES = 1 << 31
+FRAME_RATES_HZ = (1, 60)  # what sources, rings and cutter are tested with
+SAMPLE_RATES_HZ = (8_000, 48_000)
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -166,6 +168,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
 
 def check_manifest(manifest: Manifest, where: str = MANIFEST_NAME) -> None:
     """Raise BundleError when numbers contradict, a file has a bad name, or an engine's I/O is not the contract's."""
+    _check_rate("vision.rate_hz", manifest.vision.rate_hz, FRAME_RATES_HZ, where)
+    _check_rate("acoustic.sample_rate_hz", manifest.acoustic.sample_rate_hz, SAMPLE_RATES_HZ, where)
     _check_numbers(manifest, where)
     for name, file in manifest.files.items():
         if not SAFE_NAME.fullmatch(name):
@@ -246,6 +250,12 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not a number")
+
+
+def _check_rate(field: str, rate_hz: int, supported_hz: tuple[int, int], where: str) -> None:
+    least_hz, most_hz = supported_hz
+    if not least_hz <= rate_hz <= most_hz:
+        raise BundleError(f"{where}: {field} is {rate_hz}; supported are {least_hz} to {most_hz} Hz, export again")
 
 
 def _check_numbers(manifest: Manifest, where: str) -> None:

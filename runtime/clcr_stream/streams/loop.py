@@ -146,7 +146,7 @@ class Loop:
                     asleep_until_ns = due_ns if asleep_until_ns is None else min(asleep_until_ns, due_ns)
             if ended:
                 for session in ended:
-                    self._leave(session, None)
+                    self._leave(session, session.failure())
             elif due:
                 self._step(next_batch(due, self._max_batch, now_ns, self._cost))
             else:

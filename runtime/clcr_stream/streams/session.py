@@ -17,6 +17,7 @@ import numpy as np
 
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import FOREVER_NS, NS_PER_MS, Clock
+from clcr_stream.errors import SourceError
 from clcr_stream.inference.levels import LevelOutputs, Levels
 from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import INVALID, LATE, OVERRUN, Account, Last
@@ -165,6 +166,13 @@ class Session:
     def _settle_ns(self) -> int:
         """A recording has nothing to settle: what lies before its watermark is complete."""
         return self._schedule.settle_ns if self._live else 0
+
+    def failure(self) -> SourceError | None:
+        """What ended the inputs, when every one of them failed; picture and sound decide, if there are any."""
+        reports = [source.report() for source in self._media or self._sources]
+        if not reports or any(report.state != "failed" for report in reports):
+            return None
+        return SourceError("; ".join(f"{report.kind} {report.name}: {report.reason}" for report in reports))
 
     def _ended(self, end_ns: int) -> bool:
         """True when a hop is not full and no source will add to it; picture and sound decide, if there are any."""
