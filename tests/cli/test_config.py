@@ -8,6 +8,8 @@ import pytest
 
 from clcr_stream.config import Config, CurveConfig, StreamEntry, load_config, stream_options
 from clcr_stream.errors import ConfigError
+from clcr_stream.streams.stream import StreamOptions
+from clcr_stream.wire.publisher import PublishOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -147,20 +149,25 @@ streams:
   - {name: a, sources: {input: "test://"}}
   - {name: b, gamma: 0, duration_s: 9, bind: "tcp://127.0.0.1:5556", output: b.jsonl}
 """
-    first, second = stream_options(load_config(written(tmp_path, text), {}))
+    (first, first_at), (second, second_at) = published(load_config(written(tmp_path, text), {}))
     assert (first.name, first.gamma, first.duration_s, first.output) == ("a", 0.5, 3, None)
-    assert (first.publish.stream, first.publish.endpoint) == ("a", None)
+    assert (first_at.stream, first_at.endpoint) == ("a", None)
     assert first.sources.input == "test://"
-    assert (second.gamma, second.duration_s, second.publish.endpoint) == (0, 9, "tcp://127.0.0.1:5556")
+    assert (second.gamma, second.duration_s, second_at.endpoint) == (0, 9, "tcp://127.0.0.1:5556")
     assert second.output == "b.jsonl"
-    assert {(one.publish.format, one.settle_ms) for one in (first, second)} == {("msgpack", 10)}
+    assert {first_at.format, second_at.format, first.settle_ms, second.settle_ms} == {"msgpack", 10}
+
+
+def published(config: Config) -> list[tuple[StreamOptions, PublishOptions]]:
+    pairs = [(stream, stream.publish) for stream in stream_options(config)]
+    return [(stream, publish) for stream, publish in pairs if publish is not None]
 
 
 def test_without_streams_the_only_one_is_that_of_sources_and_publish(tmp_path: Path) -> None:
     for empty in ("", "streams:\n", "streams: []\n"):
         text = f"{empty}sources: {{camera: test://}}\npublish: {{stream: x, bind: 'tcp://127.0.0.1:1', output: y}}"
-        (only,) = stream_options(load_config(written(tmp_path, text), {"model.gamma": 2.0}))
-        assert (only.name, only.publish.endpoint, only.output, only.gamma) == ("x", "tcp://127.0.0.1:1", "y", 2.0)
+        ((only, only_at),) = published(load_config(written(tmp_path, text), {"model.gamma": 2.0}))
+        assert (only.name, only_at.endpoint, only.output, only.gamma) == ("x", "tcp://127.0.0.1:1", "y", 2.0)
         assert only.sources.camera == "test://"
 
 

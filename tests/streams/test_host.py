@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,12 +17,13 @@ from clcr_stream.bundle.loader import Bundle, load_bundle
 from clcr_stream.errors import ClcrError, ConfigError, PublishError
 from clcr_stream.inference.choose import open_backend
 from clcr_stream.inference.engines import load_engines
-from clcr_stream.sources.base import SourceSpec
+from clcr_stream.sources.base import SourceReport, SourceSpec
 from clcr_stream.streams.account import Account
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.reports import Header, make_status
-from clcr_stream.streams.stream import StreamOptions
+from clcr_stream.streams.stream import Hooks, StreamOptions
 from clcr_stream.wire import messages
+from clcr_stream.wire.client import Subscriber
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from driving import empty_bundle
 from media import eventually
@@ -61,10 +64,17 @@ class Hosted:
         self.stop = threading.Event()
         self.host = Host(loaded, 8, time.monotonic_ns(), self.said.append)
         self._thread: threading.Thread | None = None
+        self.failure: ClcrError | None = None  # what `run` raised
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self.host.run, args=(self.stop,))
+        self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.host.run(self.stop)
+        except ClcrError as error:
+            self.failure = error
 
     def replace(self, *streams: StreamOptions) -> None:
         """In the host's own thread, as a signal does; returns when it is done."""
@@ -206,11 +216,11 @@ def test_a_stream_that_has_just_ended_by_itself_does_not_block_its_replacement(b
         at.host.begin([options("a", tmp_path / "a"), options("b", tmp_path / "b", short)])
         entered, go_on = threading.Event(), threading.Event()
 
-        def hold_the_porter() -> None:
+        def hold_the_worker() -> None:
             entered.set()
             assert go_on.wait(30)
 
-        at.host.ask(hold_the_porter)
+        at.host.ask(hold_the_worker)
         at.start()
         assert entered.wait(30)
         assert eventually(lambda: len(seqs(tmp_path / "b")) == 5)
@@ -235,30 +245,25 @@ def test_the_run_ends_when_every_stream_has(bundle: Bundle, tmp_path: Path) -> N
 
 
 class Refusing:
-    """A publisher's `publish` that fails from the third prediction on."""
+    """A sink that fails from the third prediction on."""
 
-    def __init__(self, publish: Callable[[messages.Message], object]) -> None:
-        self._publish = publish
+    def __init__(self, error: Exception) -> None:
+        self._error = error
 
-    def __call__(self, message: messages.Message) -> object:
+    def write(self, message: messages.Message) -> None:
         if isinstance(message, messages.Prediction) and message.seq >= 3:
-            raise PublishError("the endpoint is gone")
-        return self._publish(message)
+            raise self._error
 
 
-def spoil(at: Hosted, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = next(stream for stream in at.host.streams() if stream.options.name == name)
-    session = stream.session
-    monkeypatch.setattr(session, "_send", Refusing(session._send))
+def refusing(error: Exception | None = None) -> Hooks:
+    return Hooks(sinks=(Refusing(error or PublishError("the endpoint is gone")),))
 
 
-def test_a_stream_that_fails_is_said_and_the_others_decide_how_the_run_ends(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_that_fails_is_said_and_the_others_decide_how_the_run_ends(bundle: Bundle) -> None:
     short = SourceSpec(input="test://?seconds=2", pace="max")
     with hosted(bundle) as at:
-        at.host.begin([options("a", sources=short), options("b", sources=short)])
-        spoil(at, "a", monkeypatch)
+        at.host.begin([options("a", sources=short)], refusing())
+        at.host.begin([options("b", sources=short)])
         at.start()
         at.join()
     assert at.said == ["stream a: ended: the endpoint is gone"]
@@ -267,14 +272,120 @@ def test_a_stream_that_fails_is_said_and_the_others_decide_how_the_run_ends(
     assert at.host.summaries()["b"]["published"] == 10
 
 
-def test_what_ended_the_only_stream_is_the_failure_of_the_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ended_the_only_stream_is_the_failure_of_the_run(bundle: Bundle) -> None:
     with hosted(bundle) as at:
-        at.host.begin([options("a", sources=SourceSpec(input="test://?seconds=2", pace="max"))])
-        spoil(at, "a", monkeypatch)
+        at.host.begin([options("a", sources=SourceSpec(input="test://?seconds=2", pace="max"))], refusing())
         at.start()
         at.join()
     assert str(at.host.failure) == "the endpoint is gone"
     assert at.said == []
+
+
+def test_an_unexpected_error_in_a_tick_ends_its_own_stream_in_one_line(bundle: Bundle) -> None:
+    short = SourceSpec(input="test://?seconds=2", pace="max")
+    with hosted(bundle) as at:
+        at.host.begin([options("a", sources=short)], refusing(ValueError("two\nlines")))
+        at.host.begin([options("b", sources=short)])
+        at.start()
+        at.join()
+    assert at.said == ["stream a: ended: a tick failed: ValueError: two lines"]
+    assert at.failure is None
+    assert at.host.summaries()["b"]["published"] == 10
+
+
+class BadSource:
+    """A source whose answers raise, as a program's own may."""
+
+    name, modalities, lossless, finished, watermark_ns = "bad", ("vision",), True, False, 0
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    def consumed(self, end_ns: int) -> None: ...
+
+    def filled(self, end_ns: int) -> bool:
+        raise KeyError("nothing of that name")
+
+    def report(self) -> SourceReport:
+        return SourceReport("bad", "test", "live", "", {})
+
+
+def test_a_source_that_raises_when_it_is_asked_ends_its_own_stream(bundle: Bundle) -> None:
+    bad: Any = BadSource()
+    with hosted(bundle) as at:
+        at.host.begin([options("a")], Hooks(open_sources=lambda sinks: [bad]))
+        at.start()
+        at.join()
+    assert str(at.host.failure) == "a tick failed: KeyError: 'nothing of that name'"
+
+
+@pytest.mark.parametrize("error", [IndexError("pop from an empty deque"), SystemExit(3), ValueError("x")])
+def test_a_failing_job_of_the_worker_ends_the_run_with_its_error_and_the_jobs_after_it_are_done(
+    bundle: Bundle, error: BaseException
+) -> None:
+    def fail() -> None:
+        raise error
+
+    after = threading.Event()
+    with hosted(bundle) as at:
+        at.host.begin([options("a")])
+        at.start()
+        at.host.ask(fail)
+        at.host.ask(after.set)
+        at.join()
+        assert after.is_set()
+    assert str(at.failure) == f"opening or closing a stream failed: {type(error).__name__}: {error}"
+    assert at.names() == set()
+
+
+def test_a_stream_whose_closing_fails_is_told_and_does_not_stay_open(bundle: Bundle) -> None:
+    def fail(_: ClcrError | None) -> None:
+        raise PublishError("the goodbye was not sent")
+
+    short = SourceSpec(input="test://?seconds=1", pace="max")
+    with hosted(bundle) as at:
+        at.host.begin([options("a", sources=short)], Hooks(ended=fail))
+        at.start()
+        at.join()
+        assert at.names() == set()
+    assert at.said == ["stream a: the goodbye was not sent"]
+
+
+def test_the_output_is_what_was_sent_over_the_wire_heartbeats_and_goodbye_included(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    with hosted(bundle) as at:
+        at.host.begin([options("a", tmp_path / "a")])
+        with Subscriber(stream="a", topics=messages.KINDS) as subscriber:
+            at.start()
+            received: list[messages.Message] = []
+            while not any(isinstance(one, messages.Status) and one.subscribers for one in received):
+                arrival = subscriber.receive(timeout_ms=30_000)
+                assert arrival is not None
+                received.append(arrival.message)
+            at.stop.set()
+            at.host.wake()
+            at.join()
+            at.host.close()
+            while not (isinstance(received[-1], messages.Status) and received[-1].state == "goodbye"):
+                arrival = subscriber.receive(timeout_ms=30_000)
+                assert arrival is not None
+                received.append(arrival.message)
+    written = {(type(one), one.seq): one for one in lines(tmp_path / "a")}
+    assert [written[type(one), one.seq] for one in received] == received
+    statuses = [one.seq for one in lines(tmp_path / "a") if isinstance(one, messages.Status)]
+    assert statuses == list(range(1, len(statuses) + 1))
+
+
+def test_without_publishing_the_output_has_the_same_topics_numbered_from_one(bundle: Bundle, tmp_path: Path) -> None:
+    short = SourceSpec(input="test://?seconds=1", pace="max")
+    with hosted(bundle) as at:
+        at.host.begin([replace(options("a", tmp_path / "a", short), publish=None)])
+        at.start()
+        at.join()
+    found = lines(tmp_path / "a")
+    assert isinstance(found[0], messages.Session) and found[0].seq == 1
+    assert seqs(tmp_path / "a") == [1, 2, 3, 4, 5]
+    assert isinstance(found[-1], messages.Status) and (found[-1].state, found[-1].seq) == ("goodbye", 1)
 
 
 def test_closing_twice_is_nothing_and_leaves_nothing_open(tmp_path: Path) -> None:

@@ -185,6 +185,7 @@ def _endpoint(config: Config) -> str:
     for stream in stream_options(config):
         header = Header(stream.name, messages.new_session_id(), read_boot_id(), 0)
         status = make_status(Account(), (), header, 0.0)
+        assert stream.publish is not None  # as every stream of a configuration is
         with Publisher(stream.publish, lambda: status) as publisher:  # noqa: B023 closed within the turn
             endpoints.append(publisher.endpoint)
     return f"{', '.join(endpoints)} can be bound"

@@ -12,17 +12,17 @@ from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import Clock, MonotonicClock, Wake
 from clcr_stream.errors import ClcrError
 from clcr_stream.inference.engines import LoadedEngines, Say
-from clcr_stream.streams.loop import Loop
+from clcr_stream.streams.loop import Loop, as_clcr_error
 from clcr_stream.streams.reports import View
 from clcr_stream.streams.session import Session
-from clcr_stream.streams.stream import Shared, Stream, StreamOptions
+from clcr_stream.streams.stream import Hooks, Shared, Stream, StreamOptions, load_finder
 
 
 class Host:
     """Opens, runs and closes streams around one loop; a context manager.
 
-    The loop runs in the thread that calls `run`. Opening and closing wait for devices, so while the loop runs they are
-    done by a thread of their own.
+    The loop runs in the thread that calls `run` or `serve`. Opening and closing wait for devices, so while the loop
+    runs they are done elsewhere: by the host's worker thread, or by the thread that calls `begin` and `end`.
     """
 
     def __init__(self, engines: LoadedEngines, max_batch: int, started_ns: int, say: Say) -> None:
@@ -40,6 +40,7 @@ class Host:
         self._left: dict[Stream, threading.Event] = {}  # set once the loop has let the stream out
         self._jobs: deque[Callable[[], None]] = deque()
         self._finished = threading.Event()
+        self._fault: ClcrError | None = None  # of the worker
 
     def streams(self) -> tuple[Stream, ...]:
         """Those that run now. Any thread."""
@@ -60,14 +61,13 @@ class Host:
         """What a status line shows of those that run now. Any thread."""
         return tuple(View(stream.options.name, stream.session.account, stream.sources()) for stream in self.streams())
 
-    def begin(self, configs: Sequence[StreamOptions]) -> None:
-        """Open these streams; when one cannot be opened, its ClcrError is raised and none of them stays."""
+    def begin(self, streams: Sequence[StreamOptions], hooks: Hooks = Hooks()) -> tuple[Stream, ...]:  # noqa: B008
+        """Open these streams; when one cannot be opened, its ClcrError is raised and none of them stays. Any thread."""
+        finders = [load_finder(options, self.manifest.vision.size_px) for options in streams]
         opened: list[Stream] = []
         try:
-            for config in configs:
-                opened.append(Stream(config, self._shared))
-            for stream in opened:
-                stream.begin(self._next_origin_ns())
+            for options, finder in zip(streams, finders, strict=True):
+                opened.append(Stream(options, self._shared, self._next_origin_ns(), finder, hooks))
         except BaseException:
             close_all(opened)
             raise
@@ -77,50 +77,82 @@ class Host:
                 self._errors.pop(stream.options.name, None)
                 self._left[stream] = threading.Event()
             self._loop.add(stream.session)
+        return tuple(opened)
+
+    def end(self, stream: Stream, error: ClcrError | None = None) -> None:
+        """Take a stream out and close it, `error` being the reason; nothing when it has ended already.
+
+        Any thread but the loop's. The loop may be in the middle of the stream's tick, so it lets the stream out first.
+        """
+        with self._guard:
+            left = self._left.get(stream)
+        if left is not None:
+            stream.error = stream.error or error
+            self._loop.remove(stream.session)
+            while not left.wait(0.1) and not self._finished.is_set():
+                pass
+        self._close(stream)
 
     def run(self, stop: threading.Event) -> None:
-        """Until every stream has ended, or `stop` is set and `wake` called; raises BackendError."""
-        porter = threading.Thread(target=self._carry, name="clcr-porter", daemon=True)
-        porter.start()
+        """Until every stream has ended, or `stop` is set and `wake` called; raises BackendError.
+
+        Also raises the ClcrError of a failure in the worker, which leaves no stream open without a word.
+        """
+        worker = threading.Thread(target=self._serve_jobs, name="clcr-worker", daemon=True)
+        worker.start()
         try:
             self._loop.run(stop)
         finally:
             self._finished.set()
             self._work.set()
-            porter.join()
+            worker.join()
+        if self._fault is not None:  # of the jobs that were left when the loop ended
+            raise self._fault
+
+    def serve(self, stop: threading.Event) -> None:
+        """Like `run`, but goes on without a single stream until `stop` is set and `wake` called."""
+        with self._loop.held():
+            self.run(stop)
 
     def wake(self) -> None:
-        """Let the loop notice that `stop` was set; safe in a signal handler."""
+        """Let the loop notice that something has changed, as that `stop` was set; safe in a signal handler."""
         self._wake.set()
 
     def ask(self, job: Callable[[], None]) -> None:
-        """Have the host's own thread do something slow, as `replace`; safe in a signal handler."""
+        """Have the worker do something slow, as `replace`; safe in a signal handler."""
         self._jobs.append(job)
         self._work.set()
 
-    def replace(self, configs: Sequence[StreamOptions]) -> None:
+    def replace(self, streams: Sequence[StreamOptions]) -> None:
         """Run these streams from now on: those that are not among them leave, new and changed ones begin.
 
         A stream that cannot be opened is said so and left out; no other stream notices.
         """
-        wanted = {config.name: config for config in configs}
+        missing = {options.name: options for options in streams}
         with self._loop.held():
             for stream in self.streams():
-                if wanted.get(stream.options.name) == stream.options:
-                    del wanted[stream.options.name]
+                if missing.get(stream.options.name) == stream.options:
+                    del missing[stream.options.name]
                 else:
-                    self._remove(stream)
-            for config in wanted.values():
+                    self.end(stream)
+                    self._say(f"stream {stream.options.name}: ended")
+            for options in missing.values():
                 try:
-                    self.begin([config])
+                    self.begin([options])
                 except ClcrError as error:
-                    self._say(f"stream {config.name}: not started: {error}")
+                    self._say(f"stream {options.name}: not started: {error}")
                 else:
-                    self._say(f"stream {config.name}: started")
+                    self._say(f"stream {options.name}: started")
 
     def summaries(self) -> dict[str, dict[str, Any]]:
         """What each stream did, by name, once it has ended."""
         return dict(self._results)
+
+    def forget(self, name: str) -> None:
+        """Drop what is known of an ended stream: a process whose streams come and go must not grow."""
+        with self._guard:
+            self._results.pop(name, None)
+            self._errors.pop(name, None)
 
     def close(self) -> None:
         """End every stream. Idempotent."""
@@ -128,7 +160,7 @@ class Host:
         for stream, error in close_all(remaining).items():
             self._errors.setdefault(stream.options.name, error)
         for stream in remaining:
-            self._settle(stream)
+            self._keep_result(stream)
         self._wake.close()
         self._work.close()
 
@@ -140,53 +172,58 @@ class Host:
 
     def _next_origin_ns(self) -> int:
         """Now for the first stream; for others the next line of its grid, so that all ticks fall together."""
-        now_ns = self._clock.now_ns()
-        if self._origin_ns is None:
-            self._origin_ns = now_ns
-        return self._origin_ns + -(-(now_ns - self._origin_ns) // self._hop_ns) * self._hop_ns
+        with self._guard:
+            now_ns = self._clock.now_ns()
+            if self._origin_ns is None:
+                self._origin_ns = now_ns
+            return self._origin_ns + -(-(now_ns - self._origin_ns) // self._hop_ns) * self._hop_ns
 
     def _ended(self, session: Session, error: ClcrError | None) -> None:
-        """A session has left the loop, whose thread this is: close its stream elsewhere."""
+        """A session has left the loop, whose thread this is: the worker closes its stream."""
         stream = next(one for one in self.streams() if one.session is session)
         if error is not None:
-            self._errors[stream.options.name] = error
+            stream.error = stream.error or error
             if len(self.streams()) + len(self._results) > 1:
                 self._say(f"stream {stream.options.name}: ended: {error}")
         self._left[stream].set()
-        self.ask(partial(self._bury, stream))
+        self.ask(partial(self._close, stream))
 
-    def _remove(self, stream: Stream) -> None:
-        """Take a stream out: first out of the loop, which may be in the middle of its tick."""
-        left = self._left[stream]
-        self._loop.remove(stream.session)
-        while not left.wait(0.1) and not self._finished.is_set():
-            pass
-        self._bury(stream)
-        self._say(f"stream {stream.options.name}: ended")
+    def _close(self, stream: Stream) -> None:
+        """Close a stream that has left the loop, and keep what it did, whatever closing raises."""
+        try:
+            stream.close()
+        except ClcrError as error:
+            self._say(f"stream {stream.options.name}: {error}")
+        finally:
+            self._keep_result(stream)
 
-    def _bury(self, stream: Stream) -> None:
-        stream.close()
-        self._settle(stream)
-
-    def _settle(self, stream: Stream) -> None:
+    def _keep_result(self, stream: Stream) -> None:
         """Keep what an ended stream did; nothing the second time, when another one may have its name."""
         name = stream.options.name
         with self._guard:
             if self._streams.get(name) is stream:
                 del self._streams[name], self._left[stream]
                 self._results[name] = stream.summary()
+                if stream.error is not None:
+                    self._errors[name] = stream.error
 
-    def _carry(self) -> None:
-        """The porter's thread: one job after the other, the remaining ones too when the loop has ended."""
+    def _serve_jobs(self) -> None:
+        """The worker's thread: one job after the other, the remaining ones too when the loop has ended."""
         while True:
             try:
-                self._jobs.popleft()()
+                job = self._jobs.popleft()
             except IndexError:
                 if self._finished.is_set():
                     return
                 self._work.wait(1.0)
+                continue
+            try:
+                job()
             except ClcrError as error:
                 self._say(str(error))
+            except BaseException as error:  # the thread's edge: the loop ends with it, and the other jobs are done
+                self._fault = as_clcr_error(error, "opening or closing a stream failed")
+                self._loop.fail(self._fault)
 
 
 def close_all(streams: Sequence[Stream]) -> dict[Stream, ClcrError]:
@@ -196,8 +233,8 @@ def close_all(streams: Sequence[Stream]) -> dict[Stream, ClcrError]:
     def close(stream: Stream) -> None:
         try:
             stream.close()
-        except ClcrError as error:
-            failed[stream] = error
+        except BaseException as error:  # the thread's edge
+            failed[stream] = as_clcr_error(error, "closing failed")
 
     threads = [threading.Thread(target=close, args=(stream,), name="clcr-close", daemon=True) for stream in streams]
     for thread in threads:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from clcr_stream.clock import FOREVER_NS, Clock, Wake
-from clcr_stream.errors import BackendError, ClcrError
+from clcr_stream.errors import BackendError, ClcrError, one_line
 from clcr_stream.inference.levels import Levels
 from clcr_stream.streams.session import AWAITING_DATA_NS, Session
 
@@ -54,13 +54,13 @@ class BatchCost:
 def next_batch(due: Iterable[Due], limit: int, now_ns: int, cost: BatchCost) -> range:
     """The seats of the next call: at most `limit` side by side, with the most urgent stream that can be in time.
 
-    Streams past their deadline come after those, so that one that has fallen behind does not take the others with it;
-    recordings that nothing presses come last, the one with the fewest hops first. A call that would miss a deadline is
-    halved until it meets it, if a part does.
+    Overdue streams come after those, so that one that has fallen behind does not make others late; unpaced recordings
+    come last, the one with the fewest hops first. A call that would miss a deadline is halved until it meets it, if a
+    part does.
     """
 
     def urgency(one: Due) -> tuple[bool, bool, int, int]:
-        # What nothing presses comes after the tardy, which would otherwise wait for the end of a whole recording.
+        # Unpaced recordings come after overdue streams, which would otherwise wait for the end of a whole recording.
         return one.deadline_ns == FOREVER_NS, one.deadline_ns <= now_ns, one.deadline_ns, one.done
 
     runs: list[list[Due]] = []
@@ -99,6 +99,7 @@ class Loop:
         self._coming: list[Session] = []
         self._going: list[Session] = []
         self._holds = 0
+        self._fault: ClcrError | None = None
 
     def add(self, session: Session) -> None:
         """Let a stream in before the next tick."""
@@ -110,6 +111,11 @@ class Loop:
         """Let a stream out before the next tick; nothing when it has left already."""
         with self._lock:
             self._going.append(session)
+        self._wake.set()
+
+    def fail(self, error: ClcrError) -> None:
+        """Have `run` raise this before the next tick: what serves the loop cannot go on."""
+        self._fault = error
         self._wake.set()
 
     @contextmanager
@@ -125,8 +131,13 @@ class Loop:
             self._wake.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Tick until every stream has ended or `stop` is set (and the wake with it); raises BackendError."""
+        """Tick until every stream has ended or `stop` is set (and the wake with it).
+
+        Raises BackendError, and what `fail` was given.
+        """
         while not stop.is_set():
+            if self._fault is not None:
+                raise self._fault
             held = self._let_in_and_out()
             if not self._seated:
                 if not held:
@@ -134,19 +145,24 @@ class Loop:
                 self._clock.pause(None, self._wake)
                 continue
             asleep_until_ns: int | None = None
-            due, ended = [], []
+            due: list[Due] = []
+            ended: dict[Session, ClcrError | None] = {}
             now_ns = self._clock.now_ns()
             for seat, session in enumerate(self._seated):
-                due_ns = session.next_due_ns()
+                try:
+                    due_ns = session.next_due_ns()
+                except Exception as error:  # a source's: it ends its own stream
+                    ended[session] = as_clcr_error(error)
+                    continue
                 if due_ns is None:
-                    ended.append(session)
+                    ended[session] = session.failure()
                 elif due_ns <= now_ns:
                     due.append(Due(seat, session.deadline_ns(), session.done))
                 elif due_ns != AWAITING_DATA_NS:
                     asleep_until_ns = due_ns if asleep_until_ns is None else min(asleep_until_ns, due_ns)
             if ended:
-                for session in ended:
-                    self._leave(session, session.failure())
+                for session, reason in ended.items():
+                    self._leave(session, reason)
             elif due:
                 self._step(next_batch(due, self._max_batch, now_ns, self._cost))
             else:
@@ -159,13 +175,18 @@ class Loop:
         failed: dict[Session, ClcrError] = {}
         for seat, session in zip(seats, sessions, strict=True):
             _attempt(session, partial(session.fill, self._levels, seat), failed)
-        engines_ms = self._levels.run(seats.start, len(seats))
+        try:
+            engines_ms = self._levels.run(seats.start, len(seats))
+        except ClcrError:
+            raise
+        except Exception as error:
+            raise BackendError(f"the engines failed: {one_line(repr(error))}") from error
         for seat, session in zip(seats, sessions, strict=True):
             if session not in failed:
                 _attempt(session, partial(session.finish, self._levels, seat, engines_ms, len(seats)), failed)
         self._cost.learn(len(seats), time.perf_counter_ns() - started_ns)
-        for session, error in failed.items():
-            self._leave(session, error)
+        for session, reason in failed.items():
+            self._leave(session, reason)
 
     def _let_in_and_out(self) -> bool:
         """Seat who came and let out who goes; True when the loop was held when it looked."""
@@ -197,5 +218,14 @@ def _attempt(session: Session, act: Callable[[], None], failed: dict[Session, Cl
     """Do a stream's own part of a tick; what fails there ends that stream and no other."""
     try:
         act()
-    except ClcrError as error:
-        failed[session] = error
+    except Exception as error:
+        failed[session] = as_clcr_error(error)
+
+
+def as_clcr_error(error: BaseException, what: str = "a tick failed") -> ClcrError:
+    """The error as one that a user can be told in one line: itself, or what an unexpected one says."""
+    if isinstance(error, ClcrError):
+        return error
+    told = ClcrError(f"{what}: {one_line(f'{type(error).__name__}: {error}')}")
+    told.__cause__ = error
+    return told

@@ -18,17 +18,19 @@ import numpy as np
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import FOREVER_NS, NS_PER_MS, Clock
 from clcr_stream.errors import SourceError
+from clcr_stream.frontends.text import TextEncoder
 from clcr_stream.inference.levels import LevelOutputs, Levels
+from clcr_stream.inference.program import Runner
 from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import INVALID, LATE, OVERRUN, Account, Last
 from clcr_stream.streams.language import LanguageStream, LanguageTokens
 from clcr_stream.streams.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import TimeGrid
-from clcr_stream.window.ring import Rings
+from clcr_stream.window.ring import Rings, make_rings
 from clcr_stream.wire import messages
 
-AWAITING_DATA_NS = FOREVER_NS  # a recording has not yet pushed the next hop: no time is known
+AWAITING_DATA_NS = FOREVER_NS  # a recording's next hop was not pushed, or its reader is behind: no time is known
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,31 @@ class Pipeline:
     language: LanguageStream
 
 
+def open_pipeline(manifest: Manifest, origin_ns: int, tokenizer: TextEncoder, encoder: Runner) -> Pipeline:
+    """A stream's own parts at its start, with empty rings for its sources."""
+    grid = TimeGrid.of(manifest, origin_ns)
+    rings = make_rings(grid, manifest.vision.size_px)
+    return Pipeline(manifest, grid, rings, Cutter(manifest, grid), LanguageStream(tokenizer, encoder, manifest))
+
+
+def always() -> bool:
+    """There is always room for the next prediction."""
+    return True
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """When ticks are due: `paced` follows the clock and skips when late, otherwise as fast as the sources allow."""
+    """When ticks are due: `paced` follows the clock and skips when late, otherwise as fast as the sources allow.
+
+    Without a pace the next hop also waits while `has_room` is False.
+    """
 
     clock: Clock
     settle_ns: int
     paced: bool = True
     last_tick: int | None = None
     gamma: float = 1.0
+    has_room: Callable[[], bool] = always
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,9 @@ class Session:
             return AWAITING_DATA_NS
         if self._ended(end_ns):
             return None
-        if number <= self._target or not self._schedule.paced:
+        if not self._schedule.paced:
+            return 0 if self._schedule.has_room() else AWAITING_DATA_NS
+        if number <= self._target:
             return 0
         return end_ns + self._settle_ns()
 

@@ -1,44 +1,58 @@
-"""One configured stream: its inputs, rings, session and publisher, opened in a safe order and closed together."""
+"""One stream that runs: its inputs, rings, session and outbox, opened in a safe order and closed together."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, VirtualClock, read_boot_id
-from clcr_stream.errors import ConfigError
+from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.inference.engines import LoadedEngines
-from clcr_stream.sources.base import Sinks, Source, SourceSpec
+from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.frames import make_finder
-from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.reports import Header, make_status, session_message, source_messages, summary
-from clcr_stream.streams.session import Pipeline, Schedule, Session
-from clcr_stream.window.cutter import Cutter
-from clcr_stream.window.grid import TimeGrid
-from clcr_stream.window.ring import make_rings
+from clcr_stream.streams.session import Schedule, Session, always, open_pipeline
 from clcr_stream.wire import messages
 from clcr_stream.wire.jsonl import JsonLines
-from clcr_stream.wire.outbox import Outbox
-from clcr_stream.wire.publisher import Publisher, PublishOptions
+from clcr_stream.wire.outbox import Outbox, Sink
+from clcr_stream.wire.publisher import PublishOptions
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """All that one stream needs to know; None leaves `gamma` to the bundle and lets the input decide the duration."""
+    """All that one stream needs to know; None leaves `gamma` to the bundle and lets the input decide the duration.
+
+    Without `publish` no socket is opened. `origin_ns` is the zero of a recording read without a pace; None: now.
+    """
 
     name: str
     sources: SourceSpec
-    publish: PublishOptions
+    publish: PublishOptions | None = None
     gamma: float | None = None
     duration_s: float | None = None
     settle_ms: float = 60.0
     output: str | None = None
+    origin_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What an embedding program adds to a stream.
+
+    `open_sources` replaces the sources that the options name. `sinks` get every message as it was sent. A recording's
+    next hop waits while `has_room` is False. `ended` is called once, when all is closed, with what ended the stream.
+    """
+
+    open_sources: Callable[[Sinks], Sequence[Source]] | None = None
+    sinks: tuple[Sink, ...] = ()
+    has_room: Callable[[], bool] = always
+    ended: Callable[[ClcrError | None], object] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -51,67 +65,68 @@ class Shared:
 
 
 class Stream:
-    """A configured stream: `begin` opens and starts it, `close` ends it. A context manager.
+    """A stream that runs, from its construction until `close`; a context manager.
 
-    What takes long and knows nothing of time is loaded at once, so that several streams can begin together.
+    Opens inputs, then the endpoint, then the output, announces the session and starts the sources; tick 1 begins at
+    `origin_ns`. Raises the ClcrError of what cannot be opened, and then leaves nothing open.
     """
 
-    def __init__(self, options: StreamOptions, shared: Shared) -> None:
+    def __init__(
+        self,
+        options: StreamOptions,
+        shared: Shared,
+        origin_ns: int,
+        finder: FaceCropper | None = None,
+        hooks: Hooks = Hooks(),
+    ) -> None:
         self.options = options
+        self.error: ClcrError | None = None  # what ended it
         self._shared = shared
+        self._hooks = hooks
+        self._closing = threading.Lock()
+        self._lines: JsonLines | None = None
         self._stack = contextlib.ExitStack()
-        watches = options.sources.input is not None or options.sources.camera != "none"
-        self._finder = make_finder(shared.engines.manifest.vision.size_px) if watches else None
-        self._lines = None if options.output is None else JsonLines(options.output)
-        if self._lines is not None:
-            self._stack.callback(self._lines.close)
+        try:
+            self._open(origin_ns, finder)
+        except BaseException:
+            self._stack.close()
+            raise
 
-    def begin(self, origin_ns: int) -> None:
-        """Open inputs, then the endpoint, announce the session and start the sources; tick 1 begins at `origin_ns`.
-
-        A recording without a pace has its own time and its own zero. Raises the ClcrError of what cannot be opened.
-        """
-        options, engines = self.options, self._shared.engines
+    def _open(self, origin_ns: int, finder: FaceCropper | None) -> None:
+        options, engines, hooks = self.options, self._shared.engines, self._hooks
         unpaced = options.sources.pace == "max"
-        clock: Clock = VirtualClock(time.monotonic_ns()) if unpaced else MonotonicClock()
-        grid = TimeGrid.of(engines.manifest, clock.now_ns() if unpaced else origin_ns)
-        self._rings = rings = make_rings(grid, engines.manifest.vision.size_px)
-        sinks = Sinks(clock, rings, self._finder, self._shared.notify)
-        self._sources = open_sources(options.sources, sinks)
+        if unpaced:  # a recording without a pace has its own time and its own zero
+            origin_ns = time.monotonic_ns() if options.origin_ns is None else options.origin_ns
+        self._clock: Clock = VirtualClock(origin_ns) if unpaced else MonotonicClock()
+        self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder)
+        # Closed in reverse: goodbye and endpoint, sources, and the output last, which gets the goodbye too.
+        output = self._stack.enter_context(contextlib.ExitStack())
+        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify)
+        opened = open_sources(options.sources, sinks) if hooks.open_sources is None else hooks.open_sources(sinks)
+        self._sources = tuple(opened)
         for source in self._sources:
             self._stack.callback(source.close)
         check_sources(options, self._sources)
-        outbox = Outbox(self._lines)
-        identity = Identity(options.name, messages.new_session_id(), read_boot_id(), engines.bundle_id, engines.backend)
-        language = LanguageStream(engines.tokenizer, engines.encoder, engines.manifest)
-        pipeline = Pipeline(engines.manifest, grid, rings, Cutter(engines.manifest, grid), language)
-        self.session = Session(
-            pipeline, self._sources, schedule(options, engines.manifest, clock), identity, outbox.send
+        self._identity = Identity(
+            options.name, messages.new_session_id(), read_boot_id(), engines.bundle_id, engines.backend
         )
-
-        def heartbeat() -> messages.Status:
-            header = Header(
-                identity.stream,
-                identity.session,
-                identity.boot_id,
-                clock.now_ns(),
-                engines.backend,
-                engines.backend_reason(),
-            )
-            uptime_s = (time.monotonic_ns() - self._shared.started_ns) / NS_PER_S
-            return outbox.note(make_status(self.session.account, self.sources(), header, uptime_s))
-
-        outbox.publisher = Publisher(options.publish, heartbeat)
-        self._stack.callback(outbox.publisher.close)
+        outbox = Outbox(options.name, options.publish, self._status)
         self._stack.callback(outbox.close)
-        self.endpoint = outbox.publisher.endpoint
-        outbox.send(session_message(engines.manifest, identity, grid, self.sources()))
+        self.endpoint = outbox.endpoint
+        self.session = Session(self._pipeline, self._sources, self._schedule(), self._identity, outbox.send)
+        if options.output is not None:
+            self._lines = JsonLines(options.output)
+            output.callback(self._lines.close)
+            outbox.add(self._lines)
+        for sink in hooks.sinks:
+            outbox.add(sink)
+        outbox.send(session_message(engines.manifest, self._identity, self._pipeline.grid, self.sources()))
         for source in self._sources:
             source.start()
 
     def sources(self) -> tuple[messages.Source, ...]:
         """The sources' reports, each with the account of the rings that it fills."""
-        return source_messages(self._sources, self._rings)
+        return source_messages(self._sources, self._pipeline.rings)
 
     def summary(self) -> dict[str, Any]:
         """What the stream did, as plain values."""
@@ -122,14 +137,54 @@ class Stream:
         return result
 
     def close(self) -> None:
-        """Say goodbye, then let go of endpoint and sources. Idempotent."""
-        self._stack.close()
+        """Say goodbye, then let go of endpoint and sources. Idempotent, from any thread; raises PublishError."""
+        with self._closing:
+            try:
+                self._stack.close()
+            except ClcrError as error:
+                self.error = self.error or error
+                raise
+            finally:
+                self._hooks.ended(self.error)
 
     def __enter__(self) -> Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _schedule(self) -> Schedule:
+        """When ticks are due, from the options and what they leave to the bundle."""
+        options, manifest = self.options, self._shared.engines.manifest
+        duration_s = options.duration_s
+        return Schedule(
+            clock=self._clock,
+            settle_ns=int(options.settle_ms * NS_PER_MS),
+            paced=options.sources.pace == "real",
+            last_tick=None if duration_s is None else max(1, int(duration_s * NS_PER_S) // manifest.hop_ns),
+            gamma=manifest.gamma if options.gamma is None else options.gamma,
+            has_room=self._hooks.has_room,
+        )
+
+    def _status(self) -> messages.Status:
+        """The heartbeat; on the thread that sends it."""
+        engines, identity = self._shared.engines, self._identity
+        header = Header(
+            identity.stream,
+            identity.session,
+            identity.boot_id,
+            self._clock.now_ns(),
+            engines.backend,
+            engines.backend_reason(),
+        )
+        uptime_s = (time.monotonic_ns() - self._shared.started_ns) / NS_PER_S
+        return make_status(self.session.account, self.sources(), header, uptime_s)
+
+
+def load_finder(options: StreamOptions, size_px: int) -> FaceCropper | None:
+    """What searches faces, for a stream that will see any: loaded before the streams begin, because it takes long."""
+    watches = options.sources.input is not None or options.sources.camera != "none"
+    return make_finder(size_px) if watches else None
 
 
 def check_sources(options: StreamOptions, sources: Sequence[Source]) -> None:
@@ -139,15 +194,3 @@ def check_sources(options: StreamOptions, sources: Sequence[Source]) -> None:
     live = [source.name for source in sources if not source.lossless]
     if options.sources.pace == "max" and live:
         raise ConfigError(f"--pace max needs recordings, {live[0]} is live; use --pace real")
-
-
-def schedule(options: StreamOptions, manifest: Manifest, clock: Clock) -> Schedule:
-    """When ticks are due, from the configuration and what it leaves to the bundle."""
-    duration_s = options.duration_s
-    return Schedule(
-        clock=clock,
-        settle_ns=int(options.settle_ms * NS_PER_MS),
-        paced=options.sources.pace == "real",
-        last_tick=None if duration_s is None else max(1, int(duration_s * NS_PER_S) // manifest.hop_ns),
-        gamma=manifest.gamma if options.gamma is None else options.gamma,
-    )

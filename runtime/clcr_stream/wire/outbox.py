@@ -1,38 +1,121 @@
-"""Where a stream's messages go: the publisher and the JSON lines."""
+"""Where a stream's messages go: over the wire, if it is published, and as they were sent to every sink."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
 import msgspec
 
-from clcr_stream.wire import messages
-from clcr_stream.wire.jsonl import JsonLines
-from clcr_stream.wire.publisher import Publisher
+from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.errors import ClcrError, one_line
+from clcr_stream.wire.messages import Message, Status
+from clcr_stream.wire.numbering import Numbering
+from clcr_stream.wire.publisher import Publisher, PublishOptions
+
+HEARTBEAT_MS = 1000
+
+_M = TypeVar("_M", bound=Message)
+
+
+class Sink(Protocol):
+    """Takes each message of a stream once, numbered, as its readers get it: a file, a mailbox, a recorder.
+
+    `write` is called by the loop's thread, and for a Status by the thread of the heartbeat; it must not wait.
+    """
+
+    def write(self, message: Message, /) -> None: ...
 
 
 class Outbox:
-    """Sends each message to the publisher and, as it was sent, to the JSON lines."""
+    """Numbers, publishes and hands on the messages of one stream; a context manager whose end is the goodbye.
 
-    def __init__(self, lines: JsonLines | None) -> None:
-        self.publisher: Publisher | None = None
-        self._closing = False
-        self._lines = lines
-        self._beats = 0
+    `heartbeat` makes the current Status; it is called once a second and at the end. Without `publish` no socket is
+    opened, and the outbox numbers the messages itself. What a sink raises ends the stream: `send` raises it, of a
+    heartbeat the next one.
+    """
 
-    def send(self, message: messages.Message) -> None:
-        """Publish a session, prediction or transcript."""
-        if self.publisher is not None:
-            message = self.publisher.publish(message)
-        if self._lines is not None:
-            self._lines.write(message)
+    def __init__(self, stream: str, publish: PublishOptions | None, heartbeat: Callable[[], Status]) -> None:
+        self._stream = stream
+        self._heartbeat = heartbeat
+        self._sinks: list[Sink] = []
+        self._failure: ClcrError | None = None
+        self._publisher: Publisher | None = None
+        self._beats: _Beats | None = None
+        if publish is not None:
+            self._publisher = Publisher(publish, heartbeat, self._beaten)
+        else:
+            self._numbering = Numbering()
+            self._beats = _Beats(self._beat)
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where the stream is published, None when it is not."""
+        return None if self._publisher is None else self._publisher.endpoint
+
+    def add(self, sink: Sink) -> None:
+        """Hand every message from now on to `sink` too; before the first one is sent."""
+        self._sinks.append(sink)
+
+    def send(self, message: _M) -> _M:
+        """A session, prediction or transcript; as it was sent. Raises PublishError and what a sink raised."""
+        if self._failure is not None:
+            raise self._failure
+        sent = self._numbered(message) if self._publisher is None else self._publisher.publish(message)
+        for sink in self._sinks:
+            sink.write(sent)
+        return sent
 
     def close(self) -> None:
-        """The next heartbeat is the goodbye."""
-        self._closing = True
+        """The goodbye, then let go of the endpoint. Raises PublishError when the publisher had failed. Idempotent."""
+        if self._publisher is not None:
+            self._publisher.close()
+        elif self._beats is not None:
+            self._beats.close()
 
-    def note(self, status: messages.Status) -> messages.Status:
-        """A heartbeat on its way to the publisher, which numbers it as here; called by the publisher's thread alone."""
-        self._beats += 1
-        if self._lines is not None:
-            state = "goodbye" if self._closing else status.state
-            self._lines.write(msgspec.structs.replace(status, seq=self._beats, state=state))
-        return status
+    def __enter__(self) -> Outbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _numbered(self, message: _M) -> _M:
+        message = self._numbering.numbered(message)
+        self._numbering.keep(message)
+        return message
+
+    def _beat(self, goodbye: bool) -> None:
+        status = self._heartbeat()
+        if goodbye:
+            status = msgspec.structs.replace(status, state="goodbye")
+        self._beaten(self._numbered(status))
+
+    def _beaten(self, status: Status) -> None:
+        """A heartbeat was sent, on a thread of its own: its failure waits for the loop's next message."""
+        try:
+            for sink in self._sinks:
+                sink.write(status)
+        except ClcrError as error:
+            self._failure = error
+        except Exception as error:
+            self._failure = ClcrError(f"stream {self._stream}: a sink failed: {one_line(repr(error))}")
+
+
+class _Beats:
+    """Calls `beat` once a second on a thread of its own, and a last time, with True, at the end."""
+
+    def __init__(self, beat: Callable[[bool], None]) -> None:
+        self._beat = beat
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="clcr-heartbeat", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(HEARTBEAT_MS * NS_PER_MS / NS_PER_S):
+            self._beat(False)
+        self._beat(True)

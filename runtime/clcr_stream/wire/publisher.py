@@ -43,6 +43,7 @@ from clcr_stream.wire.messages import (
     kind_of,
     topic,
 )
+from clcr_stream.wire.numbering import Numbering
 
 _INBOX_FRAMES = 256
 _EVENTS_PER_TURN = 64  # so that a flood of subscriptions cannot keep the thread from sending
@@ -70,23 +71,30 @@ class Publisher:
     """A bound XPUB socket and the thread that owns it; a context manager.
 
     `heartbeat` makes the current Status and is called on that thread every `heartbeat_ms`, on `beat` and for the
-    goodbye; it must not block. Sessions, predictions and transcripts come by `publish`. The last session, status and
-    prediction are sent again when somebody subscribes; as XPUB cannot send to one peer alone, every subscriber of that
-    topic sees the repetition and drops it by its seq. Raises PublishError when the endpoint cannot be had.
+    goodbye; `beaten` gets it there as it was sent; neither may block. Sessions, predictions and transcripts come by
+    `publish`. The last session, status and prediction are sent again when somebody subscribes; as XPUB cannot send to
+    one peer alone, every subscriber of that topic sees the repetition and drops it by its seq. Raises PublishError when
+    the endpoint cannot be had.
     """
 
-    def __init__(self, options: PublishOptions, heartbeat: Callable[[], Status]) -> None:
+    def __init__(
+        self,
+        options: PublishOptions,
+        heartbeat: Callable[[], Status],
+        beaten: Callable[[Status], object] = lambda _: None,
+    ) -> None:
         self._options = options
         self._heartbeat = heartbeat
+        self._beaten = beaten
         self._prefixes = {kind: topic(options.stream, kind) + b" " for kind in KINDS}
         self._guard = threading.Lock()
-        self._last_seq: dict[Kind, int] = {}
+        self._numbering = Numbering()
         self._inbox: deque[tuple[Kind, bytes]] = deque()
         self._kept: dict[Kind, bytes] = {}
         self._peers: set[int] = set()
         self._refused = 0
         self._dropped = 0
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._stop = threading.Event()
         self._beat_asked = threading.Event()
         self._cleanup = contextlib.ExitStack()
@@ -179,14 +187,9 @@ class Publisher:
         self.endpoint = bind(self._xpub, wanted)
 
     def _numbered(self, message: _M) -> tuple[_M, bytes]:
-        kind = kind_of(message)
-        last = self._last_seq.get(kind, 0)
-        if message.seq == 0:
-            message = msgspec.structs.replace(message, seq=last + 1)
-        if message.seq <= last:
-            raise PublishError(f"{kind} seq {message.seq} after {last}: seq must increase within a session")
+        message = self._numbering.numbered(message)
         payload = encode(message, self._options.format)
-        self._last_seq[kind] = message.seq
+        self._numbering.keep(message)
         return message, payload
 
     def _wake(self) -> None:
@@ -197,7 +200,7 @@ class Publisher:
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception as error:  # the thread's edge: told by the next publish() or close()
+        except BaseException as error:  # the thread's edge: told by the next publish() or close()
             self._failure = error
         finally:
             self._cleanup.close()
@@ -261,8 +264,9 @@ class Publisher:
             refused_peers=self._refused,
         )
         with self._guard:
-            _, payload = self._numbered(status)
+            status, payload = self._numbered(status)
         self._send("status", self._prefixes["status"] + payload)
+        self._beaten(status)
 
     def _subscriptions(self) -> set[Kind]:
         """The kinds to send again: those whose kept frame a new subscription matches."""
