@@ -76,17 +76,6 @@ def cut_all(rings: Rings, grid: TimeGrid, ticks: int) -> list[Cut]:
     return [cut(cutter, rings, grid.tick(number)) for number in range(1, ticks + 1)]
 
 
-def test_ticks_are_half_open_absolute_and_a_hop_apart(grid: TimeGrid) -> None:
-    tick = grid.tick(31)
-    assert (tick.end_ns, tick.hop_start_ns, tick.start_ns) == (
-        ORIGIN_NS + 31 * HOP_NS,
-        ORIGIN_NS + 30 * HOP_NS,
-        ORIGIN_NS + HOP_NS,
-    )
-    assert grid.closed_by(tick.end_ns) == 31
-    assert grid.closed_by(tick.end_ns - 1) == 30
-
-
 def test_frames_become_planes_in_channel_order(rings: Rings, grid: TimeGrid) -> None:
     for slot in range(3):
         put_frame(rings, slot, 10 * slot)

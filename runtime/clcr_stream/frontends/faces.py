@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,7 @@ _SEARCH_PX = 200
 _CASCADE_PX = 24  # one more than the cascade's own 20: smaller hits are mostly wrong
 _HOLD_CALLS = 6  # 0.4 s at 15 Hz
 _SMOOTHING = 0.6  # weight of a new detection in the box
-# Of the box's side, added on each side. None: alt2's box then frames a face as CK+ and most of FER2013 do.
-_MARGIN = 0.0
+# No margin is added to alt2's box: it frames a face as CK+ and most of FER2013 do.
 _NEAR_SIDE_PX = 48  # the side to which a tracked face is scaled for the second, finer look
 
 
@@ -35,14 +34,20 @@ class FaceCrop:
     faces: int  # faces seen at the last detection
 
 
+class Detector(Protocol):
+    """The part of cv2.CascadeClassifier that is used: boxes (x, y, width, height) and how many votes each has."""
+
+    def detectMultiScale2(self, image: Any, /, **limits: Any) -> tuple[Any, Any]: ...
+
+
 class FaceFinder:
     """Follows one face through the frames of one stream, in order; deterministic in their sequence, one thread.
 
     The largest face is taken first and kept while it is found; another replaces it only after it is lost. A missed
-    face keeps its box for 0.4 s (6 calls).
+    face keeps its box for 0.4 s (6 calls). `detector` None: OpenCV's frontal Haar cascade, alt2.
     """
 
-    def __init__(self, size_px: int = 112, detect_every: int = 3) -> None:
+    def __init__(self, size_px: int = 112, detect_every: int = 3, detector: Detector | None = None) -> None:
         if size_px < 8 or detect_every < 1:
             raise ConfigError(
                 f"FaceFinder was given size_px={size_px}, detect_every={detect_every}; "
@@ -50,7 +55,7 @@ class FaceFinder:
             )
         self._size_px = size_px
         self._detect_every = detect_every
-        self._cascade = _load_cascade()
+        self._cascade = detector if detector is not None else _load_cascade()
         self.reset()
 
     def reset(self) -> None:
@@ -133,7 +138,7 @@ class FaceFinder:
     def _cut(self, rgb: NDArray[np.uint8], box: Box) -> FaceCrop:
         import cv2
 
-        side = max(2, round(box[2] * (1 + 2 * _MARGIN)))
+        side = max(2, round(box[2]))
         left = round(box[0] + box[2] / 2 - side / 2)
         top = round(box[1] + box[3] / 2 - side / 2)
         height, width = rgb.shape[:2]
@@ -151,7 +156,7 @@ class FaceFinder:
         return FaceCrop(np.asarray(face, np.uint8), (left, top, side, side), float(quality), self._faces)
 
 
-def _load_cascade() -> Any:
+def _load_cascade() -> Detector:
     import cv2
 
     path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml" if hasattr(cv2, "data") else Path()
@@ -160,7 +165,8 @@ def _load_cascade() -> Any:
             f"OpenCV {cv2.__version__} has no face cascades; allowed is 4.13 or a later 4.x: "
             "pip install 'opencv-python-headless>=4.13,<5'"
         )
-    return cv2.CascadeClassifier(str(path))
+    cascade: Any = cv2.CascadeClassifier(str(path))
+    return cast(Detector, cascade)
 
 
 def _shrink(grey: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:

@@ -1,0 +1,240 @@
+"""FaceFinder against arithmetic done by hand: a detector that answers by script, and what is made of its answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from clcr_stream.errors import ConfigError
+from clcr_stream.frontends.faces import FaceCrop, FaceFinder
+
+Hit = tuple[int, int, int, int, int]  # x, y, width, height in the image that is searched, votes
+SIZE_PX = 32
+FRAME = np.random.default_rng(5).integers(0, 256, (120, 160, 3), np.uint8)
+
+
+@dataclass
+class Script:
+    """A detector whose n-th answer is given; keeps what it was asked."""
+
+    answers: list[list[Hit]]
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    limits: list[dict[str, Any]] = field(default_factory=list)
+
+    def detectMultiScale2(self, grey: NDArray[np.uint8], /, **limits: Any) -> tuple[Any, Any]:
+        self.shapes.append(grey.shape)
+        self.limits.append(limits)
+        hits = self.answers.pop(0) if self.answers else []
+        return [hit[:4] for hit in hits], [hit[4] for hit in hits]
+
+
+def face(x: int, y: int, side: int, votes: int = 9) -> Hit:
+    return (x, y, side, side, votes)
+
+
+def follow(*answers: list[Hit], frame: NDArray[np.uint8] = FRAME) -> tuple[list[FaceCrop | None], Script]:
+    """One call per answer, each of which searches."""
+    script = Script([list(answer) for answer in answers])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    return [finder.crop(frame) for _ in answers], script
+
+
+def last(*answers: list[Hit]) -> FaceCrop:
+    crop = follow(*answers)[0][-1]
+    assert crop is not None
+    return crop
+
+
+@settings(max_examples=150, deadline=None)
+@given(x=st.integers(-40, 150), y=st.integers(-40, 110), side=st.integers(10, 90))
+def test_a_crop_is_the_box_with_its_border_repeated_beyond_the_frame(x: int, y: int, side: int) -> None:
+    height, width = FRAME.shape[:2]
+    if x + side <= 0 or y + side <= 0 or x >= width or y >= height:
+        return
+    crop = last([face(x, y, side)])
+    around = 100
+    padded = np.pad(FRAME, ((around, around), (around, around), (0, 0)), mode="edge")
+    region = padded[around + y : around + y + side, around + x : around + x + side]
+    method = cv2.INTER_AREA if side > SIZE_PX else cv2.INTER_LINEAR
+    assert crop.box == (x, y, side, side)
+    np.testing.assert_array_equal(crop.rgb, cv2.resize(region, (SIZE_PX, SIZE_PX), interpolation=method))
+
+
+def test_a_box_that_lies_wholly_outside_a_smaller_frame_gives_the_whole_frame() -> None:
+    script = Script([[face(100, 60, 30)]])
+    finder = FaceFinder(SIZE_PX, 2, script)
+    assert finder.crop(FRAME) is not None
+    smaller = FRAME[:40, :50]
+    crop = finder.crop(smaller)
+    assert crop is not None
+    np.testing.assert_array_equal(crop.rgb, cv2.resize(smaller, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_LINEAR))
+
+
+@pytest.mark.parametrize(
+    ("side", "votes", "quality"),
+    [(16, 9, 0.5 * 9 / 12), (32, 9, 9 / 12), (64, 9, 9 / 12), (32, 3, 0.5), (32, 1, 0.25), (8, 27, 0.25 * 0.9)],
+)
+def test_quality_grows_with_resolution_up_to_the_model_s_and_with_votes(side: int, votes: int, quality: float) -> None:
+    assert last([face(20, 20, side, votes)]).quality == pytest.approx(quality)
+
+
+def test_quality_falls_by_a_seventh_with_every_missed_call_and_is_whole_again_when_found() -> None:
+    crops, _ = follow([face(20, 20, 32)], *[[] for _ in range(12)])
+    kept = [crop.quality for crop in crops if crop is not None]
+    assert kept == pytest.approx([0.75 * (7 - missed) / 7 for missed in range(7)])
+
+
+def test_a_face_that_is_found_again_has_its_whole_quality() -> None:
+    script = Script([[face(20, 20, 32)], [], [], [face(20, 20, 32)]])  # a missed call searches the frame and the box
+    finder = FaceFinder(SIZE_PX, 1, script)
+    crops = [finder.crop(FRAME) for _ in range(3)]
+    assert [crop.quality for crop in crops if crop is not None] == pytest.approx([0.75, 0.75 * 6 / 7, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "side", "same"),
+    [
+        (69, 40, 50, True),  # centre 29 px to the right; 0.6 x 50 = 30 are allowed
+        (70, 40, 50, False),
+        (11, 40, 50, True),
+        (10, 40, 50, False),
+        (40, 69, 50, True),
+        (40, 70, 50, False),
+        (40, 11, 50, True),
+        (40, 10, 50, False),
+        (23, 23, 84, True),  # 1.68 times as large around the same centre; 1.7 are allowed
+        (22, 22, 86, False),
+        (50, 50, 30, True),  # 1 / 1.67
+        (51, 51, 28, False),
+    ],
+)
+def test_a_box_is_the_same_face_by_distance_and_size(x: int, y: int, side: int, same: bool) -> None:
+    crop = last([face(40, 40, 50)], [face(x, y, side)])
+    moved = crop.box != (40, 40, 50, 50) or crop.quality == pytest.approx(0.75)
+    assert moved == same
+    assert crop.faces == 1
+
+
+def test_a_new_box_counts_six_tenths_in_place_and_size() -> None:
+    crop = last([face(40, 30, 40)], [face(50, 40, 50)])
+    assert crop.box == (46, 36, 46, 46)
+    # 46 + 0.6 x 4 = 48.4 in place and size: the centre 72.6 stays where it is when the side is rounded to 48
+    assert last([face(40, 30, 40)], [face(50, 40, 50)], [face(50, 40, 50)]).box == (49, 39, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("hits", "chosen"),
+    [
+        ([face(10, 10, 30), face(60, 50, 31)], (60, 50)),
+        ([face(60, 50, 31), face(10, 10, 30)], (60, 50)),
+        ([face(10, 10, 30, 5), face(60, 50, 30, 6)], (60, 50)),
+        ([face(60, 50, 30, 6), face(10, 10, 30, 5)], (60, 50)),
+        ([face(10, 10, 30), face(60, 50, 30)], (60, 50)),
+    ],
+)
+def test_the_largest_face_is_taken_then_the_one_with_more_votes(hits: list[Hit], chosen: tuple[int, int]) -> None:
+    crop = last(hits)
+    assert crop.box[:2] == chosen
+    assert crop.faces == 2
+
+
+def test_of_several_faces_the_followed_one_stays_and_all_are_counted() -> None:
+    crop = last([face(20, 20, 40)], [face(90, 30, 60), face(22, 20, 40), face(100, 0, 20)])
+    assert crop.box == (21, 20, 40, 40)
+    assert crop.faces == 3
+
+
+def test_a_large_frame_is_searched_at_200_px_and_its_boxes_are_scaled_back() -> None:
+    frame = np.zeros((300, 400, 3), np.uint8)
+    (crop,), script = follow([face(20, 30, 40)], frame=frame)
+    assert script.shapes == [(150, 200)]
+    assert script.limits == [{"scaleFactor": 1.2, "minNeighbors": 3, "minSize": (24, 24)}]
+    assert crop is not None
+    assert crop.box == (40, 60, 80, 80)
+
+
+def test_a_small_frame_is_searched_as_it_is() -> None:
+    _, script = follow([])
+    assert script.shapes == [(120, 160)]
+
+
+def test_a_missed_face_is_looked_for_around_its_box_at_48_px() -> None:
+    near = face(34, 26, 48)  # in the region around the box, scaled by 48 / 60
+    crops, script = follow([face(60, 40, 60)], [], [near])
+    assert script.shapes[1:3] == [(120, 160), (88, 96)]  # y 10..120 of 130 and x 30..150, times 0.8
+    assert script.limits[2] == {"scaleFactor": 1.08, "minNeighbors": 2, "minSize": (28, 28), "maxSize": (76, 76)}
+    crop = crops[1]
+    assert crop is not None
+    assert (crop.quality, crop.faces) == (pytest.approx(0.75), 1)
+    # 30 + 34 / 0.8 = 72.5 and 10 + 26 / 0.8 = 42.5, six tenths of the way from 60 and 40; the side stays 60
+    assert crop.box == (round(60 + 0.6 * 12.5), round(40 + 0.6 * 2.5), 60, 60)
+
+
+def test_a_face_near_the_box_that_is_another_one_is_not_taken() -> None:
+    crops, _ = follow([face(60, 40, 60)], [], [face(0, 0, 30)])
+    assert crops[1] is not None
+    assert crops[1].quality == pytest.approx(0.75 * 6 / 7)
+    assert crops[1].box == (60, 40, 60, 60)
+
+
+def test_a_region_smaller_than_the_cascade_s_window_is_not_searched() -> None:
+    script = Script([[face(100, 60, 12)]])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    finder.crop(FRAME)
+    finder.crop(FRAME[:77, :117])  # around the box 6 + 17 = 23 px are left
+    assert len(script.shapes) == 2
+    script = Script([[face(100, 60, 12)]])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    finder.crop(FRAME)
+    finder.crop(FRAME[:78, :118])
+    assert script.shapes[2] == (24, 24)
+
+
+def test_a_found_face_is_searched_for_at_every_third_call_and_a_missed_one_at_each() -> None:
+    script = Script([[face(40, 40, 40)], [face(40, 40, 40)], []])
+    finder = FaceFinder(SIZE_PX, 3, script)
+    searches = []
+    for _ in range(12):
+        finder.crop(FRAME)
+        searches.append(len(script.shapes))
+    # found at calls 0 and 3, missed from call 6 on: the frame, then the region around the box
+    assert searches == [1, 1, 1, 2, 2, 2, 4, 6, 8, 10, 12, 14]
+
+
+def test_a_face_is_lost_after_six_missed_calls_and_the_next_one_is_taken_anew() -> None:
+    script = Script([[face(20, 20, 40)], *[[] for _ in range(14)], [face(90, 50, 50)]])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    states = []
+    for _ in range(9):
+        crop = finder.crop(FRAME)
+        states.append(finder.state)
+    assert states == ["found", *["held"] * 6, "lost", "found"]
+    assert crop is not None
+    assert crop.box == (90, 50, 50, 50)
+
+
+def test_a_reset_forgets_the_face_and_the_rhythm_of_searches() -> None:
+    script = Script([[face(20, 20, 40)], [face(90, 50, 50)]])
+    finder = FaceFinder(SIZE_PX, 3, script)
+    finder.crop(FRAME)
+    finder.reset()
+    assert finder.state == "none"
+    crop = finder.crop(FRAME)
+    assert crop is not None
+    assert crop.box == (90, 50, 50, 50)
+
+
+@pytest.mark.parametrize(("size_px", "detect_every", "allowed"), [(8, 1, True), (7, 1, False), (8, 0, False)])
+def test_the_smallest_sizes_that_make_sense(size_px: int, detect_every: int, allowed: bool) -> None:
+    if allowed:
+        assert FaceFinder(size_px, detect_every, Script([])).crop(FRAME) is None
+    else:
+        with pytest.raises(ConfigError, match="allowed is size_px >= 8, detect_every >= 1"):
+            FaceFinder(size_px, detect_every, Script([]))
