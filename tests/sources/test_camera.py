@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ FRAME_NS = NS_PER_S // 15
 class FakeCapture:
     """Gives `pictures` one per grab at 15 Hz of the test's clock, then fails as a pulled cable does."""
 
-    def __init__(self, clock: SteppedClock, pictures: list, opened: bool = True) -> None:
+    def __init__(self, clock: SteppedClock, pictures: list[np.ndarray], opened: bool = True) -> None:
         self._clock, self._pictures, self._opened = clock, iter(pictures), opened
         self._current: object = None
         self.released = False
@@ -45,7 +46,9 @@ def pictures(count: int, first: int = 0) -> list[np.ndarray]:
     return [np.full((48, 64, 3), first + number, np.uint8) for number in range(count)]
 
 
-def camera(clock: SteppedClock, opener: Callable, path: str | None = "/dev/video0") -> tuple[CameraSource, Sinks]:
+def camera(
+    clock: SteppedClock, opener: Callable[[str], Any], path: str | None = "/dev/video0"
+) -> tuple[CameraSource, Sinks]:
     sinks = make_sinks(clock)
     return CameraSource("0", sinks, opener, lambda _: path), sinks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ class FakePyAudio:
 
     paInt16, paContinue, paInputOverflow = 8, 0, 2
 
-    def __init__(self, devices: list[dict], rates: tuple[int, ...] = (16000,)) -> None:
+    def __init__(self, devices: list[dict[str, Any]], rates: tuple[int, ...] = (16000,)) -> None:
         self.devices, self.rates = devices, rates
         self.streams: list[SimpleNamespace] = []
         self.terminated = 0
@@ -35,10 +36,10 @@ class FakePyAudio:
     def get_device_count(self) -> int:
         return len(self.devices)
 
-    def get_device_info_by_index(self, index: int) -> dict:
+    def get_device_info_by_index(self, index: int) -> dict[str, Any]:
         return self.devices[index]
 
-    def get_default_input_device_info(self) -> dict:
+    def get_default_input_device_info(self) -> dict[str, Any]:
         if not self.devices:
             raise OSError("No Default Input Device Available")
         return self.devices[0]
@@ -124,7 +125,7 @@ def test_blocks_land_where_they_were_recorded() -> None:
 
 
 @pytest.mark.parametrize(("device", "rate_hz"), [(BUILT_IN, 48000), (USB, 44100)])
-def test_a_device_with_another_rate_is_resampled(device: dict, rate_hz: int) -> None:
+def test_a_device_with_another_rate_is_resampled(device: dict[str, Any], rate_hz: int) -> None:
     module = FakePyAudio([device], rates=(rate_hz,))
     bench = Bench(module)
     assert module.opened.acquire(timeout=10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -97,7 +97,9 @@ class ScriptedReader:
 
     modalities = BOTH
 
-    def __init__(self, clock: SteppedClock, items: list, error: Exception | None = None) -> None:
+    def __init__(
+        self, clock: SteppedClock, items: Sequence[AudioItem | VideoItem], error: Exception | None = None
+    ) -> None:
         self._clock, self._items, self._error = clock, items, error
         self.closed = False
 
@@ -107,7 +109,7 @@ class ScriptedReader:
     def __exit__(self, *_: object) -> None:
         self.closed = True
 
-    def items(self) -> Iterator[object]:
+    def items(self) -> Iterator[AudioItem | VideoItem]:
         for item in self._items:
             self._clock.move_to(self._clock.now_ns() + NS_PER_S // 10)
             yield item
@@ -133,7 +135,7 @@ def test_an_absent_stream_is_waited_for_with_growing_pauses() -> None:
     source.start()
     pauses = []
     for tries in range(1, 6):
-        assert eventually(lambda tries=tries: len(clock.waits) == tries)
+        assert eventually(lambda tries=tries: len(clock.waits) == tries)  # type: ignore[misc]
         assert source.report().state == "waiting"
         pauses.append(clock.waits[-1] - clock.now_ns())
         clock.move_to(clock.waits[-1])
@@ -176,11 +178,11 @@ def test_a_stream_that_breaks_is_stale_then_back_with_a_gap(error: Exception | N
 class HangingReader(ScriptedReader):
     """A reader that gives what it has and then nothing more, without an end, until it is let go."""
 
-    def __init__(self, clock: SteppedClock, items: list[AudioItem | VideoItem]) -> None:
+    def __init__(self, clock: SteppedClock, items: Sequence[AudioItem | VideoItem]) -> None:
         super().__init__(clock, items)
         self.hangs, self.let_go = threading.Event(), threading.Event()
 
-    def items(self) -> Iterator[object]:
+    def items(self) -> Iterator[AudioItem | VideoItem]:
         yield from super().items()
         self.hangs.set()
         self.let_go.wait(10)

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.container import OutputContainer
 
-from clcr_stream.clock import NS_PER_S, Clock, VirtualClock
+from clcr_stream.clock import NS_PER_S, Clock, VirtualClock, Wake
 from clcr_stream.sources.base import Sinks, Source
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import make_rings
@@ -213,6 +213,11 @@ class SteppedClock:
             while self._now_ns < deadline_ns and not stop.is_set():
                 self._moved.wait(0.02)
         return not stop.is_set()
+
+    def pause(self, deadline_ns: int | None, wake: Wake) -> None:
+        """Sources never call this; it completes the protocol of a clock."""
+        if deadline_ns is not None:
+            self.wait_until(deadline_ns, threading.Event())
 
     def await_wait(self, deadline_ns: int, timeout_s: float = 10.0) -> bool:
         """Until somebody waits for `deadline_ns` or later."""

@@ -198,7 +198,8 @@ def test_a_writer_and_a_reader_in_two_threads_lose_nothing() -> None:
     def write() -> None:
         for start in range(0, 20_000, 50):
             with done:
-                assert done.wait_for(lambda start=start: start + 50 - progress["read"] <= 1000, timeout=10)
+                room = start + 50 - 1000
+                assert done.wait_for(lambda room=room: progress["read"] >= room, timeout=10)  # type: ignore[misc]
             ring.put(start, ramp(start % 5000, start % 5000 + 50))
             with done:
                 progress["written"] = start + 50
@@ -208,7 +209,7 @@ def test_a_writer_and_a_reader_in_two_threads_lose_nothing() -> None:
     writer.start()
     for start in range(0, 20_000, 100):
         with done:
-            assert done.wait_for(lambda start=start: progress["written"] >= start + 100, timeout=10)
+            assert done.wait_for(lambda stop=start + 100: progress["written"] >= stop, timeout=10)  # type: ignore[misc]
         items = ring.read(start, start + 100)
         assert items.present.all()
         with done:
