@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.window.transcript import Segment, Transcript
 
@@ -100,3 +105,58 @@ def test_the_store_is_bounded_however_much_is_revised() -> None:
     assert transcript.dropped["overflow"] == 90
     assert len(texts(transcript, 0, 60)) == 10
     assert texts(transcript, 51, 60)[-1] == "49"
+
+
+segments = st.builds(
+    Segment,
+    st.sampled_from("abcd"),
+    st.integers(0, 30),
+    st.integers(0, 60),
+    st.sampled_from(["", "x", "y"]),
+    st.booleans(),
+    st.integers(0, 4),
+).map(lambda one: replace(one, end_ns=max(one.start_ns, one.end_ns)))
+transcript_steps = st.lists(
+    st.tuples(st.booleans(), segments, st.none() | st.integers(0, 80), st.integers(0, 20)), max_size=40
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(transcript_steps)
+def test_a_transcript_shows_what_a_list_of_all_arrivals_shows(
+    steps: list[tuple[bool, Segment, int | None, int]],
+) -> None:
+    """Without a bound: the newest revision known by a window's end, unless it is older than the store keeps."""
+    keep_ns = 25
+    transcript = Transcript(keep_ns=keep_ns)
+    known: dict[str, list[tuple[int, Segment]]] = {}
+    newest_end_ns: int | None = None
+    shown: list[Segment] = []
+    for is_put, segment, arrived_ns, length in steps:
+        if is_put:
+            held = known.get(segment.id, [])
+            late = newest_end_ns is not None and segment.end_ns < newest_end_ns - keep_ns
+            stale = bool(held) and segment.revision <= held[-1][1].revision
+            assert transcript.put(segment, arrived_ns) == (not late and not stale)
+            if not late and not stale:
+                at_ns = segment.end_ns if arrived_ns is None else arrived_ns
+                known.setdefault(segment.id, []).append((at_ns, segment))
+            continue
+        end_ns = segment.end_ns
+        start_ns = end_ns - length
+        if newest_end_ns is None or end_ns > newest_end_ns:
+            newest_end_ns = end_ns
+            known = {key: held for key, held in known.items() if held[-1][1].end_ns >= end_ns - keep_ns}
+        visible = []
+        for held in known.values():
+            seen = [one for at_ns, one in held if at_ns <= end_ns]
+            if seen and seen[-1].text and seen[-1].start_ns < end_ns and seen[-1].end_ns > start_ns:
+                visible.append(seen[-1])
+        visible.sort(key=lambda one: (one.start_ns, one.end_ns, one.id))
+        version = transcript.version
+        assert transcript.between(start_ns, end_ns) == visible
+        if visible != shown:
+            assert transcript.version > version
+        shown = visible
+    held_ends = [held[-1][1].end_ns for held in known.values()]
+    assert transcript.newest_ns == (max(held_ends) if held_ends else None)
