@@ -29,7 +29,7 @@ class Host:
         self._say = say
         self._hop_ns = engines.manifest.hop_ns
         self._wake, self._work = Wake(), Wake()
-        self._shared = Shared(engines, started_ns, self._wake.set)
+        self._shared = Shared(engines, started_ns, self._wake.set, say)
         self._clock: Clock = MonotonicClock()
         self._loop = Loop(engines.levels, self._clock, self._wake, self._ended, max_batch)
         self._origin_ns: int | None = None
