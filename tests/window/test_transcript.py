@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -160,3 +161,59 @@ def test_a_transcript_shows_what_a_list_of_all_arrivals_shows(
         shown = visible
     held_ends = [held[-1][1].end_ns for held in known.values()]
     assert transcript.newest_ns == (max(held_ends) if held_ends else None)
+
+
+def test_a_segment_is_final_and_the_first_revision_unless_it_says_otherwise() -> None:
+    segment = Segment("a", 0, 1, "words")
+    assert (segment.final, segment.revision) == (True, 0)
+
+
+def test_an_empty_transcript_has_counted_nothing() -> None:
+    transcript = Transcript()
+    assert (transcript.received, transcript.replaced, transcript.expired) == (0, 0, 0)
+    assert transcript.dropped == {"stale_revision": 0, "late": 0, "overflow": 0}
+    assert transcript.keep_ns == 60 * NS_PER_S
+
+
+def test_every_arrival_is_counted_as_received_and_each_that_is_held_changes_the_version() -> None:
+    transcript = Transcript()
+    versions = [transcript.version]
+    for revision, taken in ((1, True), (1, False), (0, False), (2, True)):
+        assert transcript.put(said("a", 1, 2, revision=revision)) == taken
+        versions.append(transcript.version)
+    assert transcript.received == 4
+    assert [after > before for before, after in pairwise(versions)] == [True, False, False, True]
+    assert transcript.dropped["stale_revision"] == 2
+
+
+def test_a_full_store_forgets_superseded_revisions_first_and_then_the_segment_that_ended_first() -> None:
+    transcript = Transcript(max_revisions=3)
+    transcript.put(said("b", 5, 6, "b"))
+    transcript.put(said("a", 1, 2, "a draft"), arrived_ns=0)
+    transcript.put(said("a", 1, 2, "a", revision=1), arrived_ns=9 * NS_PER_S)
+    transcript.put(said("c", 3, 4, "c"))
+    assert transcript.dropped["overflow"] == 1
+    assert texts(transcript, 0, 8) == ["c", "b"]  # the draft is forgotten and its revision has not arrived yet
+    assert texts(transcript, 0, 9) == ["a", "c", "b"]
+    transcript.put(said("d", 7, 8, "d"))
+    assert transcript.dropped["overflow"] == 2
+    assert texts(transcript, 0, 10) == ["c", "b", "d"]
+
+
+def test_a_store_holds_as_many_revisions_as_it_may() -> None:
+    transcript = Transcript(max_revisions=2)
+    transcript.put(said("a", 1, 2, "a"))
+    transcript.put(said("b", 3, 4, "b"))
+    assert transcript.dropped["overflow"] == 0
+    assert texts(transcript, 0, 5) == ["a", "b"]
+
+
+def test_a_segment_exactly_a_minute_old_is_still_held() -> None:
+    transcript = Transcript()
+    transcript.put(said("a", 0, 1))
+    transcript.between(0, 61 * NS_PER_S)
+    assert transcript.expired == 0
+    assert transcript.put(said("b", 0, 1))
+    transcript.between(0, 61 * NS_PER_S + 1)
+    assert transcript.expired == 2
+    assert transcript.newest_ns is None
