@@ -24,6 +24,15 @@ def test_the_status_line_shows_sources_label_cost_and_skips() -> None:
     assert line == "camera:live | happy 0.91 | tick 5/5 ms p50/p95 | published 1 skipped 3 | language_absent"
 
 
+def test_the_status_line_shows_a_value_and_says_when_there_is_no_answer() -> None:
+    account = Account()
+    assert status_line([View("left", account, ())]).startswith("no prediction yet | published 0")
+    account.published(10.0, 5.0, 1.0, Last(value=-0.25))
+    assert status_line([View("left", account, ())]).startswith("-0.25 | ")
+    account.published(10.0, 5.0, 1.0, Last(degraded=("no_input",)))
+    assert status_line([View("left", account, ())]).startswith("no answer | ")
+
+
 def test_the_status_line_of_several_streams_names_each() -> None:
     waiting = messages.Source(name="1", kind="camera", state="waiting")
     line = status_line([View("left", Account(), ()), View("right", Account(), (waiting,))])

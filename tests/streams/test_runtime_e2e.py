@@ -351,6 +351,7 @@ def test_no_camera_and_no_microphone_wait_as_absent_and_say_so(command: Command,
     summary = json.loads(done.stdout)
     assert summary["published"] >= 1
     assert {prediction.degraded for prediction in predictions(output)} == {("no_input",)}
+    assert {prediction.label for prediction in predictions(output)} == {None}
     for kind in ("camera", "microphone"):
         assert source(summary, kind)["reason"]
     statuses = [line for line in output.read_bytes().splitlines() if b'"type":"status"' in line]

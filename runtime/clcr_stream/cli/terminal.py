@@ -69,7 +69,7 @@ def _line_of(view: View, details: Sequence[str]) -> str:
     if last.label is not None and last.confidence is not None:
         answer = f"{last.label} {last.confidence:.2f}"
     elif ticks.published:
-        answer = "no answer"
+        answer = "no answer" if last.value is None else f"{last.value:+.2f}"
     known = tick.p50 is not None and tick.p95 is not None
     parts = (
         " ".join(f"{source.kind}:{source.state}" for source in view.sources) if "sources" in details else "",
