@@ -170,7 +170,13 @@ class PredictionStream:
         self._owned: weakref.finalize[Any, Any] | None = None
         unpaced = options.sources.pace == "max"
         self._mailbox = mailbox = Mailbox(not unpaced, limit, running.host.wake)
-        hooks = replace(hooks, sinks=(mailbox,), has_room=lambda: mailbox.has_room, ended=mailbox.end)
+        source_ended = hooks.ended
+
+        def ended(error: ClcrError | None) -> None:
+            source_ended(error)
+            mailbox.end(error)
+
+        hooks = replace(hooks, sinks=(mailbox,), has_room=lambda: mailbox.has_room, ended=ended)
         (self._stream,) = running.host.begin([options], hooks)
         self._caller: Caller | None = None
         if on_prediction is not None:
@@ -302,7 +308,10 @@ class PushedStream(PredictionStream):
             sources.append(PushedSource(SourceIdentity(options.name, "pushed", modalities, lossless), sinks))
             return sources
 
-        super().__init__(running, options, Hooks(open_sources=open_sources), None, on_prediction)
+        def ended(error: ClcrError | None) -> None:
+            sources[0].end(error)
+
+        super().__init__(running, options, Hooks(open_sources=open_sources, ended=ended), None, on_prediction)
         (self._source,) = sources
 
     @property

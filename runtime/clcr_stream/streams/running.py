@@ -33,7 +33,7 @@ class Running:
 
     def check(self, name: str) -> None:
         """Raise when the loop has ended, or no stream of this name can begin."""
-        if self._stop.is_set() or not self._thread.is_alive():
+        if self._stop.is_set() or self._failure is not None:
             raise self._failure or ConfigError("these engines are closed; load them again")
         names = [stream.options.name for stream in self.host.streams()]
         if name in names:
