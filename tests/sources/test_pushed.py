@@ -46,16 +46,16 @@ def refusals() -> dict[str, tuple[Callable[[PushedSource], object], str]]:
         "rgba": (lambda to: to.push_frame(NOW_NS, np.zeros((4, 4, 4), np.uint8)), r"rgb is uint8\(4, 4, 4\)"),
         "empty": (lambda to: to.push_frame(NOW_NS, np.zeros((0, 4, 3), np.uint8)), r"uint8\(0, 4, 3\)"),
         "stereo": (lambda to: to.push_audio(NOW_NS, np.zeros((2, 9), np.float32)), r"samples are float32\(2, 9\)"),
-        "int16": (lambda to: to.push_audio(NOW_NS, np.zeros(9, np.int16)), r"samples are int16\(9,\)"),  # type: ignore[arg-type]
+        "int16": (lambda to: to.push_audio(NOW_NS, np.zeros(9, np.int16)), r"samples are int16\(9,\)"),
         "rate": (lambda to: to.push_audio(NOW_NS, SOUND, 44_100), "rate_hz is 44100, the bundle's is 16000"),
-        "seconds": (lambda to: to.push_frame(1.5, FRAME), "captured_ns is 1.5, allowed is a whole number"),  # type: ignore[arg-type]
+        "seconds": (lambda to: to.push_frame(1.5, FRAME), "captured_ns is 1.5, allowed is a whole number"),
         "future": (lambda to: to.push_frame(NOW_NS + NS_PER_S, FRAME), "lies 1.000 s in the future"),
         "sound of the future": (lambda to: to.push_audio(NOW_NS + NS_PER_MS, np.zeros(4800, np.float32)), "future"),
         "past": (
             lambda to: to.push_frame(NOW_NS - 100 * NS_PER_S, FRAME),
             "s before the stream's start",
         ),
-        "text": (lambda to: to.push_text(b"hello", 0, NOW_NS), "text must be a str"),  # type: ignore[arg-type]
+        "text": (lambda to: to.push_text(b"hello", 0, NOW_NS), "text must be a str"),
         "long text": (lambda to: to.push_text("x" * 70_000, 0, NOW_NS), "at most 65536 bytes"),
         "backwards text": (lambda to: to.push_text("x", NOW_NS, NOW_NS - 1), "lies before start_ns"),
     }
