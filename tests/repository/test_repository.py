@@ -198,8 +198,7 @@ def test_the_python_that_the_documents_show_reads_a_running_session(tmp_path: Pa
                 assert process.stdout is not None
                 line = process.stdout.readline()
                 process.kill()
-            shown = r"(\d+ ([a-z]+ 0\.\d|None None)|(Prediction|Transcript) \d+ )"
-            assert re.match(shown, line), f"{path.name}: {line!r}"
+            assert re.match(r"(\d+ [a-z]+ 0\.\d|(Prediction|Transcript) \d+ )", line), f"{path.name}: {line!r}"
     finally:
         session.terminate()
         assert session.stdout is not None
@@ -227,24 +226,6 @@ def test_every_path_and_command_a_document_shows_exists(path: Path) -> None:
                 assert name in scripts, f"{path.name}: {name}"
             elif re.match(r"(scripts|tools|examples|configs|docs|engines|tests|\.ci)/", name):
                 assert (ROOT / name).exists(), f"{path.name}: {name}"
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
-def test_every_option_of_clcr_stream_a_document_shows_is_in_its_help(path: Path) -> None:
-    helps: dict[str, str] = {}
-    for words in shell_lines(path):
-        command = [word.removeprefix(".venv/bin/") for word in words]
-        if "scripts/demo" not in command[0] and command[0] != "clcr-stream":
-            continue
-        rest = command[1:]
-        subcommand = [rest[0]] if rest and not rest[0].startswith("-") else []
-        key = " ".join(subcommand)
-        if key not in helps:
-            shown = run(sys.executable, "-m", "clcr_stream", *subcommand, "--help", PYTHONPATH=str(ROOT / "runtime"))
-            assert shown.returncode == 0, f"{path.name}: clcr-stream {key} --help: {shown.stderr}"
-            helps[key] = shown.stdout
-        for option in (word.split("=")[0] for word in rest if word.startswith("--")):
-            assert re.search(rf"{option}\b", helps[key]), f"{path.name}: clcr-stream {key} knows no {option}"
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "ARCHITECTURE.md"], ids=lambda p: p.name)

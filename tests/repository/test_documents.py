@@ -1,0 +1,465 @@
+"""Every command that a document shows has an entry here that says how it is proved; what is run says what is expected.
+
+A new command in a document fails until PROOFS knows it: `Run` runs it here in a folder of its own and looks at its
+output, `ByTest` names the test that runs it, `Options` gives a reason for comparing its options with its --help alone,
+`Foreign` is a command of another program or machine. Options of our own commands are always compared with --help.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from job_clips import generated_clip
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(sys.executable).parent
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "examples/README.md")),
+    ROOT / "tools/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+COMMANDS = r"(\.venv/bin/|clcr-|python3?\b|pip\b|sudo\b|scripts/|tools/|\.ci/|umask\b|cp\b|export\b|kill\b)"
+FOREIGN = (
+    "/opt/trt86/python",
+    'python -c "import tensorrt',
+    "sudo",
+    "export",
+    "cp",
+    "umask",
+    "pip",
+    "python3 -m venv",
+    "kill",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run here. `says` is a pattern for standard output and error together; `instead` shortens or places a word."""
+
+    says: str
+    code: int = 0
+    instead: tuple[tuple[str, str], ...] = ()
+    session: str | None = None  # the stream of a session that runs meanwhile
+    lines: int | None = None  # stop after so many lines of an output that has no end
+
+
+@dataclass(frozen=True)
+class ByTest:
+    """Run by a test elsewhere, file::function."""
+
+    test: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """Not run, for this reason; its options are in its --help."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Not ours to run: another program, or another machine, as the reason says."""
+
+    reason: str
+
+
+Proof = Run | ByTest | Options | Foreign
+
+SUMMARY = r"ticks (\d+) = published \1 \+ skipped \(late 0, overrun 0, invalid 0\)"
+PACED = r"ticks (\d+) = published \d+ \+ skipped \(late \d+, overrun \d+, invalid 0\)"
+NO_TENSORRT = r"^clcr-stream: error: tensorrt cannot be imported .*; use --backend onnxruntime, or see docs/jetson.md$"
+DOCTOR = r"ok   bundle: .*default, 8 files verified[^\n]*\nok   backend: onnxruntime: all engines run and repeat"
+SUITE = Options("this is the suite that runs here")
+TRAIN = ByTest("tests/model/test_train.py::test_the_command_trains_stops_with_its_code_and_reports_errors_in_one_line")
+FOLDS = ByTest(
+    "tests/model/test_train.py::test_a_fold_trains_without_its_speaker_and_the_stopped_one_reports_incomplete"
+)
+EVALUATE = ByTest(
+    "tests/model/test_evaluate.py::test_the_command_writes_json_prints_a_table_and_refuses_unknown_subsets"
+)
+EXPORT = ByTest("tests/export/test_export.py::test_the_command_writes_a_bundle_and_says_what_it_proved")
+LOWER = ByTest("tests/export/test_precision.py::test_wrong_arguments_are_one_line_and_exit_code_2")
+PEERS = ByTest("tests/tools/test_bench_tools.py::test_peers_agree_and_their_ratios_follow_from_their_figures")
+PREPARE = ByTest("tests/model/test_data.py::test_the_command_prepares_and_reports_or_says_what_is_wrong")
+DEVELOPMENT_DATA = Options("needs the development data, which are not part of the repository")
+JETSON = Foreign("JetPack's own program, on a Jetson")
+INSTALLS = Foreign("installs packages")
+
+PROOFS: dict[str, Proof] = {
+    # README.md, CONTRIBUTING.md
+    "scripts/demo": ByTest("tests/repository/test_documents.py::test_the_demo_prints_what_the_readme_shows"),
+    "scripts/test": SUITE,
+    "scripts/check": Options("runs before this suite in .ci/run"),
+    ".ci/run": SUITE,
+    'scripts/test -m "not slow"': ByTest(
+        "tests/repository/test_documents.py::test_the_selections_of_tests_that_documents_show_select_some"
+    ),
+    "scripts/test tests/window/test_ring.py -x": ByTest(
+        "tests/repository/test_documents.py::test_the_selections_of_tests_that_documents_show_select_some"
+    ),
+    "python tools/docs/readme.py": Options("rewrites README.md; the demo's output is compared by another test here"),
+    "python examples/subscribe.py ipc:///tmp/clcr-stream-$UID/default.sock": Run(
+        r"^\d+ \w+ .*age \d",
+        session="default",
+        lines=2,
+        instead=(("ipc:///tmp/clcr-stream-$UID", "ipc://SOCKETS/clcr-stream"),),
+    ),
+    "python examples/subscribe.py ipc:///tmp/clcr-stream-$(id -u)/default.sock": Run(
+        r"^\d+ \w+ .*age \d",
+        session="default",
+        lines=2,
+        instead=(("ipc:///tmp/clcr-stream-$(id -u)", "ipc://SOCKETS/clcr-stream"),),
+    ),
+    "clcr-stream": Options("needs a camera; tests/sources and tests/streams run it on stand-ins"),
+    "clcr-stream --input talk.mp4 --transcript talk.srt --pace max --output talk.jsonl": Run(SUMMARY),
+    "clcr-stream --camera rtsp://host/stream --mic none --bind tcp://127.0.0.1:5556": Options(
+        "needs a network camera; tests/sources/test_network_camera.py runs one"
+    ),
+    "clcr-stream sub": Run(r"^[^\n]*\d\.\d\d", session="default", lines=2),
+    "clcr-stream doctor": Run(DOCTOR),
+    # docs/guide.md
+    "clcr-stream --help": Run(r"examples:(.|\n)*exit codes"),
+    "clcr-stream devices": Run(r"^camera +\S(.|\n)*^microphone +\S"),
+    "clcr-stream --camera 0 --mic default": Options("needs a camera and a microphone"),
+    "clcr-stream --camera 0 --mic default &": Options("needs a camera and a microphone"),
+    "clcr-stream --input test:// --pace real --duration 10": Run(PACED, instead=(("10", "2"),)),
+    'clcr-stream --input "test://?seconds=10&emotion=happy" --pace max': Run(SUMMARY.replace(r"(\d+)", "(50)")),
+    "clcr-stream --config configs/two_cameras.yaml": ByTest(
+        "tests/cli/test_config.py::test_the_shipped_files_name_every_key_of_a_stream"
+    ),
+    "clcr-stream sub --stream left": Run(r"^[^\n]*\d\.\d\d", session="left", lines=2),
+    "clcr-stream sub --count 1 --timeout 5 --json": Run(r'^\{.*"type": ?"prediction".*\}$', session="default"),
+    "clcr-stream build": Run(NO_TENSORRT, code=5),
+    "clcr-stream --config configs/default.yaml --input test:// --duration 5": Run(PACED, instead=(("5", "1"),)),
+    "clcr-train --help": Run("(?i)examples|usage"),
+    "clcr-export --help": Run(r"examples:(.|\n)*exit codes"),
+    "clcr-stream doctor --bundle engines/default": Run(DOCTOR),
+    # docs/gpu.md, docs/jetson.md
+    "clcr-stream --backend tensorrt": Run(
+        NO_TENSORRT, code=5, instead=(("tensorrt", "tensorrt --camera test:// --mic none --stream gpu"),)
+    ),
+    "clcr-stream build --builderOptimizationLevel=5 --memPoolSize=workspace:1024": Run(NO_TENSORRT, code=5),
+    "python3 tools/gpu_check.py --json gpu.json": ByTest(
+        "tests/tools/test_gpu_tools.py::test_without_a_gpu_it_is_one_line_and_exit_code_4"
+    ),
+    "python tools/gpu_check.py --quick --json gpu.json": Options("needs a GPU"),
+    "python3 tools/gpu/offline_trt86.py --work /tmp/trt86 --out /tmp/trt86/parts": Options("downloads 1.7 GB"),
+    "python3 parts/unpack.py /opt/trt86": ByTest(
+        "tests/tools/test_gpu_tools.py::test_the_bundle_s_parts_unpack_to_the_same_folder"
+    ),
+    "/opt/trt86/python tools/gpu/contract.py": Foreign("the Python of that folder, on a GPU machine"),
+    "/opt/trt86/python tools/gpu_check.py --merged merged.onnx --json gpu_trt.json": Foreign("the same"),
+    "python3 tools/gpu_check.py --only torch --json gpu_torch.json": Options("needs a GPU"),
+    "python tools/gpu/merge.py merged.onnx": Run("^$"),
+    "python tools/gpu/contract.py": Run(r"cannot be imported|No module named 'tensorrt'", code=4),
+    'python -c "import tensorrt, pycuda.driver; print(tensorrt.__version__)"': Foreign("NVIDIA's packages"),
+    "sudo apt-get update": INSTALLS,
+    "sudo apt-get install -y nvidia-jetpack python3-venv python3-dev build-essential": INSTALLS,
+    "python3 -m venv --system-site-packages .venv": INSTALLS,
+    "pip install -e .": INSTALLS,
+    'pip install pycuda "cuda-bindings==12.*"': INSTALLS,
+    "export PATH=/usr/local/cuda/bin:$PATH CPATH=/usr/local/cuda/include LIBRARY_PATH=/usr/local/cuda/lib64": JETSON,
+    "sudo nvpmodel -q": JETSON,
+    "sudo nvpmodel -m 0": JETSON,
+    "sudo jetson_clocks": JETSON,
+    "sudo tegrastats": JETSON,
+    # docs/export.md
+    "clcr-export runs/javased/best -o engines/mine": EXPORT,
+    "clcr-export runs/javased/best -o engines/mine --licences TERMS.txt": EXPORT,
+    "clcr-export runs/javased/best -o engines/mine --json": EXPORT,
+    "clcr-stream --bundle engines/mine --camera 0 --mic default": Options("needs a camera and a microphone"),
+    "clcr-export runs/javased/final -o engines/half --precision fp16 "
+    "--evaluate cache/packs/javased_av cache/packs/meld": LOWER,
+    "clcr-export runs/javased/final -o engines/int8 --precision int8 "
+    "--evaluate cache/packs/javased_av cache/packs/meld "
+    "--calibration cache/packs/javased_av cache/packs/goemotions": LOWER,
+    """python -c 'import json; proof = json.load(open("engines/default/manifest.json"))["provenance"]["proof"]; """
+    """print(json.dumps(proof, indent=1))'""": Run(r'"chained": \{\s+"intercad.probs": \d'),
+    # docs/training.md, docs/data.md, docs/model_card.md
+    "clcr-train configs/train_base.yaml --run runs/base --threads 1": TRAIN,
+    "clcr-train configs/train_base.yaml --run runs/base --threads 1 --resume": TRAIN,
+    "clcr-train configs/train_base.yaml --run runs/base": TRAIN,
+    "clcr-train configs/train_javased.yaml --run runs/javased --init runs/base/final": TRAIN,
+    "clcr-train configs/train_javased.yaml --run runs/loso --init runs/base/final "
+    "--leave-one-speaker-out --steps 150": FOLDS,
+    "clcr-train configs/train_javased.yaml --run runs/loso --init runs/base/final "
+    "--leave-one-speaker-out --steps 250": FOLDS,
+    "clcr-eval runs/javased/final --pack cache/packs/javased_av cache/packs/ravdess "
+    "--json scores.json --plots plots/": EVALUATE,
+    "clcr-eval runs/javased/final --pack cache/packs/javased_av ... --json docs/results/default.json": EVALUATE,
+    "clcr-export runs/javased/final -o engines/default --licences docs/model_licences.txt": EXPORT,
+    "python -m clcr.training.data.prepare my.csv --media-root /data --cache cache/packs "
+    "--tokenizer cache/tokenizer/tokenizer.json": PREPARE,
+    "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare": DEVELOPMENT_DATA,
+    "python tools/data/manifests.py --data ../shared/data --out cache/manifests": DEVELOPMENT_DATA,
+    # docs/proof.md, docs/benchmarks.md, tools/README.md
+    "python tools/prove.py": Options("two minutes of tests that are part of this suite"),
+    "python tools/bench_peers.py": PEERS,
+    "python tools/bench_peers.py --front-end resnet18": PEERS,
+    "python tools/bench_peers.py --sweep": Options("half an hour; tests/tools/test_bench_parts.py has its parts"),
+    "python tools/bench_latency.py": ByTest(
+        "tests/tools/test_bench_tools.py::test_latency_measures_every_stage_cold_start_idle_memory_and_cpu"
+    ),
+    "python tools/bench_streams.py": ByTest(
+        "tests/tools/test_bench_tools.py::test_streams_finds_a_number_and_every_probe_says_why"
+    ),
+    "python tools/bench_bus.py": ByTest(
+        "tests/tools/test_bench_tools.py::test_bus_times_readers_in_other_processes_beside_one_that_is_stopped"
+    ),
+    "python tools/soak.py --ticks 1000000 --json docs/benchmarks/soak.json": ByTest(
+        "tests/tools/test_soak.py::test_a_short_soak_publishes_every_tick_of_streams_that_come_and_go"
+    ),
+    "clcr-stream --input test:// --duration 5 --quiet --output - | python tools/show.py": Run(
+        r"model default \([0-9a-f]{12}\) on onnxruntime", instead=(("5", "1"),)
+    ),
+    "python tools/checks/sizes.py": Run("^$"),
+    "python tools/checks/imports.py": Run("^$"),
+    # docs/wire.md
+    "umask 077; mkdir -p keys/allowed": Foreign("the shell's; the next test runs it"),
+    """python -c "import zmq.auth; zmq.auth.create_certificates('keys', 'server'); """
+    """zmq.auth.create_certificates('keys', 'reader')\"""": ByTest(
+        "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint"
+    ),
+    "cp keys/reader.key keys/allowed/": Foreign("the shell's; the same test runs it"),
+    "clcr-stream --bind tcp://0.0.0.0:5556 --curve-secret keys/server.key_secret --curve-clients keys/allowed": ByTest(
+        "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint"
+    ),
+    "clcr-stream sub tcp://HOST:5556 --curve-secret keys/reader.key_secret --curve-server keys/server.key": ByTest(
+        "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint"
+    ),
+}
+
+
+def commands_of(path: Path) -> list[str]:
+    """Each command of a document's shell blocks (fenced as `sh`, or indented and beginning like one), as in PROOFS."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"(?:^ {4}.*\n)+", re.sub(r"(?ms)^```.*?^```", "", text), re.MULTILINE):
+        if re.match(COMMANDS, block.strip()):
+            blocks.append(block)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    bare = (" ".join(re.sub(r"(^|\s)#.*", "", line).split()) for line in lines)
+    return [re.sub(r"(^|(?<= ))\.venv/bin/", "", line) for line in bare if line]
+
+
+SHOWN = {command: path.name for path in DOCUMENTS for command in commands_of(path)}
+
+
+def test_every_command_of_a_document_has_a_proof_and_every_proof_a_command() -> None:
+    new = {command: name for command, name in SHOWN.items() if command not in PROOFS}
+    assert new == {}, "say in PROOFS how each is proved: Run, ByTest, Options or Foreign"
+    assert [command for command in PROOFS if command not in SHOWN] == [], "no document shows these any more"
+
+
+@pytest.mark.parametrize("command", [c for c, proof in PROOFS.items() if isinstance(proof, Foreign)])
+def test_only_commands_of_others_are_foreign(command: str) -> None:
+    assert command.startswith(FOREIGN), command
+
+
+@pytest.mark.parametrize("test", sorted({proof.test for proof in PROOFS.values() if isinstance(proof, ByTest)}))
+def test_a_test_that_proves_a_command_exists(test: str) -> None:
+    file, _, function = test.partition("::")
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@cache
+def help_of(command: str) -> str:
+    done = shell(f"{command} --help", ROOT)
+    assert done.returncode == 0, f"{command} --help: {done.stderr}"
+    return done.stdout
+
+
+def own_options() -> Iterator[tuple[str, str]]:
+    """Each (command with its subcommand, option) of our own that a document shows."""
+    for command, proof in PROOFS.items():
+        if isinstance(proof, Foreign) or command.startswith(("scripts/", ".ci/", "python -c")):
+            continue
+        for part in command.split(" | "):
+            words = [word for word in shlex.split(part) if word != "&"]
+            head = words[: 3 if words[1:2] == ["-m"] else 2 if words[0].startswith("python") else 1]
+            if head == ["clcr-stream"] and words[1:] and not words[1].startswith("-"):
+                head = words[:2]
+            for word in words[len(head) :]:
+                if re.fullmatch(r"--?[a-zA-Z][\w-]*(=.*)?", word) and word != "--help":
+                    yield " ".join(head), word.split("=")[0]
+
+
+@pytest.mark.parametrize(("command", "option"), sorted(set(own_options())))
+def test_an_option_that_a_document_shows_is_in_the_command_s_help(command: str, option: str) -> None:
+    assert re.search(rf"(?<![\w-]){re.escape(option)}\b", help_of(command))
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """This environment's commands first, and the user's folders in `folder`."""
+    path = f"{SCRIPTS}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "XDG_RUNTIME_DIR": str(folder), "HOME": str(folder), "COLUMNS": "120"}
+
+
+def shell(line: str, folder: Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a line as a user would who has the environment's commands on the path."""
+    settings = environment(home or folder)
+    command = ["bash", "-c", line]
+    return subprocess.run(
+        command, cwd=folder, env=settings, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240
+    )
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the checkout to a command, with a clip and its words; what is written stays in it."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("configs", "docs", "engines", "examples", "tools"):
+        (folder / name).symlink_to(ROOT / name)
+    clip = generated_clip(folder)
+    clip.video.rename(folder / "talk.mp4")
+    assert clip.srt is not None
+    clip.srt.rename(folder / "talk.srt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the sockets of two sessions, default and left, that run while this module's tests do."""
+    folder = tmp_path_factory.mktemp("run")
+    running = []
+    for stream in ("default", "left"):
+        command = [str(SCRIPTS / "clcr-stream"), "--input", "test://", "--quiet", "--output", "-", "--stream", stream]
+        session = subprocess.Popen(command, env=environment(folder), stdout=subprocess.PIPE)
+        assert session.stdout is not None
+        with session.stdout as output:
+            assert b'"session"' in output.readline()  # the endpoint is bound
+            drain = subprocess.Popen(["cat"], stdin=output, stdout=subprocess.DEVNULL)
+        running.append((session, drain))
+    yield folder
+    for session, drain in running:
+        session.terminate()
+        assert session.wait(timeout=20) == 0
+        drain.wait(timeout=20)
+
+
+def first_lines(line: str, count: int, folder: Path, home: Path) -> str:
+    """The first lines of an output that has no end."""
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {line}"],
+        cwd=folder,
+        env={**environment(home), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        patience = threading.Timer(60, process.kill)  # then readline returns nothing, and the pattern does not match
+        patience.start()
+        shown = "".join(process.stdout.readline() for _ in range(count))
+        patience.cancel()
+        process.kill()
+    return shown
+
+
+@pytest.mark.parametrize("command", [c for c, proof in PROOFS.items() if isinstance(proof, Run)])
+def test_a_command_that_a_document_shows_does_what_is_said(
+    command: str, checkout: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    proof = PROOFS[command]
+    assert isinstance(proof, Run)
+    home = request.getfixturevalue("sockets") if proof.session else tmp_path
+    line = command
+    for word, other in proof.instead:
+        assert word in line
+        line = line.replace(word, other.replace("SOCKETS", str(home)))
+    if proof.lines:
+        shown = first_lines(line, proof.lines, checkout, home)
+    else:
+        done = shell(line, checkout, home)
+        shown = done.stdout + done.stderr
+        assert done.returncode == proof.code, shown
+    assert re.search(proof.says, shown, re.MULTILINE), shown
+
+
+def test_the_output_file_of_the_readme_s_command_holds_the_messages_that_the_guide_names(checkout: Path) -> None:
+    path = checkout / "talk.jsonl"
+    if not path.exists():  # when this test runs alone
+        shell("clcr-stream --input talk.mp4 --transcript talk.srt --pace max --output talk.jsonl", checkout)
+    kinds = {json.loads(line)["type"] for line in path.read_text(encoding="utf-8").splitlines()}
+    assert kinds == {"session", "prediction", "transcript", "status"}
+
+
+# What the view of the demo prints, line by line; README shows nothing else.
+VIEW = {
+    "model": r"model default \([0-9a-f]{12}\) on \w+",
+    "notice": r"(This system estimates|inferring emotions|in the EU|work or in education)[^\n]*",
+    "second": r" +\d+\.\d s   [a-z]+ +0\.\d\d [█-▏ ]+ face +(\d+ %|no)  sound +(\d+ %|no)  words (yes|no) +\d+ ms",
+    "words": r' +"[a-z \']+"',
+    "account": r"\d+ predictions, \d+ skipped",
+    "latency": r"capture to publish: p50 \d+ ms, p95 \d+ ms, p99 \d+ ms",
+}
+
+
+def kinds_of(lines: list[str]) -> set[str]:
+    """Which kinds of line the view printed; a line of no kind is an error."""
+    found = set()
+    for line in lines:
+        kinds = [kind for kind, pattern in VIEW.items() if re.fullmatch(pattern, line, re.IGNORECASE)]
+        assert kinds, f"the view does not print {line!r}"
+        found |= set(kinds)
+    return found
+
+
+def test_the_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    ready = shell("source scripts/lib.sh; is_current dev || is_current live", ROOT, tmp_path)
+    if ready.returncode != 0:
+        pytest.skip("scripts/demo would set up .venv first; scripts/test has done that where it runs")
+    (block,) = re.findall(r"^```text\n\$ scripts/demo\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
+    shown = kinds_of(block.splitlines())
+    assert shown == set(VIEW)
+    done = shell("scripts/demo --duration 5", ROOT, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert kinds_of(done.stdout.splitlines()) == shown
+
+
+@pytest.mark.parametrize("command", [c for c in PROOFS if c.startswith("scripts/test ")])
+def test_the_selections_of_tests_that_documents_show_select_some(command: str) -> None:
+    arguments = command.removeprefix("scripts/test ")
+    if "/" not in arguments:  # of a file that holds both kinds: collecting every file takes half a minute
+        arguments += " tests/repository/test_repository.py"
+    count = shell(f"python -m pytest --collect-only -q -p no:cacheprovider {arguments} | tail -1", ROOT).stdout
+    found = re.match(r"(\d+)(?:/(\d+))? tests? collected", count)
+    assert found and int(found[1]) > 0, count
+    assert "-m" not in arguments or int(found[1]) < int(found[2] or 0), count
+
+
+def test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint(tmp_path: Path) -> None:
+    lines = commands_of(ROOT / "docs/wire.md")
+    (publish,) = (line for line in lines if line.startswith("clcr-stream --bind"))
+    (read,) = (line for line in lines if line.startswith("clcr-stream sub tcp:"))
+    keys = "; ".join(line for line in lines[: lines.index(publish)])
+    made = shell(keys, tmp_path)
+    assert made.returncode == 0, made.stderr
+    line = f"exec {publish.replace('0.0.0.0:5556', '127.0.0.1:*')} --input test://"
+    with subprocess.Popen(
+        ["bash", "-c", line], cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True
+    ) as session:
+        patience = threading.Timer(60, session.kill)
+        patience.start()
+        assert session.stderr is not None
+        endpoint = re.search(r"tcp://127\.0\.0\.1:\d+", session.stderr.readline())
+        assert endpoint is not None
+        got = shell(f"{read.replace('tcp://HOST:5556', endpoint[0])} --count 1 --timeout 20 --json", tmp_path)
+        patience.cancel()
+        session.kill()
+    assert got.returncode == 0, got.stderr
+    assert json.loads(got.stdout)["stream"] == "default"
