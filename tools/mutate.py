@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from checks.mutations import Change, changes, sample
@@ -40,13 +41,43 @@ MARKERS = "not slow and not device and not gpu and not data"
 # Modules whose tests are not tests/ROOM/test_MODULE.py, or not that file alone; fast files first. Paths without ".py".
 OWN_TESTS: Mapping[str, Sequence[str]] = {
     "__main__": ["cli/test_cli"],
-    "run": ["cli/test_cli", "streams/test_runtime_e2e"],
     "config": ["cli/test_config"],
+    "run": ["streams/test_host", "cli/test_cli", "streams/test_runtime_e2e"],
     "bundle/loader": ["bundle/test_bundle"],
     "bundle/manifest": ["bundle/test_bundle"],
+    "cli/build": ["inference/test_building"],
+    "cli/doctor": ["cli/test_cli", "inference/test_building"],
+    "cli/main": ["cli/test_cli", "streams/test_runtime_e2e"],
+    "frontends/faces": ["frontends/test_faces", "frontends/test_face_geometry"],
+    "inference/choose": ["inference/test_backends", "inference/test_levels", "inference/test_building"],
+    "inference/engines": ["inference/test_building", "streams/test_host"],
+    "inference/null": ["inference/test_backends", "inference/test_levels", "streams/test_language"],
+    "inference/onnxruntime": ["inference/test_backends", "inference/test_int8"],
+    "inference/program": ["inference/test_levels", "inference/test_backends", "inference/test_tensorrt"],
+    "inference/tensorrt/backend": ["inference/test_tensorrt"],
+    "inference/tensorrt/cuda": ["inference/test_tensorrt"],
+    "inference/tensorrt/device_tick": ["inference/test_tensorrt"],
+    "inference/tensorrt/options": ["inference/test_tensorrt", "cli/test_config"],
+    "inference/tensorrt/plan_cache": ["inference/test_plan_cache", "inference/test_tensorrt"],
+    "inference/tensorrt/planner": ["inference/test_tensorrt"],
+    "sources/choose": ["sources/test_base", "sources/test_media", "sources/test_synthetic", "sources/test_network"],
+    "sources/frames": ["sources/test_base", "sources/test_camera", "sources/test_media"],
+    "sources/network": ["sources/test_network", "sources/test_network_camera"],
+    "sources/pushed": ["streams/test_host"],
+    "sources/synthetic/person": ["sources/test_synthetic"],
+    "sources/synthetic/portrait": ["sources/test_synthetic"],
+    "sources/synthetic/source": ["sources/test_synthetic"],
+    "sources/threaded": ["sources/test_base", "sources/test_camera"],
+    "streams/account": ["streams/test_session", "streams/test_host", "cli/test_cli"],
+    "streams/mailbox": ["streams/test_host"],
+    "streams/reports": ["streams/test_session", "streams/test_host", "cli/test_cli"],
+    "streams/stream": ["streams/test_host", "cli/test_config", "streams/test_several_streams"],
+    "wire/jsonl": ["wire/test_publisher", "streams/test_host", "cli/test_cli"],
+    "wire/numbering": ["wire/test_publisher", "streams/test_host"],
+    "wire/outbox": ["wire/test_publisher", "streams/test_host"],
 }
 # No behaviour of their own, or text for people only.
-NOT_SAMPLED = ("__init__",)
+NOT_SAMPLED = ("__init__", "cli/terminal")
 # "module: line before -> line after": why the program does the same.
 EQUIVALENT: Mapping[str, str] = {}
 
@@ -83,7 +114,7 @@ def module_of(path: Path) -> str:
 def modules(root: Path) -> list[Path]:
     """The runtime's modules that have behaviour, relative to the root."""
     paths = sorted(path.relative_to(root) for path in (root / RUNTIME).rglob("*.py"))
-    return [path for path in paths if path.stem not in NOT_SAMPLED]
+    return [path for path in paths if path.stem not in NOT_SAMPLED and module_of(path) not in NOT_SAMPLED]
 
 
 def tests_of(module: str, root: Path) -> list[str]:
@@ -139,10 +170,11 @@ class Tree:
             return "failed", first[1] if first else output.strip().splitlines()[-1]
         return ("failed" if process.returncode else "passed"), first[1] if first else ""
 
-    def judge(self, path: Path, change: Change, tests: Sequence[str], timeout_s: float) -> tuple[str, str]:
+    def judge(self, change: tuple[Path, Change], tests: Sequence[str], timeout_s: float) -> tuple[str, str]:
         """("noticed", by which test) or ("survived", ""); the file is as it was afterwards."""
+        path, edit = change
         source = (ROOT / path).read_text(encoding="utf-8")
-        (self.folder / path).write_text(change.applied(source), encoding="utf-8")
+        (self.folder / path).write_text(edit.applied(source), encoding="utf-8")
         try:
             outcome, by = self.run(tests, timeout_s)
         finally:
@@ -211,26 +243,23 @@ def judge_all(drawn: Sequence[tuple[Path, Change]], store: Store, jobs: int) -> 
             finally:
                 trees.put(tree)
 
-        def baseline(module: str) -> float:
-            outcome, by, seconds = borrowed(lambda tree: tree.run(tests_of(module, ROOT), BASELINE_TIMEOUT_S))
+        def settle(module: str) -> None:
+            tests = tests_of(module, ROOT)
+            outcome, by, baseline_s = borrowed(lambda tree: tree.run(tests, BASELINE_TIMEOUT_S))
             if outcome != "passed":
-                raise SystemExit(
-                    f"mutate: {module}: its tests do not pass unchanged ({outcome} {by}); repair them first"
+                print(
+                    f"mutate: {module}: its tests do not pass unchanged ({outcome} {by})", file=sys.stderr, flush=True
                 )
-            return seconds
-
-        def settle(index: int) -> None:
-            path, change = drawn[index]
-            tests, timeout_s = tests_of(module_of(path), ROOT), 3 * baseline_s[module_of(path)] + 20
-            outcome, by, _ = borrowed(lambda tree: tree.judge(path, change, tests, timeout_s))
-            results[index] = replace(results[index], outcome=outcome, by=by)
-            store.add(results[index])
-            print(f"{outcome:10} {results[index]}", file=sys.stderr, flush=True)
+                return
+            for index in (index for index in waiting if results[index].module == module):
+                judge = partial(Tree.judge, change=drawn[index], tests=tests, timeout_s=3 * baseline_s + 20)
+                outcome, by, _ = borrowed(judge)
+                results[index] = replace(results[index], outcome=outcome, by=by)
+                store.add(results[index])
+                print(f"{outcome:8} {results[index]}", file=sys.stderr, flush=True)
 
         with ThreadPoolExecutor(max(1, trees.qsize())) as pool:
-            names = sorted({module_of(drawn[index][0]) for index in waiting})
-            baseline_s = dict(zip(names, pool.map(baseline, names), strict=True))
-            list(pool.map(settle, waiting))
+            list(pool.map(settle, sorted({results[index].module for index in waiting})))
     return [results[index] for index in sorted(results)]
 
 
@@ -241,7 +270,10 @@ def report(results: Sequence[Result]) -> tuple[str, float]:
     noticed = sum(result.outcome == "noticed" for result in judged)
     share = noticed / len(judged) if judged else 1.0
     equivalent = len(results) - len(judged)
+    pending = sum(result.outcome == "pending" for result in judged)
     lines.append(f"{noticed} of {len(judged)} changes noticed ({share:.1%}), {equivalent} more are equivalent")
+    if pending:
+        lines.append(f"{pending} of them were not judged, because their tests do not pass unchanged")
     return "\n".join(lines), share
 
 
@@ -249,7 +281,7 @@ def main(arguments: Sequence[str]) -> int:
     """Draw, judge, report; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TEXT", help="every change of the modules whose path contains TEXT")
-    parser.add_argument("--check", action="store_true", help="only check that every module has tests")
+    parser.add_argument("--check", action="store_true", help="only whether every module has tests")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="copies of the tree (default: cores)")
     parser.add_argument("--store", type=Path, default=ROOT / "build/mutations.json", help="where results are kept")
     options = parser.parse_args(arguments)

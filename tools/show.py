@@ -35,7 +35,7 @@ def answer(prediction: Prediction) -> str:
     if prediction.value is not None:
         return f"value {prediction.value:+.2f}"
     if prediction.label is None or prediction.confidence is None:
-        return "no valid answer"
+        return "no input" if "no_input" in prediction.degraded else "no valid answer"
     return f"{prediction.label:<9}{prediction.confidence:5.2f}"
 
 

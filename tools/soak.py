@@ -180,7 +180,7 @@ class Soak:
             [source],
             Schedule(self._clock, SETTLE_NS, last_tick=life),
             Identity(f"s{self.begun}", messages.new_session_id(), "boot", "f" * 64, "null"),
-            self._send,
+            self.send,
         )
         self.begun += 1
         self._clock.sources[session] = source
@@ -195,7 +195,8 @@ class Soak:
         else:
             self._begin()
 
-    def _send(self, message: messages.Message) -> None:
+    def send(self, message: messages.Message) -> None:
+        """Count a message as a publisher would take it."""
         if not isinstance(message, messages.Prediction):
             self._others += 1
             message = msgspec.structs.replace(message, seq=self._others)  # as the publisher numbers it

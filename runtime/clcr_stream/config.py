@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from clcr_stream.config_file import EXAMPLE, read_config_file
 from clcr_stream.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from clcr_stream.streams.stream import StreamOptions
     from clcr_stream.wire.publisher import PublishOptions
 
-MAX_CONFIG_BYTES = 64 * 1024
-EXAMPLE = "configs/default.yaml"
 MAX_STREAMS = 1024
+MAX_DURATION_S = 1e9  # 31 years
+_ALLOWED_DURATION = "allowed are numbers above 0 up to 1e9"
 _ALLOWED_NAME = "allowed: 1 to 64 of A-Z a-z 0-9 . _ -"
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -54,12 +56,16 @@ class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where predictions go; a null `bind` is the user's own ipc socket, `output` a file of JSON lines or "-"."""
+    """Where predictions go; a null `bind` is the user's own ipc socket, `output` a file of JSON lines or "-".
+
+    `append` lets an output grow that holds something already, instead of refusing it.
+    """
 
     bind: str | None = None
     stream: str = "default"
     format: Literal["json", "msgpack"] = "json"
     output: str | None = None
+    append: bool = False
     curve: CurveConfig = CurveConfig()
 
 
@@ -164,7 +170,9 @@ def tensorrt_options(section: TensorRTConfig) -> TensorRTOptions:
 def stream_options(config: Config) -> tuple[StreamOptions, ...]:
     """The streams of a configuration, in its order."""
     from clcr_stream.streams.stream import StreamOptions
+    from clcr_stream.wire.jsonl import Output
 
+    inputs = input_files(config)
     return tuple(
         StreamOptions(
             name=entry.name,
@@ -173,10 +181,18 @@ def stream_options(config: Config) -> tuple[StreamOptions, ...]:
             gamma=config.model.gamma if entry.gamma is None else entry.gamma,
             duration_s=config.run.duration_s if entry.duration_s is None else entry.duration_s,
             settle_ms=config.run.settle_ms,
-            output=entry.output,
+            output=None if entry.output is None else Output(entry.output, config.publish.append, inputs),
         )
         for entry in stream_entries(config)
     )
+
+
+def input_files(config: Config) -> tuple[Path, ...]:
+    """What a run may read: the files named by any of its streams, the bundle's folder and the keys."""
+    sources = [entry.sources for entry in stream_entries(config)]
+    names = [name for one in sources for name in (one.input, one.camera, one.mic, one.transcript)]
+    names += [config.model.bundle, config.publish.curve.secret_file, config.publish.curve.clients_folder]
+    return tuple(Path(name.removeprefix("file://")).expanduser() for name in names if name)
 
 
 def stream_entries(config: Config) -> tuple[StreamEntry, ...]:
@@ -218,7 +234,7 @@ def load_config(path: Path | str | None, flags: Mapping[str, Any]) -> Config:
     Raises ConfigError naming the file, the path of the key, and what is allowed there.
     """
     where = "flags" if path is None else str(path)
-    tree = {} if path is None else _read_yaml(Path(path))
+    tree = {} if path is None else read_config_file(Path(path))
     config = _convert(tree, where)
     given = {key: value for key, value in flags.items() if value is not None}
     merged = msgspec.to_builtins(config)
@@ -230,13 +246,14 @@ def load_config(path: Path | str | None, flags: Mapping[str, Any]) -> Config:
         branch[name] = value
     config = _convert(merged, where if not given else f"{where} and flags" if path is not None else where)
     _check(config, where)
+    _check_outputs(config, where, path)
     return config
 
 
 def _convert(tree: Any, where: str) -> Config:
     _refuse_unknown_keys(tree, Config, "", where)
     try:
-        return msgspec.convert(tree, Config)
+        return msgspec.convert(_with_devices_as_text(tree), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {_plain(str(error))}; see {EXAMPLE}") from error
 
@@ -257,9 +274,26 @@ def _refuse_unknown_keys(tree: Any, kind: type[msgspec.Struct], prefix: str, whe
                 _refuse_unknown_keys(entry, StreamEntry, f"{prefix}{key}[{index}].", where)
 
 
+def _with_devices_as_text(tree: Any) -> Any:
+    """A tree in which `camera: 0` and `mic: 2` are what they mean, "0" and "2"."""
+    if not isinstance(tree, dict):
+        return tree
+    result = dict(tree)
+    if isinstance(tree.get("sources"), dict):
+        result["sources"] = {
+            key: str(value) if key in ("camera", "mic") and type(value) is int else value
+            for key, value in tree["sources"].items()
+        }
+    if isinstance(tree.get("streams"), list):
+        result["streams"] = [_with_devices_as_text(entry) for entry in tree["streams"]]
+    return result
+
+
 def _plain(message: str) -> str:
-    """msgspec's "Expected `float`, got `str` - at `$.run.settle_ms`" with the path first."""
+    """msgspec's "Expected `float`, got `str` - at `$.run.settle_ms`" with the path first; a hint for YAML's words."""
     text, separator, path = message.partition(" - at `$")
+    if text.startswith("Expected `str") and text.endswith(("got `bool`", "got `int`", "got `float`")):
+        text += ", as YAML reads on, off, yes, no and numbers; put the value in quotes"
     return f"{path.strip('.`')}: {text}" if separator else text
 
 
@@ -267,7 +301,7 @@ def _check(config: Config, where: str) -> None:
     run, model = config.run, config.model
     rules = {
         f"run.settle_ms is {run.settle_ms}, allowed 0..5000": 0 <= run.settle_ms <= 5000,
-        f"run.duration_s is {run.duration_s}, must be above 0": run.duration_s is None or run.duration_s > 0,
+        f"run.duration_s is {run.duration_s}, {_ALLOWED_DURATION}": _is_duration(run.duration_s),
         f"run.max_streams is {run.max_streams}, allowed 1..{MAX_STREAMS}": 1 <= run.max_streams <= MAX_STREAMS,
         f"run.max_batch is {run.max_batch}, allowed 1..{MAX_STREAMS}": 1 <= run.max_batch <= MAX_STREAMS,
         f"model.gamma is {model.gamma}, allowed 0..4": model.gamma is None or 0 <= model.gamma <= 4,
@@ -289,6 +323,24 @@ def _check(config: Config, where: str) -> None:
     for message, holds in rules.items():
         if not holds:
             raise ConfigError(f"{where}: {message}")
+
+
+def _is_duration(value_s: float | None) -> bool:
+    return value_s is None or 0 < value_s <= MAX_DURATION_S
+
+
+def _check_outputs(config: Config, where: str, path: Path | str | None) -> None:
+    """ConfigError when an output is a file that the run reads; whether it may be written, its opening shows."""
+    outputs = [entry.output for entry in stream_entries(config) if entry.output is not None]
+    if outputs:
+        from clcr_stream.wire.jsonl import Output, check_inputs
+
+        inputs = (*input_files(config), *(() if path is None else (Path(path),)))
+        for target in outputs:
+            try:
+                check_inputs(Output(target, config.publish.append, inputs))
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from error
 
 
 def _check_builder(builder: BuilderConfig, where: str) -> None:
@@ -327,52 +379,13 @@ def _stream_rules(config: Config) -> dict[str, bool]:
         ),
     }
     for what, given in (("name", names), ("bind", binds), ("output", outputs)):
-        twice = sorted({value for value in given if given.count(value) > 1})
+        meant = [os.path.realpath(value) if what == "output" else value for value in given]  # ./x is x
+        twice = sorted({value for value, one in zip(given, meant, strict=True) if meant.count(one) > 1})
         rules[f"streams: {what} {', '.join(twice)} is given twice, each stream needs its own"] = not twice
     for index, entry in enumerate(streams):
         at = f"streams[{index}]."
         rules[f"{at}name is {entry.name!r}, {_ALLOWED_NAME}"] = bool(_STREAM_NAME.fullmatch(entry.name))
         rules[f"{at}gamma is {entry.gamma}, allowed 0..4"] = entry.gamma is None or 0 <= entry.gamma <= 4
-        rules[f"{at}duration_s is {entry.duration_s}, must be above 0"] = (
-            entry.duration_s is None or entry.duration_s > 0
-        )
+        rules[f"{at}duration_s is {entry.duration_s}, {_ALLOWED_DURATION}"] = _is_duration(entry.duration_s)
         rules |= _source_rules(entry.sources, at)
     return rules
-
-
-def _read_yaml(path: Path) -> Any:
-    """A YAML mapping of plain values: no aliases, no repeated keys, bounded size."""
-    import yaml
-
-    class PlainLoader(yaml.SafeLoader):
-        """SafeLoader without the features that let a small file become a large tree."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                event = self.peek_event()  # type: ignore[no-untyped-call]
-                raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.MarkedYAMLError(problem=f"key {key!r} appears twice", problem_mark=node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config FILE like {EXAMPLE}") from error
-    if len(text) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; a configuration looks like {EXAMPLE}")
-    try:
-        tree = yaml.load(text, PlainLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise ConfigError(f"{path}: must hold sections such as sources: and run:; see {EXAMPLE}")
-    # A section or a list written with nothing under it is an empty one.
-    return {key: ([] if key == "streams" else {}) if value is None else value for key, value in tree.items()}

@@ -5,7 +5,8 @@ ClcrError                 exit code 1
 ├── SourceError           3   a camera, microphone, file, URL or transcript
 ├── BundleError           4   a bundle that does not verify
 ├── BackendError          5   an engine that does not load or run
-└── PublishError          6   an endpoint that cannot be bound
+├── PublishError          6   an endpoint that cannot be bound
+└── OutputError           7   a file or standard output that cannot be written
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ class PublishError(ClcrError):
     """The endpoint cannot be bound or is held by another process."""
 
     exit_code = 6
+
+
+class OutputError(ClcrError):
+    """What was asked for could not be written, or not all of it: a full disk, a closed standard output."""
+
+    exit_code = 7
 
 
 _CREDENTIALS = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^/?#\s]*@")  # greedy: a password may hold an @

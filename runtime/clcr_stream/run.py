@@ -13,8 +13,11 @@ import msgspec
 from clcr_stream.config import Config, engine_options, stream_options
 from clcr_stream.errors import ConfigError
 from clcr_stream.inference.engines import Say, open_engines
+from clcr_stream.sources.choose import check_spec
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.reports import peak_rss_mb
+from clcr_stream.wire.jsonl import check_output
+from clcr_stream.wire.publisher import check_options
 
 Observer: TypeAlias = Callable[[Host], contextlib.AbstractContextManager[object]]
 
@@ -26,6 +29,7 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
     what ended a single stream or every one of several.
     """
     started_ns = time.monotonic_ns()
+    check(config)
     tell: Say = (lambda _: None) if config.run.quiet else say
     engines = open_engines(engine_options(config), stop, tell)
     with contextlib.ExitStack() as stack:
@@ -40,6 +44,16 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
     if host.failure is not None:
         raise host.failure
     return summary(config, host.summaries())
+
+
+def check(config: Config) -> None:
+    """Raise what can be known before anything slow is loaded: of inputs that are files, endpoints and outputs."""
+    for options in stream_options(config):
+        check_spec(options.sources)
+        if options.publish is not None:
+            check_options(options.publish)
+        if options.output is not None:
+            check_output(options.output)
 
 
 def summary(config: Config, streams: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -104,6 +104,15 @@ def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> Non
         ("streams: [{name: a}, {name: b}, {name: a}]", "streams: name a is given twice"),
         ("streams: [{name: a, bind: 'tcp://127.0.0.1:1'}, {name: b, bind: 'tcp://127.0.0.1:1'}]", "bind tcp://127"),
         ("streams: [{name: a, output: x}, {name: b, output: x}]", "streams: output x is given twice"),
+        ("streams: [{name: a, output: x}, {name: b, output: ./d/../x}]", "streams: output ./d/../x, x is given twice"),
+        ("run: {duration_s: .inf}", "run.duration_s is inf, allowed are numbers above 0 up to 1e9"),
+        ("run: {duration_s: .nan}", "run.duration_s is nan, allowed are numbers above 0 up to 1e9"),
+        ("run: {settle_ms: .nan}", "run.settle_ms is nan, allowed 0..5000"),
+        ("streams: [{name: a, duration_s: 1.0e+300}]", "streams[0].duration_s is 1e+300, allowed are"),
+        ("publish: {stream: on}", "publish.stream: Expected `str`, got `bool`, as YAML reads on, off, yes, no"),
+        ("streams: [{name: 7}]", "streams[0].name: Expected `str`, got `int`, as YAML reads"),
+        ("sources: {camera: yes}", "put the value in quotes"),
+        ("sources: {camera: 0.5}", "put the value in quotes"),
         ("streams: [{name: a/b}]", "streams[0].name is 'a/b', allowed: 1 to 64 of"),
         ("streams: [{name: ''}]", "streams[0].name is ''"),
         ("streams: [{name: a, gamma: 4.1}]", "streams[0].gamma is 4.1, allowed 0..4"),
@@ -154,7 +163,7 @@ streams:
     assert (first_at.stream, first_at.endpoint) == ("a", None)
     assert first.sources.input == "test://"
     assert (second.gamma, second.duration_s, second_at.endpoint) == (0, 9, "tcp://127.0.0.1:5556")
-    assert second.output == "b.jsonl"
+    assert second.output is not None and (second.output.target, second.output.append) == ("b.jsonl", False)
     assert {first_at.format, second_at.format, first.settle_ms, second.settle_ms} == {"msgpack", 10}
 
 
@@ -167,7 +176,8 @@ def test_without_streams_the_only_one_is_that_of_sources_and_publish(tmp_path: P
     for empty in ("", "streams:\n", "streams: []\n"):
         text = f"{empty}sources: {{camera: test://}}\npublish: {{stream: x, bind: 'tcp://127.0.0.1:1', output: y}}"
         ((only, only_at),) = published(load_config(written(tmp_path, text), {"model.gamma": 2.0}))
-        assert (only.name, only_at.endpoint, only.output, only.gamma) == ("x", "tcp://127.0.0.1:1", "y", 2.0)
+        assert (only.name, only_at.endpoint, only.gamma) == ("x", "tcp://127.0.0.1:1", 2.0)
+        assert only.output is not None and only.output.target == "y"
         assert only.sources.camera == "test://"
 
 
@@ -183,3 +193,22 @@ def test_a_flag_out_of_range_is_refused_like_a_key() -> None:
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     assert "cannot be read (No such file" in refusal(tmp_path / "none.yaml")
     assert "cannot be read" in refusal(tmp_path)
+
+
+def test_a_camera_and_a_microphone_may_be_written_as_the_numbers_that_they_are(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "sources: {camera: 0, mic: 2}"), {})
+    assert (config.sources.camera, config.sources.mic) == ("0", "2")
+    config = load_config(written(tmp_path, "streams: [{name: a, sources: {camera: 1, mic: none}}]"), {})
+    assert (config.streams[0].sources.camera, config.streams[0].sources.mic) == ("1", "none")
+
+
+def test_an_output_is_never_the_configuration_itself_nor_what_another_stream_reads(tmp_path: Path) -> None:
+    text = "streams: [{name: a, output: '%s'}, {name: b, sources: {input: '%s'}}]\npublish: {append: true}"
+    path = tmp_path / "config.yaml"
+    path.touch()
+    (tmp_path / "talk.mp4").touch()
+    (tmp_path / "link.jsonl").hardlink_to(tmp_path / "talk.mp4")
+    assert "the run reads that file" in refusal(written(tmp_path, text % (path, "test://")))
+    talk = tmp_path / "talk.mp4"
+    assert "the run reads that file" in refusal(written(tmp_path, text % (tmp_path / "link.jsonl", talk)))
+    load_config(written(tmp_path, text % (tmp_path / "new.jsonl", talk)), {})

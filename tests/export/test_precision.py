@@ -504,8 +504,9 @@ def bad_level2(exact: dict[str, Graph], monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("bad_level2")
 def test_a_gate_that_fails_writes_nothing_and_names_the_engine(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(writer, "prove", lambda *args: _Unproved())
     old = tmp_path / "b"
     old.mkdir()
     (old / "manifest.json").write_text("the bundle of yesterday")

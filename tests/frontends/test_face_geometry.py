@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -202,6 +203,30 @@ def test_a_region_smaller_than_the_cascade_s_window_is_not_searched() -> None:
     finder.crop(FRAME)
     finder.crop(FRAME[:78, :118])
     assert script.shapes[2] == (24, 24)
+
+
+def test_the_region_around_a_box_ends_at_the_frame() -> None:
+    _, script = follow([face(5, 8, 60)], [])
+    assert script.shapes[2] == (round((8 + 90) * 0.8), round((5 + 90) * 0.8))
+    script = Script([[face(60, 40, 60)]])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    finder.crop(FRAME)
+    finder.crop(FRAME[:38])  # 28 rows around the box are 22 at the scale of the second look
+    assert script.shapes[1:] == [(38, 160)]
+
+
+@pytest.mark.parametrize(("shape", "searched"), [((1, 4000, 3), (1, 200)), ((4000, 1, 3), (200, 1))])
+def test_a_frame_of_one_line_is_searched_without_an_error(shape: tuple[int, ...], searched: tuple[int, int]) -> None:
+    _, script = follow([], frame=np.zeros(shape, np.uint8))
+    assert script.shapes == [searched]
+
+
+def test_an_opencv_without_cascades_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2.data, "haarcascades", f"{tmp_path}/")  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="has no face cascades; allowed is 4"):
+        FaceFinder()
 
 
 def test_a_found_face_is_searched_for_at_every_third_call_and_a_missed_one_at_each() -> None:

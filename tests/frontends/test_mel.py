@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -85,3 +87,55 @@ def test_samples_without_whole_hops_are_refused_with_the_allowed_shape() -> None
 def test_no_new_samples_give_no_frames_and_another_spec_its_own_bands() -> None:
     assert log_mel(np.zeros(CONTEXT, np.float32)).shape == (0, 64)
     assert log_mel(np.zeros(CONTEXT + HOP, np.float32), MelSpec(mel_bands=20)).shape == (1, 20)
+
+
+def naive_log_mel(samples: np.ndarray, spec: MelSpec) -> np.ndarray:
+    """The definition, band by band: Hann window, DFT as a sum, triangles on the HTK mel scale."""
+    window = [0.5 - 0.5 * math.cos(2 * math.pi * at / spec.window_samples) for at in range(spec.window_samples)]
+    bins = np.arange(spec.fft_samples // 2 + 1)
+    turns = np.exp(-2j * np.pi * np.outer(np.arange(spec.window_samples), bins) / spec.fft_samples)
+    low, high = (2595 * math.log10(1 + hz / 700) for hz in (spec.low_hz, spec.high_hz))
+    step = (high - low) / (spec.mel_bands + 1)
+    edges = [700 * (10 ** ((low + number * step) / 2595) - 1) for number in range(spec.mel_bands + 2)]
+    rows = []
+    for start in range(0, len(samples) - spec.window_samples + 1, spec.hop_samples):
+        frame = samples[start : start + spec.window_samples].astype(np.float64) * window
+        power = np.abs(frame @ turns) ** 2
+        row = []
+        for left, centre, right in zip(edges, edges[1:], edges[2:], strict=False):
+            energy = 0.0
+            for number, value in enumerate(power):
+                hz = number * spec.sample_rate_hz / spec.fft_samples
+                if left < hz <= centre:
+                    energy += value * (hz - left) / (centre - left)
+                elif centre < hz < right:
+                    energy += value * (right - hz) / (right - centre)
+            row.append(math.log(max(energy, spec.log_floor)))
+        rows.append(row)
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        MelSpec(),
+        MelSpec(8_000, 256, 200, 80, 24, 20.0, 3_800.0, 1e-4),
+        MelSpec(24_000, 1024, 600, 240, 40, 0.0, 12_000.0, 1e-8),
+    ],
+)
+def test_the_features_are_those_of_the_definition(spec: MelSpec) -> None:
+    samples = speech_like(1.0)[5_000 : 5_000 + spec.context_samples + 4 * spec.hop_samples]
+    np.testing.assert_allclose(log_mel(samples, spec), naive_log_mel(samples, spec), rtol=0, atol=1e-5)
+
+
+def test_the_default_is_what_the_default_bundle_was_trained_with() -> None:
+    assert MelSpec() == MelSpec(16_000, 512, 400, 160, 64, 50.0, 7_600.0, 1e-6)
+    assert MelSpec().context_samples == 240
+
+
+def test_the_features_of_samples_in_any_type_and_layout_are_the_same() -> None:
+    samples = with_context(speech_like(0.2))
+    twice = np.repeat(samples, 2)[::2]
+    np.testing.assert_array_equal(log_mel(twice), log_mel(samples))
+    with pytest.raises(ConfigError, match="allowed is"):
+        log_mel(samples[:, None])

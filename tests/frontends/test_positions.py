@@ -42,3 +42,15 @@ def test_a_step_has_the_same_position_in_any_company() -> None:
 def test_no_steps_give_no_rows_and_an_odd_width_works() -> None:
     assert sinusoid(np.zeros(0, np.int64)).shape == (0, 128)
     assert sinusoid(np.array([5]), 7).shape == (1, 7)
+
+
+def test_the_default_is_128_columns_of_base_10000_and_the_last_column_of_an_odd_width_is_a_sine() -> None:
+    position = sinusoid(np.array([7]))[0]
+    for pair in range(64):
+        phase = 7 * 10_000.0 ** (-2 * pair / 128)
+        assert position[2 * pair] == pytest.approx(math.sin(phase), abs=1e-6)
+        assert position[2 * pair + 1] == pytest.approx(math.cos(phase), abs=1e-6)
+    odd = sinusoid(np.array([5]), 5, base=32.0)[0]
+    phases = [5 * 32.0 ** (-2 * pair / 5) for pair in range(3)]
+    expected = [wave(phase) for phase in phases for wave in (math.sin, math.cos)][:5]
+    assert odd.tolist() == pytest.approx(expected, abs=1e-6)

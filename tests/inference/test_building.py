@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 import fake_cuda
 from clcr_stream.bundle.loader import Bundle, default_bundle_folder, load_bundle
 from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.cli import build as build_command
 from clcr_stream.cli import doctor
 from clcr_stream.cli.main import main
 from clcr_stream.config import (
@@ -374,17 +373,6 @@ def test_build_where_there_is_no_tensorrt_says_why_and_what_to_do(
     shown = capsys.readouterr().err
     assert shown.startswith("clcr-stream: error: tensorrt cannot be imported (") and shown.count("\n") == 1
     assert "use --backend onnxruntime, or see docs/jetson.md" in shown
-
-
-def test_ctrl_c_ends_a_build_at_once_and_is_python_s_again_after_it(
-    machine: fake_cuda.Machine, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    during: list[object] = []
-    report = build_command.Report(sys.stdout, sys.stderr, True)
-    monkeypatch.setattr(report, "plan", lambda _: during.append(signal.getsignal(signal.SIGINT)))
-    before = signal.getsignal(signal.SIGINT)
-    build_command.build(config_of(folder), 1, False, report)
-    assert set(during) == {signal.SIG_DFL} and signal.getsignal(signal.SIGINT) == before
 
 
 def test_the_process_that_builds_takes_no_module_from_the_folder_it_is_started_in(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.sources.audio import Resampler, SampleClock
@@ -130,3 +134,102 @@ def test_after_a_restart_the_next_block_is_anchored_anew() -> None:
     clock.restart()
     assert clock.place(block, 9 * NS_PER_S)[0] == 9 * RATE_HZ - 320
     assert clock.gaps == 0
+
+
+BLOCK = np.linspace(-0.5, 0.5, 160, dtype=np.float32)
+WINDOW_BLOCKS = 200  # of 160 samples in 2 s
+
+
+def feed(clock: SampleClock, errors: Iterable[int]) -> list[tuple[int, NDArray[np.float32]]]:
+    """Blocks that arrive so many samples later than a perfect clock would bring them."""
+    return [
+        clock.place(BLOCK, GRID.sample_ns((number + 1) * len(BLOCK) + error)) for number, error in enumerate(errors)
+    ]
+
+
+# The anchor is on time: a late error shows at the end of the second window, an early one at the end of the first.
+@pytest.mark.parametrize(
+    ("late", "window", "lengths"), [(9, 2, [161] * 9), (8, 2, []), (-9, 1, [159] * 9), (-8, 1, [])]
+)
+def test_a_steady_error_of_more_than_half_a_millisecond_is_worked_off_a_sample_a_block(
+    late: int, window: int, lengths: list[int]
+) -> None:
+    placed = feed(SampleClock(GRID), [late if number else 0 for number in range(3 * WINDOW_BLOCKS - 1)])
+    begins = window * WINDOW_BLOCKS - 1
+    sizes = [len(samples) for _, samples in placed]
+    assert sizes[:begins] == [160] * begins
+    assert sizes[begins : begins + WINDOW_BLOCKS] == lengths + [160] * (WINDOW_BLOCKS - len(lengths))
+
+
+@pytest.mark.parametrize(("late", "window", "length"), [(9, 2, 161), (-9, 1, 159)])
+def test_a_stretched_block_keeps_its_ends_and_its_shape(late: int, window: int, length: int) -> None:
+    placed = feed(SampleClock(GRID), [late if number else 0 for number in range(window * WINDOW_BLOCKS)])
+    samples = placed[-1][1]
+    assert samples.dtype == np.float32
+    np.testing.assert_allclose(samples, np.linspace(-0.5, 0.5, length), atol=1e-6)
+
+
+@pytest.mark.parametrize(("late", "gaps"), [(1600, 0), (1601, 1)])
+def test_a_window_that_is_late_throughout_by_more_than_a_tenth_of_a_second_lost_sound(late: int, gaps: int) -> None:
+    clock = SampleClock(GRID)
+    placed = feed(clock, [late if number else 0 for number in range(2 * WINDOW_BLOCKS)])
+    assert clock.gaps == gaps
+    assert placed[-1][0] == 160 * (2 * WINDOW_BLOCKS - 1) + (late if gaps else 0)
+    assert len(placed[-1][1]) == (160 if gaps else 161)
+
+
+def test_one_block_on_time_shows_that_nothing_was_lost() -> None:
+    clock = SampleClock(GRID)
+    errors = [5000] * (2 * WINDOW_BLOCKS)
+    errors[0] = errors[-1] = 0
+    feed(clock, errors)
+    assert (clock.gaps, clock.moved_back) == (0, 0)
+
+
+@pytest.mark.parametrize(("lost", "gaps"), [(320, 0), (321, 1)])
+def test_an_announced_overflow_is_a_gap_from_20_ms_on(lost: int, gaps: int) -> None:
+    clock = SampleClock(GRID)
+    clock.place(BLOCK, GRID.sample_ns(160))
+    first, _ = clock.place(BLOCK, GRID.sample_ns(320 + lost), overflowed=True)
+    assert clock.gaps == gaps
+    assert first == 160 + (lost if gaps else 0)
+
+
+@pytest.mark.parametrize(("early", "moved"), [(800, 0), (801, 1)])
+def test_the_anchor_moves_back_when_a_block_ends_more_than_50_ms_in_the_future(early: int, moved: int) -> None:
+    clock = SampleClock(GRID)
+    clock.place(BLOCK, GRID.sample_ns(16_000))
+    first, _ = clock.place(BLOCK, GRID.sample_ns(16_160 - early))
+    assert clock.moved_back == moved
+    assert first == 16_000 - (early if moved else 0)
+
+
+def test_the_skew_is_unknown_in_the_first_windows_and_then_what_was_corrected() -> None:
+    device, clock = Device(100), SampleClock(GRID)
+    skews = []
+    for _ in range(10 * 60 * 50):
+        samples, arrival_ns, _ = device.block()
+        clock.place(samples, arrival_ns)
+        skews.append(clock.skew_ppm)
+    assert skews[: 2 * 100] == [0.0] * 200
+    assert skews[-1] == pytest.approx(100, abs=5)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 24_000])
+def test_the_clock_counts_in_samples_of_the_grid(rate_hz: int) -> None:
+    grid = replace(GRID, sample_rate_hz=rate_hz)
+    clock = SampleClock(grid)
+    block = np.zeros(rate_hz // 50, np.float32)
+    for number in range(1, 400):
+        first, placed = clock.place(block, number * NS_PER_S // 50)
+        assert (first, len(placed)) == ((number - 1) * rate_hz // 50, rate_hz // 50)
+
+
+def test_a_resampler_starts_afresh_after_a_flush() -> None:
+    resampler = Resampler(RATE_HZ)
+    assert len(resampler.flush()) == 0
+    resampler.push(frame(np.full(4800, 0.25), 48_000))
+    resampler.flush()
+    assert len(resampler.flush()) == 0
+    again = np.concatenate([resampler.push(frame(np.full(4800, 0.25), 48_000)), resampler.flush()])
+    assert abs(len(again) - 1600) <= 1

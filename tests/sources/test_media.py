@@ -16,7 +16,7 @@ from clcr_stream.clock import FOREVER_NS, NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import Pace, SourceSpec
 from clcr_stream.sources.choose import open_sources
-from clcr_stream.sources.media import BOTH, FileSource
+from clcr_stream.sources.media import BOTH, AudioItem, FileSource, Item, MediaReader, VideoItem, open_file
 from clcr_stream.window.ring import NEVER_NS, RingCounts
 from media import (
     ORIGIN_NS,
@@ -276,6 +276,69 @@ def test_a_source_tells_once_when_what_a_tick_was_refused_has_come_and_when_it_e
     source.close()
     assert source.filled(ORIGIN_NS + 11 * NS_PER_S)
     assert told == [told[0], FOREVER_NS]
+
+
+def read_items(path: Path, rate_hz: int = 16_000) -> tuple[MediaReader, list[Item], list[str]]:
+    """A reader of that file, all that it gives, and the errors on the way."""
+    errors: list[str] = []
+    with open_file(str(path), BOTH, rate_hz, errors.append) as reader:
+        return reader, list(reader.items()), errors
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000])
+def test_a_reader_gives_sound_in_blocks_of_a_fifth_of_a_second_without_holes(
+    tmp_path: Path, suffix: str, rate_hz: int
+) -> None:
+    path = write_media(tmp_path / f"a{suffix}", MediaSpec(seconds=1.5, fps=10, rate_hz=48_000))
+    reader, items, errors = read_items(path, rate_hz)
+    assert errors == []
+    blocks = [item for item in items if isinstance(item, AudioItem)]
+    assert max(len(block.samples) for block in blocks) <= rate_hz // 5
+    assert all(after.first_sample == before.first_sample + len(before.samples) for before, after in pairwise(blocks))
+    heard = sum(len(block.samples) for block in blocks)
+    assert heard == pytest.approx(1.5 * rate_hz, abs=0.08 * rate_hz)  # AAC fills its last frame
+    assert [item.time_ns for item in items if isinstance(item, VideoItem)] == [
+        pytest.approx(number * NS_PER_S // 10, abs=NS_PER_S // 1000) for number in range(15)
+    ]
+    ends_ns = [reader.end_ns(modality) for modality in BOTH]
+    assert [end_ns is not None and abs(end_ns - 1.5 * NS_PER_S) < 0.1 * NS_PER_S for end_ns in ends_ns] == [True, True]
+
+
+def test_one_long_block_of_sound_is_pushed_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        ramp = np.arange(16_000, dtype=np.int16)[None, :]
+        block = av.AudioFrame.from_ndarray(ramp, format="s16", layout="mono")
+        block.sample_rate = 16_000
+        container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+    _, items, _ = read_items(path)
+    blocks = [item for item in items if isinstance(item, AudioItem)]
+    sound = np.concatenate([block.samples for block in blocks])
+    np.testing.assert_allclose(sound, np.arange(16_000) / 32_768, atol=1e-6)
+    assert {len(block.samples) for block in blocks} <= {*range(1, 3_201)}
+
+
+@pytest.mark.parametrize("sample_rate_hz", [8_000, 16_000, 24_000, 44_100, 48_000])
+def test_a_click_lies_where_it_belongs_whatever_the_bundle_s_rate(tmp_path: Path, sample_rate_hz: int) -> None:
+    path, clicks_s = tmp_path / "a.wav", (0.5, 1.25, 2.8)
+    rate_hz = 48_000
+    at_s = np.arange(3 * rate_hz) / rate_hz
+    sound = np.sum([np.exp(-(((at_s - click_s) / 0.002) ** 2)) for click_s in clicks_s], axis=0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=rate_hz, layout="mono")
+        frame = av.AudioFrame.from_ndarray((sound * 20_000).astype(np.int16)[None, :], format="s16", layout="mono")
+        frame.sample_rate = rate_hz
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    sinks = make_sinks(sample_rate_hz=sample_rate_hz)
+    recording = read_all(FileSource(str(path), BOTH, sinks, "max"), sinks)
+    assert recording.present.sum() == pytest.approx(3 * sample_rate_hz, abs=3)
+    for click_s in clicks_s:
+        around = slice(round((click_s - 0.1) * sample_rate_hz), round((click_s + 0.1) * sample_rate_hz))
+        assert around.start + int(recording.samples[around].argmax()) == pytest.approx(click_s * sample_rate_hz, abs=1)
 
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -60,9 +60,9 @@ class FakePyAudio:
 class Bench:
     """A microphone source with its fake device, and the means to speak into it."""
 
-    def __init__(self, module: FakePyAudio, device: str = "default") -> None:
+    def __init__(self, module: FakePyAudio, device: str = "default", sample_rate_hz: int = 16_000) -> None:
         self.clock = SteppedClock()
-        self.sinks = make_sinks(self.clock)
+        self.sinks = make_sinks(self.clock, sample_rate_hz)
         self.module = module
         self.source = MicrophoneSource(device, self.sinks, lambda: module)
         self.source.start()
@@ -141,6 +141,23 @@ def test_a_device_with_another_rate_is_resampled(device: dict[str, Any], rate_hz
     spectrum = np.abs(np.fft.rfft(items.samples[:16000] * np.hanning(16000)))
     assert int(np.argmax(spectrum)) == 500
     assert abs(float(np.abs(items.samples).max()) - 0.5) < 0.03
+
+
+@pytest.mark.parametrize("rates", [(24_000, 48_000), (16_000, 48_000)])
+def test_a_device_is_opened_at_the_bundle_s_rate_if_it_can(rates: tuple[int, ...]) -> None:
+    module = FakePyAudio([BUILT_IN], rates=rates)
+    bench = Bench(module, sample_rate_hz=24_000)
+    assert module.opened.acquire(timeout=10)
+    opened_hz = module.streams[-1].options["rate"]
+    assert opened_hz == (24_000 if 24_000 in rates else 48_000)
+    tone = 0.5 * np.sin(2 * np.pi * 500 * np.arange(opened_hz) / opened_hz)
+    for start in range(0, opened_hz, opened_hz // 50):
+        bench.speak(tone[start : start + opened_hz // 50])
+    assert bench.settled(50)
+    bench.source.close()
+    items = bench.sinks.rings.acoustic.read(0, 24_000)
+    assert items.present[200:23_800].all()
+    assert int(np.argmax(np.abs(np.fft.rfft(items.samples * np.hanning(24_000))))) == 500
 
 
 def test_a_silent_microphone_is_reopened_from_a_new_portaudio() -> None:

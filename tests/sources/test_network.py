@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -173,6 +174,16 @@ def test_a_stream_that_breaks_is_stale_then_back_with_a_gap(error: Exception | N
     assert source.report().counts["reconnects"] == 1
     present = sinks.rings.acoustic.read(0, 17600).present
     assert present.tolist() == [True] * 1600 + [False] * 14400 + [True] * 1600
+
+
+def test_a_read_that_times_out_is_told_in_words() -> None:
+    clock = SteppedClock()
+    reader = ScriptedReader(clock, [picture()], av.error.ExitError(1414092869, "Immediate exit requested"))
+    source = NetworkSource("rtsp://cam/", BOTH, make_sinks(clock), lambda *_: reader)
+    source.start()
+    assert eventually(lambda: reader.closed and len(clock.waits) == 1)
+    assert (source.report().state, source.report().reason) == ("stale", "nothing arrived for 1 s; trying again")
+    source.close()
 
 
 class HangingReader(ScriptedReader):

@@ -135,3 +135,15 @@ def test_a_rendered_clip_holds_the_same_person(tmp_path: Path) -> None:
     assert recording.present[: 6 * 16000].all()
     sound = acting(options).sound(0, 6 * 16000)
     assert np.corrcoef(recording.samples[: 6 * 16000], sound)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 24_000, 44_100])
+def test_the_person_sounds_the_same_at_any_rate(rate_hz: int) -> None:
+    sinks = make_sinks(sample_rate_hz=rate_hz)
+    recording = read_all(SyntheticSource("test://?seconds=6&emotion=happy&flash=1", ALL, sinks, "max"), sinks)
+    assert recording.present.sum() == 6 * rate_hz
+    loudness = [
+        np.abs(sound).reshape(60, -1).mean(axis=1)
+        for sound in (recording.samples, Person(PersonOptions(emotion="happy", flash=True), 16_000).sound(0, 96_000))
+    ]
+    assert np.corrcoef(*loudness)[0, 1] > 0.98

@@ -24,6 +24,7 @@ from clcr_stream.streams.reports import Header, make_status
 from clcr_stream.streams.stream import Hooks, StreamOptions
 from clcr_stream.wire import messages
 from clcr_stream.wire.client import Subscriber
+from clcr_stream.wire.jsonl import Output
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from driving import empty_bundle
 from media import eventually
@@ -51,7 +52,7 @@ def options(name: str, output: Path | None = None, sources: SourceSpec = SOUND) 
         sources=sources,
         publish=PublishOptions(stream=name),
         settle_ms=0.0,
-        output=None if output is None else str(output),
+        output=None if output is None else Output(str(output)),
     )
 
 

@@ -217,6 +217,23 @@ def test_a_regression_has_a_value_and_neither_probabilities_nor_label() -> None:
     assert prediction.probs is None and prediction.label is None and prediction.confidence is None
 
 
+@pytest.mark.parametrize("vision", [ABSENT, replace(ABSENT, seen=3)])
+def test_a_window_without_any_input_has_no_label_and_its_probabilities_are_only_told(vision: ModalityView) -> None:
+    prediction = composed(answer(vision))
+    assert (prediction.label, prediction.confidence, prediction.value) == (None, None, None)
+    assert prediction.probs == dict(zip(LABELS, SHARES, strict=True))
+    assert prediction.degraded[0] == "no_input"
+    one = answer(vision, outputs=replace(OUTPUTS, output=np.array([-1.5])))
+    assert compose(one, VALUE, IDENTITY, END_NS, {}).value is None
+
+
+@pytest.mark.parametrize("part", ["vision", "acoustic", "language"])
+def test_one_modality_is_enough_for_an_answer(part: str) -> None:
+    views = {"vision": seen(10), "acoustic": seen(10), "language": words(10)}
+    prediction = composed(answer(**{part: views[part]}))  # type: ignore[arg-type]
+    assert (prediction.label, prediction.confidence) == (LABELS[2], 0.4)
+
+
 def test_levels_and_budget_are_the_outputs_row_by_row() -> None:
     prediction = composed(answer(seen(10)))
     assert prediction.levels.weights == (0.5, 0.3, 0.2)

@@ -308,13 +308,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_wrong_bundle_is_code_4_before_any_input_is_opened(
+def test_a_wrong_bundle_is_code_4_before_any_device_is_opened(
     command: Command, place: Path, tmp_path: Path, kind: str
 ) -> None:
     shutil.copytree(place / "bundle", tmp_path / "bundle")
     spoil, wanted = BROKEN[kind]
     spoil(tmp_path / "bundle")
-    refused(command.run("--input", place / "no-such-file.mp4", bundle=tmp_path / "bundle"), 4, wanted)
+    refused(command.run("--camera", "/dev/video97", "--mic", "none", bundle=tmp_path / "bundle"), 4, wanted)
 
 
 def test_an_endpoint_in_use_is_code_6_and_the_first_session_goes_on(command: Command, place: Path) -> None:
@@ -351,6 +351,7 @@ def test_no_camera_and_no_microphone_wait_as_absent_and_say_so(command: Command,
     summary = json.loads(done.stdout)
     assert summary["published"] >= 1
     assert {prediction.degraded for prediction in predictions(output)} == {("no_input",)}
+    assert {prediction.label for prediction in predictions(output)} == {None}
     for kind in ("camera", "microphone"):
         assert source(summary, kind)["reason"]
     statuses = [line for line in output.read_bytes().splitlines() if b'"type":"status"' in line]
@@ -416,7 +417,7 @@ def test_a_bundle_of_another_sample_rate_hears_the_clip_at_the_same_times(
     write_bundle(place / f"bundle-{sample_rate_hz}", sample_rate_hz=sample_rate_hz)
     heard = {}
     for name in ("bundle", f"bundle-{sample_rate_hz}"):
-        output = place / f"{name}.jsonl"
+        output = place / f"{name}-beside-{sample_rate_hz}.jsonl"
         given = ("--input", place / "clip.mp4", "--pace", "max", "--output", output, "--json")
         done = command.run(*given, bundle=place / name)
         assert done.returncode == 0, done.stderr

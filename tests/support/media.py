@@ -128,6 +128,9 @@ class GreyFinder:
     def crop(self, rgb: np.ndarray, /) -> Face:
         return Face(np.full((112, 112, 3), round(float(rgb.mean())), np.uint8))
 
+    def reset(self) -> None:
+        """Nothing is followed, so nothing is forgotten."""
+
 
 ORIGIN_NS = 5 * NS_PER_S + 77
 HOP_NS = NS_PER_S // 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -11,52 +12,59 @@ from typing import Any
 
 import pytest
 
-from clcr_stream.wire import messages
-
 TICKS = 1500
 
 soak_ticks: Any = import_module("soak")
-Sample, growth, main, verdict = soak_ticks.Sample, soak_ticks.growth, soak_ticks.main, soak_ticks.verdict
+Sample, growth, verdict = soak_ticks.Sample, soak_ticks.growth, soak_ticks.verdict
+
+
+def soak(tmp_path: Path, ticks: int, streams: int, before: str = "") -> subprocess.CompletedProcess[str]:
+    """A soak in a process of its own: what other tests left in pytest's moves the memory that is watched here."""
+    arguments = ["--ticks", str(ticks), "--streams", str(streams), "--json", str(tmp_path / "soak.json")]
+    code = f"import sys, soak\nsoak.LIFE_TICKS = 100\n{before}\nsys.exit(soak.main({arguments!r}))"
+    tools = Path(soak_ticks.__file__).parent
+    return subprocess.run([sys.executable, "-c", code], cwd=tools, capture_output=True, text=True, timeout=240)
 
 
 def test_a_short_soak_publishes_every_tick_of_streams_that_come_and_go(tmp_path: Path) -> None:
-    """In a process of its own: in pytest's, what other tests left behind moves the memory that is watched here."""
-    report = tmp_path / "soak.json"
-    arguments = ["--ticks", str(TICKS), "--streams", "3", "--json", str(report)]
-    code = f"import sys, soak; soak.LIFE_TICKS = 100; sys.exit(soak.main({arguments!r}))"
-    tools = Path(soak_ticks.__file__).parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=tools, capture_output=True, text=True, timeout=120)
+    done = soak(tmp_path, TICKS, streams=3)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(report.read_text())
-    assert json.loads(done.stdout)["ticks"] == found["ticks"] == TICKS
-    assert found["streams_begun"] > 6
-    assert found["grows"] == []
-    assert found["ticks_per_s"] > 0
-    assert [sample["ticks"] for sample in found["samples"]] == sorted(sample["ticks"] for sample in found["samples"])
+    report = json.loads((tmp_path / "soak.json").read_text())
+    assert json.loads(done.stdout)["ticks"] == report["ticks"] == TICKS
+    assert report["streams_begun"] > 6
+    assert report["grows"] == []
+    assert report["ticks_per_s"] > 0
+    assert [sample["ticks"] for sample in report["samples"]] == sorted(sample["ticks"] for sample in report["samples"])
 
 
-def test_what_keeps_something_of_every_tick_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[list[messages.Message]] = []
-    send = soak_ticks.Soak._send
+KEEPS_EVERY_MESSAGE = """
+kept, send = [], soak.Soak.send
+def keep(self, message):
+    kept.append([message])
+    send(self, message)
+soak.Soak.send = keep
+"""
+LOSES_A_PREDICTION = """
+from clcr_stream.wire import messages
 
-    def keep(self: Any, message: messages.Message) -> None:
-        kept.append([message])
+send = soak.Soak.send
+def lose(self, message):
+    if not (isinstance(message, messages.Prediction) and message.seq == 7):
         send(self, message)
+soak.Soak.send = lose
+"""
 
-    monkeypatch.setattr(soak_ticks.Soak, "_send", keep)
-    assert main(["--ticks", str(TICKS), "--streams", "3"]) == 1
+
+def test_what_keeps_something_of_every_tick_is_found(tmp_path: Path) -> None:
+    done = soak(tmp_path, TICKS, streams=3, before=KEEPS_EVERY_MESSAGE)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "objects" in json.loads((tmp_path / "soak.json").read_text())["grows"]
 
 
-def test_a_tick_that_is_not_published_fails_the_soak(monkeypatch: pytest.MonkeyPatch) -> None:
-    send = soak_ticks.Soak._send
-
-    def lose(self: Any, message: messages.Message) -> None:
-        if not (isinstance(message, messages.Prediction) and message.seq == 7):
-            send(self, message)
-
-    monkeypatch.setattr(soak_ticks.Soak, "_send", lose)
-    with pytest.raises(AssertionError, match="ticks were due and"):
-        main(["--ticks", "60", "--streams", "2"])
+def test_a_tick_that_is_not_published_fails_the_soak(tmp_path: Path) -> None:
+    done = soak(tmp_path, ticks=60, streams=2, before=LOSES_A_PREDICTION)
+    assert done.returncode == 1
+    assert re.search(r"AssertionError: \d+ ticks were due and \d+ published", done.stderr), done.stderr
 
 
 def samples(**slopes: float) -> list[Any]:

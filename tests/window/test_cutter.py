@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.positions import sinusoid
 from clcr_stream.window.cutter import Chunk, Cutter
@@ -186,3 +190,84 @@ def test_a_cut_writes_into_the_rows_of_a_seat_and_nowhere_else(rings: Rings, gri
     for array in seats.values():
         assert np.isnan(array[0]).all() and np.isnan(array[2]).all()
         assert not np.isnan(array[1]).any()
+
+
+@dataclass(frozen=True)
+class Hop:
+    """What is captured in one hop: up to three frames, and which of its five tokens' sound is whole."""
+
+    frames: tuple[tuple[bool, float] | None, ...]  # per slot: face, quality; None = no frame
+    heard: tuple[bool, ...]
+
+
+hops = st.builds(
+    Hop,
+    st.tuples(*[st.none() | st.tuples(st.booleans(), st.floats(0, 1, width=32))] * 3),
+    st.tuples(*[st.booleans()] * 5),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(hops, min_size=1, max_size=9))
+def test_the_account_of_a_window_is_that_of_its_last_hops(recording: list[Hop]) -> None:
+    window = 4
+    manifest = _short_window(window)
+    grid = TimeGrid.of(manifest, ORIGIN_NS)
+    rings = Rings(grid, VisionRing(grid, 32, slots=60), AudioRing(grid, 4.0), Transcript())
+    _push(rings, recording)
+    cutter = Cutter(manifest, grid)
+    for number in range(1, len(recording) + 1):
+        rows = {
+            "vision_in": np.zeros((3, 3, 32, 32), np.float32),
+            "vision_valid": np.full(3, np.nan, np.float32),
+            "vision_position": np.zeros((3, 8), np.float32),
+            "acoustic_in": np.zeros((20, 64), np.float32),
+            "acoustic_valid": np.full(5, np.nan, np.float32),
+            "acoustic_position": np.zeros((5, 8), np.float32),
+        }
+        tick = grid.tick(number)
+        chunk = cutter.cut(rings, tick, rows)
+        newest = recording[number - 1]
+        inside = list(enumerate(recording[:number]))[-window:]
+        faces = [(3 * hop + slot, one[1]) for hop, it in inside for slot, one in enumerate(it.frames) if one and one[0]]
+        tokens = [5 * hop + token for hop, it in inside for token, whole in enumerate(it.heard) if whole]
+        assert rows["vision_valid"].tolist() == [bool(one and one[0]) for one in newest.frames]
+        assert rows["acoustic_valid"].tolist() == list(newest.heard)
+        assert chunk.vision.coverage == pytest.approx(len(faces) / (3 * window))
+        assert chunk.acoustic.coverage == pytest.approx(len(tokens) / (5 * window))
+        assert chunk.vision.seen == sum(one is not None for one in newest.frames)
+        assert chunk.acoustic.seen == 640 * sum(newest.heard)
+        assert chunk.acoustic.quality is None
+        if faces:
+            assert chunk.vision.quality == pytest.approx(sum(quality for _, quality in faces) / len(faces), abs=1e-6)
+            assert chunk.vision.newest_ns == grid.slot_ns(faces[-1][0])
+            assert chunk.vision.age_ms == pytest.approx((tick.end_ns - grid.slot_ns(faces[-1][0])) / 1e6)
+        else:
+            assert (chunk.vision.quality, chunk.vision.newest_ns, chunk.vision.age_ms) == (None, None, None)
+        if tokens:
+            end_ns = grid.sample_ns(640 * (tokens[-1] + 1))
+            assert (chunk.acoustic.newest_ns, chunk.acoustic.age_ms) == (end_ns, (tick.end_ns - end_ns) / 1e6)
+        else:
+            assert (chunk.acoustic.newest_ns, chunk.acoustic.age_ms) == (None, None)
+
+
+def _push(rings: Rings, recording: list[Hop]) -> None:
+    for number, hop in enumerate(recording):
+        for slot, frame in enumerate(hop.frames):
+            if frame is not None:
+                face, quality = frame
+                crop = np.full((32, 32, 3), 80, np.uint8) if face else None
+                rings.vision.put(rings.grid.slot_ns(3 * number + slot), crop, quality, int(face))
+        for token, whole in enumerate(hop.heard):
+            if whole:
+                rings.acoustic.put(3200 * number + 640 * token, np.full(640, 0.1, np.float32))
+
+
+def _short_window(hops_in_window: int) -> Manifest:
+    manifest = tiny_manifest()
+    return msgspec.structs.replace(
+        manifest,
+        window_hops=hops_in_window,
+        vision=msgspec.structs.replace(manifest.vision, tokens=3 * hops_in_window),
+        acoustic=msgspec.structs.replace(manifest.acoustic, tokens=5 * hops_in_window),
+    )

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
-from collections.abc import Iterator
+import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 import msgspec
 
 from clcr_stream.bundle.loader import load_bundle
 from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.config import Config, engine_options
+from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.standard_streams import CLEAR_LINE, check_stdout, redrawable
+from clcr_stream.config import MAX_STREAMS, BuilderConfig, Config, engine_options, load_config, seats_of
+from clcr_stream.errors import ConfigError
 from clcr_stream.inference.building import Plan, Step, build_plans
 from clcr_stream.inference.program import tick_program
 from clcr_stream.inference.tensorrt.device_tick import Wiring
+
+EXAMPLES = """examples:
+  clcr-stream build                                  the plans of the shipped bundle, for one stream
+  clcr-stream build --bundle engines/mine --streams 8 --builderOptimizationLevel=5
+  clcr-stream build --config cameras.yaml            what a run with that file needs
+"""
 
 
 class Report:
@@ -25,7 +33,7 @@ class Report:
         self._out = out
         self._screen = screen
         self._json = as_json
-        self._in_place = screen.isatty() and not as_json
+        self._in_place = redrawable(screen) and not as_json
 
     def step(self, engine: str, phase: str, done: int, of: int) -> None:
         """TensorRT's progress; it calls, and an error would come up inside of it."""
@@ -34,15 +42,15 @@ class Report:
             if self._json:
                 self._write(self._out, f"{msgspec.json.encode(step).decode()}\n")
             elif self._in_place:
-                self._write(self._screen, f"\r\x1b[K{step.line()}")
+                self._tell(f"{CLEAR_LINE}{step.line()}")
 
     def say(self, text: str) -> None:
         """What is built and why."""
-        self._write(self._screen, f"{self._clear()}{text}\n")
+        self._tell(f"{self._clear()}{text}\n")
 
     def plan(self, plan: Plan) -> None:
         """A plan is there."""
-        self._write(self._screen, self._clear())
+        self._tell(self._clear())
         self._write(self._out, f"{msgspec.json.encode(plan).decode() if self._json else plan.line()}\n")
 
     def end(self, manifest: Manifest, seats: int) -> None:
@@ -53,34 +61,51 @@ class Report:
             self._write(self._out, f"{text}, TensorRT's own memory comes on top\n")
 
     def _clear(self) -> str:
-        return "\r\x1b[K" if self._in_place else ""
+        return CLEAR_LINE if self._in_place else ""
+
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal does not end the building
+            self._write(self._screen, text)
 
     def _write(self, out: TextIO, text: str) -> None:
         out.write(text)
         out.flush()
 
 
+def command(arguments: Sequence[str]) -> int:
+    """Build the plans that are missing. BundleError, BackendError."""
+    parser = Parser(
+        prog="clcr-stream build",
+        description="Build the TensorRT plans of a bundle on this machine, or take them from the user's cache.",
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
+    )
+    parser.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
+    parser.add_argument("--streams", type=int, metavar="N", help="most streams at once (default: what a run would use)")
+    parser.add_argument("--device", type=int, metavar="N", help="which GPU (default: 0)")
+    parser.add_argument("--config", metavar="FILE", help="as in a plain run")
+    parser.add_argument("--rebuild", action="store_true", help="take no plan from the cache")
+    parser.add_argument("--json", action="store_true", help="print each step and each plan as one line of JSON")
+    builder = parser.add_argument_group("builder options, as trtexec names them")
+    for name in BuilderConfig.__struct_fields__:
+        builder.add_argument(f"--{name}", metavar="VALUE")
+    flags = parser.parse_args(arguments)
+    options = {f"tensorrt.builder.{name}": getattr(flags, name) for name in BuilderConfig.__struct_fields__}
+    config = load_config(flags.config, options | {"model.bundle": flags.bundle, "tensorrt.device": flags.device})
+    seats = seats_of(config) if flags.streams is None else flags.streams
+    if not 1 <= seats <= MAX_STREAMS:
+        raise ConfigError(f"--streams {seats}: allowed are 1..{MAX_STREAMS}")
+    check_stdout("`clcr-stream build`")
+    build(config, seats, flags.rebuild, Report(sys.stdout, sys.stderr, flags.json))
+    return 0
+
+
 def build(config: Config, seats: int, rebuild: bool, report: Report) -> None:
-    """`clcr-stream build`: BundleError, BackendError."""
+    """Build or take from the cache what `seats` streams need, and report each plan. BundleError, BackendError."""
     from clcr_stream.inference.tensorrt.backend import TensorRTBackend
 
     options = engine_options(config)
     bundle = load_bundle(options.folder)
     backend = TensorRTBackend(options.tensorrt, say=report.say, progress=report.step)
-    with _interruptible():
-        for plan in build_plans(bundle, backend, seats, rebuild):
-            report.plan(plan)
+    for plan in build_plans(bundle, backend, seats, rebuild):
+        report.plan(plan)
     report.end(bundle.manifest, seats)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the process at once: Python would see it only when TensorRT is done with an engine."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

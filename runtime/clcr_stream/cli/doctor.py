@@ -6,16 +6,19 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from clcr_stream.config import Config
+from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
+from clcr_stream.cli.standard_streams import put, put_json
+from clcr_stream.config import Config, load_config
 from clcr_stream.errors import BackendError, ClcrError
+from clcr_stream.sources import devices
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "PyYAML", "tokenizers")
 NVIDIA_DEVICES = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvgpu"))
-VIDEO_CLASS = Path("/sys/class/video4linux")
+SHARED_FLAGS = ("bundle", "backend", "bind", "stream", "curve_secret", "curve_clients")  # those of a plain run
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,27 @@ class Check:
         """For a person."""
         mark = "ok  " if self.ok else "FAIL" if self.required else "warn"
         return f"{mark} {self.name}: {self.detail}"
+
+
+def command(arguments: Sequence[str]) -> int:
+    """`clcr-stream doctor`: exit code 1 when something that is required fails."""
+    parser = Parser(
+        prog="clcr-stream doctor",
+        description="Check the installation, the bundle, the backend, devices and the endpoint.",
+        epilog=f"exit code 0 when nothing that is required fails, 1 otherwise\n\n{EXIT_CODES}",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    for name in SHARED_FLAGS:
+        parser.add_argument(f"--{name.replace('_', '-')}", help="as in a plain run")
+    parser.add_argument("--config", metavar="FILE", help="as in a plain run")
+    flags = parser.parse_args(arguments)
+    config = load_config(flags.config, {KEYS[name]: getattr(flags, name) for name in SHARED_FLAGS})
+    checks = examine(config)
+    if flags.json:
+        put_json(as_plain(checks))
+    else:
+        put("\n".join(check.line() for check in checks))
+    return 0 if healthy(checks) else 1
 
 
 def examine(config: Config) -> list[Check]:
@@ -53,36 +77,6 @@ def as_plain(checks: list[Check]) -> dict[str, object]:
 def healthy(checks: list[Check]) -> bool:
     """True when nothing that is required failed."""
     return all(check.ok or not check.required for check in checks)
-
-
-def list_cameras(root: Path = VIDEO_CLASS) -> list[dict[str, str]]:
-    """Cameras that the kernel knows: device and name."""
-    if not root.is_dir():
-        return []
-    found = []
-    for entry in sorted(root.iterdir()):
-        name = entry / "name"
-        label = name.read_text(encoding="utf-8", errors="replace").strip() if name.is_file() else entry.name
-        found.append({"device": f"/dev/{entry.name}", "name": label})
-    return found
-
-
-def list_microphones() -> list[dict[str, str | int]]:
-    """Inputs that PortAudio knows: index, name, rate. SourceError with what to install when PyAudio is missing."""
-    from clcr_stream.sources.microphone import load_pyaudio, quiet_stderr
-
-    module = load_pyaudio()
-    with quiet_stderr():
-        audio = module.PyAudio()
-        try:
-            devices = [audio.get_device_info_by_index(index) for index in range(audio.get_device_count())]
-        finally:
-            audio.terminate()
-    return [
-        {"index": int(device["index"]), "name": str(device["name"]), "rate_hz": int(device["defaultSampleRate"])}
-        for device in devices
-        if int(device["maxInputChannels"]) > 0
-    ]
 
 
 def _guarded(name: str, check: Callable[[], str]) -> Check:
@@ -157,7 +151,7 @@ def _tensorrt(config: Config) -> Check:
 
 
 def _cameras() -> Check:
-    cameras = list_cameras()
+    cameras = devices.list_cameras()
     text = ", ".join(f"{camera['device']} ({camera['name']})" for camera in cameras)
     return Check(
         "cameras", bool(cameras), text or "none; plug one in, or use --input FILE or --camera test://", required=False
@@ -166,7 +160,7 @@ def _cameras() -> Check:
 
 def _microphones() -> Check:
     try:
-        microphones = list_microphones()
+        microphones = devices.list_microphones()
     except ClcrError as error:
         return Check("microphones", False, str(error), required=False)
     text = ", ".join(f"{microphone['index']}: {microphone['name']}" for microphone in microphones)

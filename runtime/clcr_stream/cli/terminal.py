@@ -5,14 +5,21 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TextIO
 
+from clcr_stream.cli.standard_streams import CLEAR_LINE, redrawable
+from clcr_stream.clock import NS_PER_S
 from clcr_stream.sources.base import NOT_STARTED, STARTING
 from clcr_stream.streams.reports import View
+from clcr_stream.wire import messages
 
 TROUBLED = ("waiting", "stale", "failed")
 NOTICE_PERIOD_S = 0.5
+NOTICES_AT_ONCE = 6.0  # three times gone and back
+NOTICE_EVERY_S = 60.0
 
 
 def summary_text(values: dict[str, object]) -> str:
@@ -33,32 +40,77 @@ def summary_text(values: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def status_line(views: Sequence[View]) -> str:
-    """One line: of each stream the state of its sources, its newest label, tick time and skipped ticks."""
-    lines = []
-    for view in views:
-        ticks = view.account.ticks()
-        _, tick, _, last = view.account.latencies()
-        states = " ".join(f"{source.kind}:{source.state}" for source in view.sources)
-        answer = (
-            f"{last.label} {last.confidence:.2f}"
-            if last.label is not None and last.confidence is not None
-            else "no prediction yet"
-        )
-        cost = "" if tick.p50 is None or tick.p95 is None else f" | tick {tick.p50:.0f}/{tick.p95:.0f} ms p50/p95"
-        trouble = f" | {','.join(last.degraded)}" if last.degraded else ""
-        skipped = sum(ticks.skipped.values())
-        lines.append(f"{states} | {answer}{cost} | published {ticks.published} skipped {skipped}{trouble}")
-    if len(lines) == 1:
-        return lines[0]
-    return " || ".join(f"{view.name}: {line}" for view, line in zip(views, lines, strict=True))
+def status_line(views: Sequence[View], columns: int | None = None) -> str:
+    """One line: of each stream the state of its sources, its newest label, tick time and skipped ticks.
+
+    In few `columns` it leaves out first the tick time, then what is degraded, then the sources; counts come last.
+    """
+    for details in range(len(_DETAILS), -1, -1):
+        lines = [_line_of(view, _DETAILS[:details]) for view in views]
+        if len(views) > 1:
+            lines = [f"{view.name}: {line}" for view, line in zip(views, lines, strict=True)]
+        line = " || ".join(lines)
+        if columns is None or len(line) <= columns:
+            return line
+    ticks = [view.account.ticks() for view in views]
+    counts = (
+        f"published {sum(one.published for one in ticks)} skipped {sum(sum(one.skipped.values()) for one in ticks)}"
+    )
+    return counts if len(views) == 1 else f"{len(views)} streams | {counts}"
+
+
+_DETAILS = ("sources", "degraded", "cost")  # the last is left out first
+
+
+def _line_of(view: View, details: Sequence[str]) -> str:
+    ticks = view.account.ticks()
+    _, tick, _, last = view.account.latencies()
+    answer = "no prediction yet"
+    if last.label is not None and last.confidence is not None:
+        answer = f"{last.label} {last.confidence:.2f}"
+    elif ticks.published:
+        answer = "no answer" if last.value is None else f"{last.value:+.2f}"
+    known = tick.p50 is not None and tick.p95 is not None
+    parts = (
+        " ".join(f"{source.kind}:{source.state}" for source in view.sources) if "sources" in details else "",
+        answer,
+        f"tick {tick.p50:.0f}/{tick.p95:.0f} ms p50/p95" if known and "cost" in details else "",
+        f"published {ticks.published} skipped {sum(ticks.skipped.values())}",
+        ",".join(last.degraded) if "degraded" in details else "",
+    )
+    return " | ".join(part for part in parts if part)
+
+
+@dataclass
+class _Told:
+    """What a person knows of one source, and how many lines about it may still come."""
+
+    counted_ns: int
+    shown: str | None = None  # None: that it is live, or not yet anything
+    newest: str | None = None
+    changes: int = 0  # since the last line
+    lines: float = NOTICES_AT_ONCE
+
+    def may_show(self, now_ns: int) -> bool:
+        """Take one of the lines, of which one more is allowed every NOTICE_EVERY_S."""
+        earned = (now_ns - self.counted_ns) / NS_PER_S / NOTICE_EVERY_S
+        self.lines, self.counted_ns = min(NOTICES_AT_ONCE, self.lines + earned), now_ns
+        if self.lines < 1:
+            return False
+        self.lines -= 1
+        return True
 
 
 class Notices:
-    """What a person has to be told of the sources, once: why one is not there, and that it came back."""
+    """What a person has to be told of the sources, once: why one is not there, and that it came back.
 
-    def __init__(self) -> None:
-        self._told: dict[tuple[str, str, str], str] = {}
+    A source that comes and goes gets NOTICES_AT_ONCE lines and then one every NOTICE_EVERY_S, which says how it is now
+    and how many changes were left out.
+    """
+
+    def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._now_ns = now_ns
+        self._told: dict[tuple[str, str, str], _Told] = {}
 
     def new(self, views: Sequence[View]) -> list[str]:
         """One line per source whose state calls for one since the last call."""
@@ -66,28 +118,37 @@ class Notices:
         for view in views:
             whose = f"{view.name}: " if len(views) > 1 else ""
             for source in view.sources:
-                key = (view.name, source.kind, source.name)
-                told = self._told.get(key)
-                if source.state in TROUBLED and source.reason not in (None, NOT_STARTED, STARTING):
-                    # The state alone is compared: a reason may count seconds.
-                    if told != source.state:
-                        self._told[key] = source.state
-                        lines.append(f"{whose}{source.kind} {source.name}: {source.state}: {source.reason}")
-                elif source.state == "live" and told is not None:
-                    del self._told[key]
-                    lines.append(f"{whose}{source.kind} {source.name}: back")
+                told = self._told.setdefault((view.name, source.kind, source.name), _Told(self._now_ns()))
+                text = self._text(source, told)
+                if text is not None:
+                    lines.append(f"{whose}{source.kind} {source.name}: {text}")
         return lines
+
+    def _text(self, source: messages.Source, told: _Told) -> str | None:
+        troubled = source.state in TROUBLED and source.reason not in (None, NOT_STARTED, STARTING)
+        if not troubled and source.state != "live":
+            return None
+        state = source.state if troubled else None  # the state alone is compared: a reason may count seconds
+        if state != told.newest:
+            told.newest = state
+            told.changes += 1
+        if told.newest == told.shown or not told.may_show(self._now_ns()):
+            return None
+        left_out, told.shown, told.changes = told.changes - 1, told.newest, 0
+        text = f"{source.state}: {source.reason}" if troubled else "back"
+        return f"{text} ({left_out} changes before that were not shown)" if left_out else text
 
 
 class StatusLine:
     """Shows one line about the session: rewritten in place on a terminal, a plain line now and then elsewhere.
 
-    `notices` is asked for lines that stay, twice a second and at the end.
+    `show` gets the columns that there are, None where a line may be long; `notices` is asked for lines that stay, twice
+    a second and at the end.
     """
 
     def __init__(
         self,
-        show: Callable[[], str],
+        show: Callable[[int | None], str],
         out: TextIO,
         period_s: float | None = None,
         notices: Callable[[], Sequence[str]] = tuple,
@@ -95,7 +156,7 @@ class StatusLine:
         self._show = show
         self._notices = notices
         self._out = out
-        self._in_place = out.isatty()
+        self._in_place = redrawable(out)
         self._period_s = period_s if period_s is not None else 0.5 if self._in_place else 10.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clcr-status-line", daemon=True)
@@ -109,7 +170,7 @@ class StatusLine:
         self._thread.join(1.0)
         self._tell()
         if self._in_place:
-            self._write("\r\x1b[K")
+            self._write(CLEAR_LINE)
 
     def _run(self) -> None:
         turns = max(1, round(self._period_s / NOTICE_PERIOD_S))
@@ -118,12 +179,18 @@ class StatusLine:
             self._tell()
             turn = (turn + 1) % turns
             if turn == 0:
-                columns = shutil.get_terminal_size().columns
-                self._write(f"\r\x1b[K{self._show()[: columns - 1]}" if self._in_place else f"{self._show()}\n")
+                self._show_now()
+
+    def _show_now(self) -> None:
+        if self._in_place:
+            columns = shutil.get_terminal_size().columns - 1
+            self._write(f"{CLEAR_LINE}{self._show(columns)[:columns]}")
+        else:
+            self._write(f"{self._show(None)}\n")
 
     def _tell(self) -> None:
         for line in self._notices():
-            self._write(f"\r\x1b[K{line}\n" if self._in_place else f"{line}\n")
+            self._write(f"{CLEAR_LINE}{line}\n" if self._in_place else f"{line}\n")
 
     def _write(self, text: str) -> None:
         # A closed terminal must not end the session.

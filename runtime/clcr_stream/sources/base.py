@@ -40,6 +40,7 @@ class FaceCropper(Protocol):
     """What a source needs of a face finder; called in order of time, in the source's thread."""
 
     def crop(self, rgb: NDArray[np.uint8], /) -> FaceCropLike | None: ...
+    def reset(self) -> None: ...
 
 
 def nobody() -> None:

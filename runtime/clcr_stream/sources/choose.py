@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from clcr_stream.errors import ConfigError, SourceError, redact
 from clcr_stream.sources.base import Flag, Modality, Sinks, Source, SourceReport, SourceSpec
@@ -36,6 +37,31 @@ def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
     if spec.transcript != "none":
         sources.append(_open_transcript(spec.transcript, sinks))
     return sources
+
+
+def check_spec(spec: SourceSpec) -> None:
+    """SourceError for files that can never work, before anything slow is loaded; touches no device and no network."""
+    from clcr_stream.sources.media import BOTH, check_media_file
+
+    wanted: list[tuple[Flag, str, tuple[Modality, ...]]] = [
+        ("camera", spec.camera, ("vision",)),
+        ("mic", spec.microphone, ("acoustic",)),
+    ]
+    if spec.input is not None:
+        wanted = [("input", spec.input, BOTH)]
+    elif spec.camera == spec.microphone:
+        wanted = [("camera", spec.camera, BOTH)]
+    for flag, text, modalities in wanted:
+        if text != "none" and not _is_device(text) and _names_file(text):
+            check_media_file(text, modalities, flag)
+    if spec.transcript.endswith((".srt", ".vtt", ".jsonl")) and not _SCHEME.match(spec.transcript):
+        from clcr_stream.sources.subtitles import read_transcript
+
+        read_transcript(Path(spec.transcript).expanduser())
+
+
+def _names_file(text: str) -> bool:
+    return text.startswith("file://") or (_SCHEME.match(text) is None and not _is_word(text))
 
 
 def _is_device(text: str) -> bool:

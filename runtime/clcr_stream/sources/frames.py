@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +27,16 @@ class FrameFeeder:
         frame = rgb()
         if frame is None:
             return False
-        found = self._finder.crop(frame)
-        if found is None:
+        face = self._finder.crop(frame)
+        if face is None:
             self._ring.put(captured_ns, None, 0.0, 0)
         else:
-            self._ring.put(captured_ns, found.rgb, found.quality, found.faces)
+            self._ring.put(captured_ns, face.rgb, face.quality, face.faces)
         return True
 
     def reset(self) -> None:
         """Forget the tracked face: the next frame has nothing to do with the last one."""
-        reset: Any = getattr(self._finder, "reset", None)
-        if reset is not None:
-            reset()
+        self._finder.reset()
 
 
 def make_finder(size_px: int) -> FaceCropper:

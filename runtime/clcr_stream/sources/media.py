@@ -195,6 +195,12 @@ def _upright_rgb(frame: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(picture, quarter_turns)) if quarter_turns else picture
 
 
+def check_media_file(location: str, wanted: tuple[Modality, ...], flag: Flag) -> None:
+    """SourceError for a file that a source could not read; nothing of it is decoded."""
+    with open_file(location, wanted, 16_000, lambda _: None, flag):  # the rate matters to decoding only
+        pass
+
+
 def open_file(
     location: str, wanted: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None], flag: Flag = "input"
 ) -> MediaReader:

@@ -43,6 +43,7 @@ class Last:
     label: str | None = None
     confidence: float | None = None
     degraded: tuple[str, ...] = ()
+    value: float | None = None
 
 
 class Account:

@@ -10,7 +10,7 @@ from typing import Any
 
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import Clock, MonotonicClock, Wake
-from clcr_stream.errors import ClcrError
+from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.inference.engines import LoadedEngines, Say
 from clcr_stream.streams.loop import Loop, as_clcr_error
 from clcr_stream.streams.reports import View
@@ -29,7 +29,7 @@ class Host:
         self._say = say
         self._hop_ns = engines.manifest.hop_ns
         self._wake, self._work = Wake(), Wake()
-        self._shared = Shared(engines, started_ns, self._wake.set)
+        self._shared = Shared(engines, started_ns, self._wake.set, say)
         self._clock: Clock = MonotonicClock()
         self._loop = Loop(engines.levels, self._clock, self._wake, self._ended, max_batch)
         self._origin_ns: int | None = None
@@ -40,6 +40,7 @@ class Host:
         self._left: dict[Stream, threading.Event] = {}  # set once the loop has let the stream out
         self._jobs: deque[Callable[[], None]] = deque()
         self._finished = threading.Event()
+        self._closed = False
         self._fault: ClcrError | None = None  # of the worker
 
     def streams(self) -> tuple[Stream, ...]:
@@ -71,13 +72,26 @@ class Host:
         except BaseException:
             close_all(opened)
             raise
+        try:
+            self._register(opened)
+        except ClcrError:
+            close_all(opened)
+            raise
         for stream in opened:
-            with self._guard:
+            self._loop.add(stream.session)
+        return tuple(opened)
+
+    def _register(self, opened: Sequence[Stream]) -> None:
+        """From now on these streams run. ConfigError when a name is taken or the host was closed meanwhile."""
+        with self._guard:
+            for stream in opened:
+                if self._closed or stream.options.name in self._streams:
+                    why = "the engines are closed" if self._closed else "it runs already"
+                    raise ConfigError(f"stream {stream.options.name}: cannot begin, {why}")
+            for stream in opened:
                 self._streams[stream.options.name] = stream
                 self._errors.pop(stream.options.name, None)
                 self._left[stream] = threading.Event()
-            self._loop.add(stream.session)
-        return tuple(opened)
 
     def end(self, stream: Stream, error: ClcrError | None = None) -> None:
         """Take a stream out and close it, `error` being the reason; nothing when it has ended already.
@@ -155,7 +169,9 @@ class Host:
             self._errors.pop(name, None)
 
     def close(self) -> None:
-        """End every stream. Idempotent."""
+        """End every stream; no other can begin. Idempotent."""
+        with self._guard:
+            self._closed = True
         remaining = self.streams()
         for stream, error in close_all(remaining).items():
             self._errors.setdefault(stream.options.name, error)

@@ -15,6 +15,7 @@ from clcr_stream.window.cutter import Chunk, ModalityView
 from clcr_stream.wire import messages
 
 SUM_TOLERANCE = 1e-3
+NO_INPUT = "no_input"  # the reason for a window in which no modality is present
 STALE_AFTER_MS = {"vision": 1000.0, "acoustic": 500.0}
 
 
@@ -54,7 +55,7 @@ def why_invalid(outputs: LevelOutputs, classification: bool) -> str | None:
 def degraded_reasons(chunk: Chunk, language: LanguageTokens) -> tuple[str, ...]:
     """What is not as it should be in this window, by name, in modality order."""
     if chunk.vision.coverage == 0 and chunk.acoustic.coverage == 0 and language.coverage == 0:
-        return ("no_input", "no_face") if chunk.vision.seen else ("no_input",)
+        return (NO_INPUT, "no_face") if chunk.vision.seen else (NO_INPUT,)
     reasons = []
     for modality, view in (("vision", chunk.vision), ("acoustic", chunk.acoustic)):
         stale = view.age_ms is not None and view.age_ms > STALE_AFTER_MS[modality]
@@ -78,13 +79,15 @@ def newest_capture_ns(answer: Answer) -> int:
 def compose(
     answer: Answer, manifest: Manifest, identity: Identity, published_ns: int, timing_ms: Mapping[str, float]
 ) -> messages.Prediction:
-    """The prediction message of a valid answer."""
+    """The prediction message of a valid answer; a window without any input has no label and no value, only a prior."""
     outputs, tick = answer.outputs, answer.chunk.tick
     captured_ns = newest_capture_ns(answer)
     probs = None
     if manifest.task == "classification":
         probs = {label: float(p) for label, p in zip(manifest.labels, outputs.output, strict=True)}
-    label, confidence = messages.top_label(probs or {})
+    degraded = degraded_reasons(answer.chunk, answer.language)
+    watched = NO_INPUT not in degraded
+    label, confidence = messages.top_label(probs or {}) if watched else (None, None)
     window_ns = manifest.hop_ns * manifest.window_hops
     return messages.Prediction(
         stream=identity.stream,
@@ -100,12 +103,12 @@ def compose(
         probs=dict(probs) if probs is not None else None,
         label=label,
         confidence=confidence,
-        value=None if probs is not None else float(outputs.output[0]),
+        value=float(outputs.output[0]) if probs is None and watched else None,
         levels=messages.Levels(weights=_triple(outputs.omega), ran=(True, True, True), age_ms=(0.0, 0.0, 0.0)),
         modalities=_modalities(answer),
         budget=messages.Budget(gamma=answer.gamma, active=_table(outputs.active), mass=_table(outputs.mass)),
         timing_ms={name: round(value, 3) for name, value in timing_ms.items()},
-        degraded=degraded_reasons(answer.chunk, answer.language),
+        degraded=degraded,
         bundle=identity.bundle,
         backend=identity.backend,
     )

@@ -242,7 +242,10 @@ class Session:
         tick_ms = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS
         latency_ms = (published_ns - newest_capture_ns(answer)) / NS_PER_MS if self._schedule.paced else None
         self.account.published(
-            latency_ms, tick_ms, tick_ms - busy_ms, Last(message.label, message.confidence, message.degraded)
+            latency_ms,
+            tick_ms,
+            tick_ms - busy_ms,
+            Last(message.label, message.confidence, message.degraded, message.value),
         )
 
     def _tell_transcript(self, answer: Answer) -> None:

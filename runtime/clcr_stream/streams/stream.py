@@ -19,7 +19,7 @@ from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.reports import Header, make_status, session_message, source_messages, summary
 from clcr_stream.streams.session import Schedule, Session, always, open_pipeline
 from clcr_stream.wire import messages
-from clcr_stream.wire.jsonl import JsonLines
+from clcr_stream.wire.jsonl import JsonLines, Output
 from clcr_stream.wire.outbox import Outbox, Sink
 from clcr_stream.wire.publisher import PublishOptions
 
@@ -37,7 +37,7 @@ class StreamOptions:
     gamma: float | None = None
     duration_s: float | None = None
     settle_ms: float = 60.0
-    output: str | None = None
+    output: Output | None = None
     origin_ns: int | None = None
 
 
@@ -62,6 +62,7 @@ class Shared:
     engines: LoadedEngines
     started_ns: int
     notify: Callable[[], object]
+    say: Callable[[str], object] = lambda _: None  # for a person
 
 
 class Stream:
@@ -115,7 +116,8 @@ class Stream:
         self.endpoint = outbox.endpoint
         self.session = Session(self._pipeline, self._sources, self._schedule(), self._identity, outbox.send)
         if options.output is not None:
-            self._lines = JsonLines(options.output)
+            # After all that can fail: a run that does not begin leaves no file behind.
+            self._lines = JsonLines(options.output, self._shared.say)
             output.callback(self._lines.close)
             outbox.add(self._lines)
         for sink in hooks.sinks:

@@ -145,10 +145,10 @@ class Prediction(Header, frozen=True, kw_only=True, tag="prediction"):
     """One tick's answer; `seq` is the tick's number, so a gap is a skipped tick or a message this reader did not get.
 
     Classification: `probs` by label, `label` the most probable and `confidence` its probability, both null when a
-    probability is not finite. Regression: `value`. `captured_ns` is the capture time of the newest datum used and
-    `latency_ms` runs from there to `published_ns`. `degraded` names what is not as it should be; empty when all is
-    well. `timing_ms`: cut, language, one value per engine (or one, `tick`, where the backend runs them as one), total;
-    and batch, the streams in the call whose times these are.
+    probability is not finite or no modality is present. Regression: `value`, null likewise. `captured_ns` is the
+    capture time of the newest datum used and `latency_ms` runs from there to `published_ns`. `degraded` names what is
+    not as it should be; empty when all is well. `timing_ms`: cut, language, one value per engine (or one, `tick`, where
+    the backend runs them as one), total; and batch, the streams in the call whose times these are.
     """
 
     window: Window

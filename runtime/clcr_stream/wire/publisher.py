@@ -159,10 +159,9 @@ class Publisher:
         self.close()
 
     def _open(self) -> None:
+        check_options(self._options)
         text = self._options.endpoint or default_endpoint(self._options.stream)
         wanted = checked_endpoint(text, self._options.curve)
-        if self._options.curve is not None:
-            check_curve(self._options.curve)
         if wanted.startswith("ipc://"):
             path = Path(wanted[len("ipc://") :])
             self._cleanup.callback(release, path, claim(path, self._options.stream))
@@ -297,6 +296,16 @@ class Publisher:
         known = mechanism == b"CURVE" and len(keys) == 1 and keys[0] in allowed_keys(self._options.curve.allowed_folder)
         verdict = [b"200", b"OK"] if known else [b"400", b"key not in the allow-list"]
         self._zap.send_multipart([version, request, *verdict, b"", b""])
+
+
+def check_options(options: PublishOptions) -> None:
+    """PublishError for an endpoint or keys that cannot be used, without opening or making anything."""
+    topic(options.stream, "status")
+    if options.endpoint is not None:
+        checked_endpoint(options.endpoint, options.curve)
+    if options.curve is not None:
+        check_curve(options.curve)
+        secret_key(options.curve.secret_file)
 
 
 def _configure(xpub: zmq.Socket[bytes], options: PublishOptions) -> None:

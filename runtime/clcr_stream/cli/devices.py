@@ -1,0 +1,43 @@
+"""`clcr-stream devices`: the cameras and microphones of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.standard_streams import put, put_json
+from clcr_stream.errors import ClcrError
+from clcr_stream.sources import devices
+
+
+def command(arguments: Sequence[str]) -> int:
+    """List them; a machine without any is no error."""
+    parser = Parser(
+        prog="clcr-stream devices",
+        description="List the cameras and microphones of this machine.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    flags = parser.parse_args(arguments)
+    cameras = devices.list_cameras()
+    microphones: list[dict[str, str | int]] = []
+    problem = None
+    try:
+        microphones = devices.list_microphones()
+    except ClcrError as error:
+        problem = str(error)
+    if flags.json:
+        put_json({"cameras": cameras, "microphones": microphones, "microphone_problem": problem})
+    else:
+        put("\n".join(_lines(cameras, microphones, problem)))
+    return 0
+
+
+def _lines(cameras: list[dict[str, str]], microphones: list[dict[str, str | int]], problem: str | None) -> list[str]:
+    lines = [f"camera      {camera['device']}  {camera['name']}" for camera in cameras]
+    lines += [f"microphone  {found['index']}  {found['name']}  {found['rate_hz']} Hz" for found in microphones]
+    if not cameras:
+        lines.append("camera      none found; use --camera test:// or --input FILE")
+    if not microphones:
+        lines.append(f"microphone  none found{'; ' + problem if problem else ''}")
+    return lines

@@ -1,0 +1,171 @@
+"""A plain `clcr-stream`: one session, or several, with what a person at a terminal sees and can do meanwhile."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from clcr_stream import __version__, run
+from clcr_stream.cli import signals, terminal
+from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
+from clcr_stream.cli.standard_streams import check_stdout, put_json, say
+from clcr_stream.config import Config, load_config, stream_entries
+from clcr_stream.errors import ConfigError, OutputError
+from clcr_stream.streams.host import Host
+
+EXAMPLES = """examples:
+  clcr-stream                                        the first camera and the default microphone
+  clcr-stream --input talk.mp4 --transcript talk.srt --pace max --output talk.jsonl
+  clcr-stream --camera rtsp://host/stream --mic none --bind tcp://127.0.0.1:5556
+  clcr-stream --camera test:// --mic test:// --duration 10
+  clcr-stream build | devices | doctor | sub         see `clcr-stream COMMAND --help`
+"""
+
+
+class Ending:
+    """Ends a run, from a signal handler or any thread: it takes no lock that the loop's thread could hold."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.host: Host | None = None  # once there is one to wake
+
+    def __call__(self) -> None:
+        self.stop.set()
+        if self.host is not None:
+            self.host.wake()
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """The flags of a plain run; those not given stay None, so that the configuration file decides."""
+    flags = Parser(
+        prog="clcr-stream",
+        description="Watch a person by camera, microphone and transcript; publish a prediction every hop over ZeroMQ.",
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
+    )
+    flags.add_argument("--version", action="version", version=f"clcr-stream {__version__}")
+    sources = flags.add_argument_group("sources")
+    sources.add_argument(
+        "--camera",
+        metavar="WHICH",
+        help="0 (default), by-id:NAME, v4l2:/dev/video0, a file, rtsp:// or http:// URL, test://, none",
+    )
+    sources.add_argument("--mic", metavar="WHICH", help="default, name:TEXT, an index, a file, test://, none")
+    sources.add_argument(
+        "--input", metavar="FILE|URL", help="video and sound from one file or URL, instead of --camera and --mic"
+    )
+    sources.add_argument(
+        "--transcript",
+        metavar="WHICH",
+        help="FILE.srt, FILE.vtt, FILE.jsonl, - (stdin), zmq://host:port[/topic], none (default)",
+    )
+    sources.add_argument(
+        "--pace", choices=("real", "max"), help="play files at their own pace (default) or as fast as possible"
+    )
+    model = flags.add_argument_group("model")
+    model.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
+    model.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
+    model.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
+    publish = flags.add_argument_group("publishing")
+    publish.add_argument(
+        "--bind", metavar="ENDPOINT", help="ipc:///PATH or tcp://ADDRESS:PORT (default: an ipc socket of the user)"
+    )
+    publish.add_argument(
+        "--curve-secret", metavar="FILE", help="our server.key_secret: encrypt, as an address off loopback needs"
+    )
+    publish.add_argument("--curve-clients", metavar="DIR", help="folder of the .key files of those who may read")
+    publish.add_argument("--stream", metavar="NAME", help="name in the topics clcr/NAME/... (default: default)")
+    publish.add_argument("--format", choices=("json", "msgpack"), help="payload on the wire (default: json)")
+    publish.add_argument(
+        "--output",
+        metavar="FILE.jsonl|-",
+        help="write the same payloads as JSON lines to a new file or standard output",
+    )
+    publish.add_argument(
+        "--append", action="store_true", default=None, help="let --output add to a file that holds something already"
+    )
+    session = flags.add_argument_group("session")
+    session.add_argument("--config", metavar="FILE", help="YAML like configs/default.yaml; a flag beats it")
+    session.add_argument("--duration", type=float, metavar="SECONDS", help="stop after so much input")
+    session.add_argument("--settle-ms", type=float, metavar="MS", help="wait after a window's end (default: 60)")
+    session.add_argument("--quiet", action="store_true", default=None, help="no status line and no summary on stderr")
+    session.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
+    return flags
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run until the input ends or a signal comes; OutputError's exit code when an --output is not complete."""
+    parser = run_parser()
+    if arguments and not arguments[0].startswith("-"):
+        parser.error(f"unknown command {arguments[0]!r}; commands are build, devices, doctor, sub")
+    flags = parser.parse_args(arguments)
+    read = partial(_read_config, flags)
+    config = read()
+    _check_stdout(flags, config)
+    ending = Ending()
+    observe = partial(_observed, ending, config, read if flags.config is not None else None)
+    with signals.handled(signals.ENDING, ending, once=True):
+        result = run.run(config, ending.stop, observe, say=say)
+    return _report(result, flags, config)
+
+
+def _read_config(flags: argparse.Namespace) -> Config:
+    return load_config(flags.config, {key: getattr(flags, name) for name, key in KEYS.items()})
+
+
+def _check_stdout(flags: argparse.Namespace, config: Config) -> None:
+    """Before anything is opened: whether what goes to standard output has it to itself and can get there."""
+    lines = any(stream.output == "-" for stream in stream_entries(config))
+    if flags.json and lines:
+        raise ConfigError("--json and --output - both write to stdout; give --output FILE")
+    if flags.json or lines:
+        check_stdout("--json" if flags.json else "--output -")
+
+
+@contextlib.contextmanager
+def _observed(ending: Ending, config: Config, read: Any, host: Host) -> Iterator[None]:
+    """While the host runs: signals reach it, and a person sees how it does."""
+    ending.host = host
+    reload = None if read is None else partial(host.ask, partial(run.reload, host, config, read))
+    try:
+        with signals.hangup_handled(ending, reload), _shown(host, config.run.quiet):
+            yield
+    finally:
+        ending.host = None
+
+
+@contextlib.contextmanager
+def _shown(host: Host, quiet: bool) -> Iterator[None]:
+    if quiet:
+        yield
+        return
+    for stream in host.streams():
+        say(f"publishing clcr/{stream.options.name}/... on {stream.endpoint}")
+    say(f"notice: {' '.join(host.manifest.intended_use.notice.split())}")
+    notices = terminal.Notices()
+    with terminal.StatusLine(
+        lambda columns: terminal.status_line(host.views(), columns),
+        sys.stderr,
+        notices=lambda: notices.new(host.views()),
+    ):
+        yield
+
+
+def _report(result: dict[str, Any], flags: argparse.Namespace, config: Config) -> int:
+    """Print the summary; the exit code."""
+    streams = result.get("streams", {config.publish.stream: result})
+    if flags.json:
+        put_json(result)
+    elif not config.run.quiet:
+        for name, stream in streams.items():
+            text = terminal.summary_text(stream)
+            say(f"{name}: {text}" if len(streams) > 1 else text)
+    # A reader of standard output that has gone, as `| head` does, wanted no more.
+    failed = [one for one in streams.values() if one["output_failure"] not in (None, os.strerror(errno.EPIPE))]
+    return OutputError.exit_code if failed else 0

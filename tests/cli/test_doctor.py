@@ -1,0 +1,86 @@
+"""`clcr-stream doctor` and `devices`: what a machine has and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import zmq.auth
+
+from clcr_stream.cli.main import main
+from clcr_stream.sources import devices
+from tiny_bundle import write_bundle
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "bundle"
+    write_bundle(folder)
+    return folder
+
+
+def test_doctor_finds_a_good_installation(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor", "--json", "--bundle", str(bundle)])
+    found = json.loads(capsys.readouterr().out)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert (code, found["ok"]) == (0, True)
+    assert checks["bundle"]["ok"]
+    assert checks["backend"]["detail"].startswith("onnxruntime")
+    assert {"python", "cameras", "microphones", "endpoint"} <= set(checks)
+
+
+def test_doctor_names_the_broken_part(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bundle(tmp_path / "broken")
+    (tmp_path / "broken" / "extra").touch()
+    assert main(["doctor", "--bundle", str(tmp_path / "broken")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("FAIL bundle:") and "extra" in line for line in lines)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A folder of certificates, and `allowed`, the folder of those who may read."""
+    for name in ("server", "reader", "stranger"):
+        zmq.auth.create_certificates(tmp_path, name)
+        (tmp_path / f"{name}.key_secret").chmod(0o600)
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "reader.key").rename(tmp_path / "allowed" / "reader.key")
+    return tmp_path
+
+
+def test_curve_flags_open_an_address_off_loopback(bundle: Path, keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--bundle", str(bundle), "--backend", "null", "--bind", "tcp://0.0.0.0:*"]
+    curve = ["--curve-secret", str(keys / "server.key_secret"), "--curve-clients", str(keys / "allowed")]
+    assert main(["doctor", *flags]) == 1
+    assert "FAIL endpoint: --bind tcp://0.0.0.0:*: off loopback only with CURVE" in capsys.readouterr().out
+    assert main(["doctor", *flags, *curve]) == 0
+    assert "ok   endpoint: tcp://0.0.0.0:" in capsys.readouterr().out
+
+
+def test_devices_answers_without_any(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "list_cameras", lambda: [])
+    monkeypatch.setitem(sys.modules, "pyaudio", None)
+    assert main(["devices", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cameras"] == found["microphones"] == []
+    assert "clcr-stream[live]" in found["microphone_problem"]
+    assert main(["devices"]) == 0
+    assert "none found" in capsys.readouterr().out
+
+
+def test_cameras_are_listed_by_device_and_name(tmp_path: Path) -> None:
+    (tmp_path / "video0").mkdir()
+    (tmp_path / "video0" / "name").write_text("Desk camera\n")
+    (tmp_path / "video2").mkdir()
+    assert devices.list_cameras(tmp_path) == [
+        {"device": "/dev/video0", "name": "Desk camera"},
+        {"device": "/dev/video2", "name": "video2"},
+    ]
+    assert devices.list_cameras(tmp_path / "none") == []

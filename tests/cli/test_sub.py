@@ -1,0 +1,73 @@
+"""`clcr-stream sub`: messages as lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq.auth
+
+from clcr_stream.cli.main import main
+from clcr_stream.clock import read_boot_id
+from clcr_stream.streams.account import Account
+from clcr_stream.streams.reports import Header, make_status
+from clcr_stream.wire import messages
+from clcr_stream.wire.endpoint import CurveServer
+from clcr_stream.wire.publisher import Publisher, PublishOptions
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+def some_status(stream: str) -> messages.Status:
+    header = Header(stream, "0" * 16, read_boot_id(), 1)
+    return make_status(Account(), (), header, 1.0)
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    with Publisher(PublishOptions(stream="here", heartbeat_ms=50), lambda: some_status("here")) as found:
+        yield found
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A folder of certificates, and `allowed`, the folder of those who may read."""
+    for name in ("server", "reader", "stranger"):
+        zmq.auth.create_certificates(tmp_path, name)
+        (tmp_path / f"{name}.key_secret").chmod(0o600)
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "reader.key").rename(tmp_path / "allowed" / "reader.key")
+    return tmp_path
+
+
+def test_sub_prints_what_an_endpoint_publishes(publisher: Publisher, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sub", "--stream", "here", "--topics", "status", "--count", "2", "--timeout", "20", "--json"]) == 0
+    payloads = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [payload["type"] for payload in payloads] == ["status", "status"]
+    assert payloads[0]["seq"] < payloads[1]["seq"]
+    assert main(["sub", publisher.endpoint, "--stream", "here", "--topics", "status", "--count", "1"]) == 0
+    assert "starting, published 0 of 0 ticks" in capsys.readouterr().out
+
+
+def test_sub_reads_a_curve_endpoint_with_an_allowed_key_only(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = PublishOptions(
+        endpoint="tcp://127.0.0.1:*",
+        heartbeat_ms=50,
+        curve=CurveServer(keys / "server.key_secret", keys / "allowed"),
+    )
+    with Publisher(options, lambda: some_status("default")) as found:
+        sub = ["sub", found.endpoint, "--topics", "status", "--count", "1", "--json"]
+        curve = ["--curve-server", str(keys / "server.key"), "--curve-secret"]
+        assert main([*sub, "--timeout", "20", *curve, str(keys / "reader.key_secret")]) == 0
+        assert json.loads(capsys.readouterr().out)["type"] == "status"
+        assert main([*sub, "--timeout", "0.5", *curve, str(keys / "stranger.key_secret")]) == 6
+
+
+def test_sub_with_nobody_there_gives_up_with_code_6(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sub", "--stream", "nobody", "--timeout", "0.1"]) == 6
+    assert "is `clcr-stream` running there?" in capsys.readouterr().err

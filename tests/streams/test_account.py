@@ -1,0 +1,29 @@
+"""The account of a session and the status made of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from clcr_stream.streams.account import Account, Last
+from clcr_stream.streams.reports import Header, make_status
+from clcr_stream.wire import messages
+
+
+def test_a_status_is_degraded_by_its_sources_and_by_the_newest_prediction() -> None:
+    account = Account()
+    header = Header("default", "0" * 16, "boot", 1)
+    assert make_status(account, (), header, 0.0).state == "starting"
+    account.published(10.0, 5.0, 1.0, Last("happy", 0.9))
+    live = messages.Source(name="0", kind="camera", state="live")
+    assert make_status(account, (live,), header, 0.0).state == "running"
+    waiting = msgspec.structs.replace(live, state="waiting")
+    assert make_status(account, (waiting,), header, 0.0).degraded == ("camera_waiting",)
+    account.published(10.0, 5.0, 1.0, Last("happy", 0.9, ("no_face",)))
+    assert make_status(account, (live,), header, 0.0).degraded == ("no_face",)
+
+
+def test_percentiles_are_of_the_newest_values_only() -> None:
+    account = Account()
+    for value in [1000.0] * 10 + [1.0] * 5000:
+        account.published(value, value, value, Last())
+    assert account.latencies()[0] == messages.Latency(p50=1.0, p95=1.0, p99=1.0)

@@ -1,0 +1,74 @@
+"""Which tests are slow, and how tests are spread over the processes of pytest-xdist.
+
+The unit that goes to a process is a file, because its fixtures are built once per process; GROUPS joins files that must
+not run side by side. The figures are seconds of CPU on two cores of an AMD EPYC, 2026-11-21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+# These units start first, the longest first, so that no process is left alone with one of them at the end.
+LONGEST_FIRST: Sequence[str] = (
+    "tests/export/test_export.py",  # 70
+    "tests/export/test_precision.py",  # 60
+    "tests/streams/test_stream_equals_offline.py",  # 50
+    "tests/model/test_train.py",  # 49
+    "tests/tools/test_bench_tools.py",  # 43
+    "tests/tools/test_gpu_tools.py",  # 34
+    "tests/streams/test_runtime_e2e.py",  # 31
+    "tests/model/test_clcr.py",  # 29
+    "tests/model/test_streaming_model.py",  # 28
+    "tests/streams/test_real_clip.py",  # 22
+    "tests/export/test_recompute.py",  # 16
+    "tests/repository",
+    "tests/streams",
+    "tests/inference",
+)
+# Start of a test's id -> the group that it shares a process with: these use the machine's sound server.
+GROUPS: Mapping[str, str] = {
+    "tests/sources/test_microphone.py": "sound",
+    "tests/sources/test_virtual_microphone.py": "sound",
+}
+# Marked slow beside those that carry the mark themselves: start of a test's id -> why.
+SLOW: Mapping[str, str] = {
+    "tests/export/test_export.py": "exports a model",
+    "tests/export/test_precision.py": "exports a model",
+    "tests/export/test_recompute.py": "exports a model",
+    "tests/model/test_data.py::test_no_face_and_no_speaker_is_on_both_sides_of_a_cut": "5 s",
+    "tests/model/test_evaluate.py": "evaluates a model on every subset",
+    "tests/model/test_streaming_model.py::test_two_thousand_hops": "a soak",
+    "tests/model/test_train.py": "trains a model",
+    "tests/streams/test_real_clip.py": "streams recordings",
+    "tests/streams/test_several_streams.py::test_a_stream_says_the_same_alone_and_in_a_batch": "10 s",
+    "tests/streams/test_stream_equals_offline.py::test_any_recording_in_any_pieces": "9 s",
+    "tests/streams/test_stream_equals_offline.py::test_a_transcript_longer_than": "4 s",
+    "tests/streams/test_stream_equals_offline.py::test_thousands_of_hops": "a soak",
+    "tests/tools/test_bench_tools.py::test_bus_times": "a measurement",
+    "tests/tools/test_bench_tools.py::test_latency_measures": "a measurement",
+    "tests/tools/test_bench_tools.py::test_streams_finds": "a measurement",
+    "tests/tools/test_gpu_tools.py::test_the_torch_part": "4 s",
+    "tests/tools/test_gpu_tools.py::test_the_whole_tensorrt_part": "13 s",
+    "tests/tools/test_gpu_tools.py::test_torch_compile": "10 s",
+    "tests/tools/test_soak.py::test_a_short_soak": "a soak",
+    "tests/tools/test_soak.py::test_what_keeps": "a soak",
+}
+
+
+def unit_of(nodeid: str) -> str:
+    """The name of what goes to one process as a whole: a group or a file."""
+    for start, group in GROUPS.items():
+        if nodeid.startswith(start):
+            return group
+    return nodeid.split("::", 1)[0]
+
+
+def rank_of(nodeid: str) -> int:
+    """The place of a test's unit in the order in which units start."""
+    ranks = [rank for rank, start in enumerate(LONGEST_FIRST) if nodeid.startswith(start)]
+    return min(ranks, default=len(LONGEST_FIRST))
+
+
+def is_slow(nodeid: str) -> bool:
+    """Whether SLOW lists a test."""
+    return nodeid.startswith(tuple(SLOW))
