@@ -41,6 +41,14 @@ class Wake:
             if whole_ms == 0 and rest_s > 0:
                 time.sleep(rest_s)
             return
+        self.clear()
+
+    def fileno(self) -> int:
+        """The descriptor that is readable once `set` was called, for a poller; after it, `clear`."""
+        return self._reader
+
+    def clear(self) -> None:
+        """Forget what was set."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self._reader, 4096):
                 pass

@@ -96,45 +96,41 @@ class _HangupWatch:
         self._end = end
         self._reload = reload
         self._watches = watches
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
+        from clcr_stream.clock import Wake
+
+        self._wake = Wake()
+        self._came = False  # a SIGHUP
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clcr-hangup", daemon=True)
 
     def signalled(self) -> None:
         """A SIGHUP came; called in the signal handler."""
-        with contextlib.suppress(OSError):
-            os.write(self._writer, b"h")
+        self._came = True
+        self._wake.set()
 
     def __enter__(self) -> _HangupWatch:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self._writer, b"q")
+        self._over.set()
+        self._wake.set()
         self._thread.join()
-        for end in (self._reader, self._writer):
-            os.close(end)
+        self._wake.close()
 
     def _run(self) -> None:
-        while True:
-            letters = self._wait(LOOK_S)
-            if b"q" in letters:
+        while not self._over.is_set():
+            self._wake.wait(LOOK_S)
+            came, self._came = self._came, False
+            if came and self._watches and not self._gone():
+                self._wake.wait(HANGUP_S)
+            if self._over.is_set():
                 return
-            if letters and self._watches and not self._gone():
-                letters += self._wait(HANGUP_S)
-            if self._gone() or (letters and self._reload is None):
+            if self._gone() or (came and self._reload is None):
                 self._end()
                 return
-            if letters and self._reload is not None:
+            if came and self._reload is not None:
                 self._reload()
 
     def _gone(self) -> bool:
         return self._watches and not has_terminal()
-
-    def _wait(self, timeout_s: float) -> bytes:
-        """The letters that came, after `timeout_s` at the latest."""
-        import select
-
-        ready, _, _ = select.select([self._reader], [], [], timeout_s)
-        return os.read(self._reader, 256) if ready else b""

@@ -7,7 +7,6 @@ delays the caller.
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections import deque
@@ -20,7 +19,7 @@ import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from clcr_stream.clock import NS_PER_MS
+from clcr_stream.clock import NS_PER_MS, Wake
 from clcr_stream.errors import PublishError
 from clcr_stream.wire.endpoint import (
     CurveServer,
@@ -123,13 +122,13 @@ class Publisher:
                 self._inbox.popleft()
                 self._dropped += 1
             self._inbox.append((kind, self._prefixes[kind] + payload))
-        self._wake()
+        self._wake.set()
         return message
 
     def beat(self) -> None:
         """Send a heartbeat now, as when the state has changed."""
         self._beat_asked.set()
-        self._wake()
+        self._wake.set()
 
     @property
     def subscribers(self) -> int:
@@ -147,7 +146,7 @@ class Publisher:
         Safe to call twice. Raises PublishError when the thread had failed.
         """
         self._stop.set()
-        self._wake()
+        self._wake.set()
         self._thread.join()
         if self._failure is not None:
             raise PublishError(f"{self.endpoint}: publisher failed: {self._failure}") from self._failure
@@ -165,10 +164,7 @@ class Publisher:
         if wanted.startswith("ipc://"):
             path = Path(wanted[len("ipc://") :])
             self._cleanup.callback(release, path, claim(path, self._options.stream))
-        self._wake_out, self._wake_in = socket.socketpair()
-        for end in (self._wake_out, self._wake_in):
-            end.setblocking(False)
-            self._cleanup.callback(end.close)
+        self._wake = self._cleanup.enter_context(Wake())
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._cleanup.callback(context.term)
         self._zap: zmq.Socket[bytes] | None = None
@@ -191,11 +187,6 @@ class Publisher:
         self._numbering.keep(message)
         return message, payload
 
-    def _wake(self) -> None:
-        # BlockingIOError: the buffer is full of wake-ups already; OSError: the thread has closed its end.
-        with contextlib.suppress(OSError):
-            self._wake_in.send(b"\0")
-
     def _run(self) -> None:
         try:
             self._serve()
@@ -206,7 +197,7 @@ class Publisher:
 
     def _serve(self) -> None:
         poller = zmq.Poller()
-        for source in (self._xpub, self._monitor, self._wake_out.fileno(), self._zap):
+        for source in (self._xpub, self._monitor, self._wake.fileno(), self._zap):
             if source is not None:
                 poller.register(source, zmq.POLLIN)
         period_ns = self._options.heartbeat_ms * NS_PER_MS
@@ -236,9 +227,7 @@ class Publisher:
     def _flush(self) -> set[Kind]:
         """Send what was handed over; the kinds that it was."""
         sent: set[Kind] = set()
-        with contextlib.suppress(BlockingIOError):
-            while self._wake_out.recv(4096):
-                pass
+        self._wake.clear()
         while True:
             with self._guard:
                 if not self._inbox:
