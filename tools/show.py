@@ -9,8 +9,10 @@ one plain line per second; words and the account at the end come in both.
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 
 from clcr_stream.cli.terminal import Notices
@@ -78,7 +80,8 @@ class View:
         if isinstance(message, Session):
             self._origin_ns = message.origin_ns
             about = f"model {message.bundle_name} ({message.bundle[:12]}) on {message.backend}"
-            return f"{about}\n{' '.join(message.intended_use.notice.split())}\n"
+            notice = textwrap.fill(message.intended_use.notice, shutil.get_terminal_size().columns - 1)
+            return f"{about}\n{notice}\n"
         if isinstance(message, Status):
             self._status = message
             seen = reports.View(message.stream, Account(), message.sources)

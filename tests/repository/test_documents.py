@@ -8,6 +8,7 @@ output, `ByTest` names the test that runs it, `Options` gives a reason for compa
 from __future__ import annotations
 
 import ast
+import html
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from clcr_stream.bundle.loader import load_bundle
 from job_clips import generated_clip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +103,7 @@ INSTALLS = Foreign("installs packages")
 
 PROOFS: dict[str, Proof] = {
     # README.md, CONTRIBUTING.md
-    "scripts/demo": ByTest("tests/repository/test_documents.py::test_the_demo_prints_what_the_readme_shows"),
+    "scripts/demo": ByTest("tests/repository/test_documents.py::test_the_demo_prints_a_line_of_every_kind"),
     "scripts/test": SUITE,
     "scripts/check": Options("runs before this suite in .ci/run"),
     ".ci/run": SUITE,
@@ -111,7 +113,7 @@ PROOFS: dict[str, Proof] = {
     "scripts/test tests/window/test_ring.py -x": ByTest(
         "tests/repository/test_documents.py::test_the_selections_of_tests_that_documents_show_select_some"
     ),
-    "python tools/docs/readme.py": Options("rewrites README.md; the demo's output is compared by another test here"),
+    "python tools/docs/picture.py": Options("draws README's picture; its lines are compared by another test here"),
     "python examples/subscribe.py ipc:///tmp/clcr-stream-$UID/default.sock": Run(
         r"^\d+ \w+ .*age \d",
         session="default",
@@ -398,10 +400,9 @@ def test_the_output_file_of_the_readme_s_command_holds_the_messages_that_the_gui
     assert kinds == {"session", "prediction", "transcript", "status"}
 
 
-# What the view of the demo prints, line by line; README shows nothing else.
+# What the view of the demo prints where there is no terminal, line by line.
 VIEW = {
     "model": r"model default \([0-9a-f]{12}\) on \w+",
-    "notice": r"(This system estimates|inferring emotions|in the EU|work or in education)[^\n]*",
     "second": r" +\d+\.\d s   [a-z]+ +0\.\d\d [█-▏ ]+ face +(\d+ %|no)  sound +(\d+ %|no)  words (yes|no) +\d+ ms",
     "words": r' +"[a-z \']+"',
     "account": r"\d+ predictions, \d+ skipped",
@@ -409,26 +410,41 @@ VIEW = {
 }
 
 
-def kinds_of(lines: list[str]) -> set[str]:
-    """Which kinds of line the view printed; a line of no kind is an error."""
+# The same on a terminal, redrawn in place.
+BARS = {
+    "model": VIEW["model"],
+    "words": VIEW["words"],
+    "answer": r" +\d+\.\d s   [a-z]+ +0\.\d\d",
+    "bar": r"   [a-z]+ +0\.\d\d [█-▏]*",
+    "inputs": r"   face +(\d+ %|no)  sound +(\d+ %|no)  words (yes|no) +\d+ ms",
+}
+
+
+def kinds_of(lines: list[str], patterns: dict[str, str]) -> set[str]:
+    """Which kinds of line the view printed; a line of no kind, and not of the bundle's notice, is an error."""
+    notice = " ".join(load_bundle(ROOT / "engines/default").manifest.intended_use.notice.split())
     found = set()
     for line in lines:
-        kinds = [kind for kind, pattern in VIEW.items() if re.fullmatch(pattern, line, re.IGNORECASE)]
+        kinds = [kind for kind, pattern in patterns.items() if re.fullmatch(pattern, line)]
+        kinds += ["notice"] if line in notice else []
         assert kinds, f"the view does not print {line!r}"
         found |= set(kinds)
     return found
 
 
-def test_the_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
+def test_the_demo_prints_a_line_of_every_kind(tmp_path: Path) -> None:
     ready = shell("source scripts/lib.sh; is_current dev || is_current live", ROOT, tmp_path)
     if ready.returncode != 0:
         pytest.skip("scripts/demo would set up .venv first; scripts/test has done that where it runs")
-    (block,) = re.findall(r"^```text\n\$ scripts/demo\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
-    shown = kinds_of(block.splitlines())
-    assert shown == set(VIEW)
     done = shell("scripts/demo --duration 5", ROOT, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert kinds_of(done.stdout.splitlines()) == shown
+    assert kinds_of(done.stdout.splitlines(), VIEW) == {*VIEW, "notice"}
+
+
+def test_the_picture_in_the_readme_shows_a_line_of_every_kind() -> None:
+    picture = (ROOT / "docs/pictures/session.svg").read_text(encoding="utf-8")
+    lines = [html.unescape(line) for line in re.findall(r'xml:space="preserve">([^<]+)</text>', picture)]
+    assert kinds_of(lines, BARS) == {*BARS, "notice"}
 
 
 @pytest.mark.parametrize("command", [c for c in PROOFS if c.startswith("scripts/test ")])

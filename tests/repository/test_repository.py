@@ -155,10 +155,12 @@ def test_the_guide_states_for_every_core_dependency_where_its_aarch64_wheel_come
     assert rows == set(core_dependencies())
 
 
-def test_the_output_in_the_readme_is_of_the_shipped_bundle() -> None:
+def test_the_picture_in_the_readme_is_of_the_shipped_bundle() -> None:
     manifest = (ROOT / "engines/default/manifest.json").read_bytes()
-    shown = re.search(r"^model default \(([0-9a-f]{12})\)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
-    assert shown is not None and shown[1] == hashlib.sha256(manifest).hexdigest()[:12], "run tools/docs/readme.py"
+    picture = (ROOT / "docs/pictures/session.svg").read_text("utf-8")
+    assert "](docs/pictures/session.svg)" in (ROOT / "README.md").read_text("utf-8")
+    shown = re.search(r">model default \(([0-9a-f]{12})\)", picture)
+    assert shown is not None and shown[1] == hashlib.sha256(manifest).hexdigest()[:12], "run tools/docs/picture.py"
 
 
 def literal_texts(folder: Path) -> list[str]:
@@ -192,7 +194,8 @@ def test_the_python_that_the_documents_show_reads_a_running_session(tmp_path: Pa
         assert session.stdout is not None
         session.stdout.readline()  # the session message: the endpoint is bound
         for path in (ROOT / "README.md", ROOT / "docs/guide.md"):
-            (code,) = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+            blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+            (code,) = (block for block in blocks if "sys.argv[1]" in block)
             reader = [sys.executable, "-u", "-c", code, f"ipc://{tmp_path}/clcr-stream/default.sock"]
             with subprocess.Popen(reader, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
                 assert process.stdout is not None
