@@ -120,6 +120,9 @@ def test_a_pause_of_the_real_clock_ends_at_its_time_and_within_the_idle_limit() 
         while clock.now_ns() < deadline_ns:
             clock.pause(deadline_ns, wake)
         begun_ns = clock.now_ns()
+        clock.pause(begun_ns + 1_000_000, wake)
+        assert (clock.now_ns() - begun_ns) / NS_PER_S < IDLE_S / 2, "one pause lasts to its time, not to the limit"
+        begun_ns = clock.now_ns()
         clock.pause(None, wake)
         assert IDLE_S - 0.002 < (clock.now_ns() - begun_ns) / NS_PER_S < LONG_S
         wake.set()

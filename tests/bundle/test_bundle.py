@@ -273,3 +273,58 @@ def test_a_rate_that_is_not_supported_is_refused_with_what_is(
     with pytest.raises(BundleError) as caught:
         check_manifest(msgspec.structs.replace(manifest, **{part: altered}))
     assert f"{part}.{field} is {given}; supported are {supported}" in str(caught.value)
+
+
+# Section and field, the smallest or largest number that may stand there, and the next one that may not.
+LIMITS = [
+    ("", "hop_ns", 10_000_000_000, 10_000_000_001),
+    ("", "window_hops", 10_000, 10_001),
+    ("", "gamma", 0.0, -0.125),
+    ("", "gamma", 4.0, 4.125),
+    ("vision", "size_px", 16, 15),
+    ("vision", "size_px", 1024, 1025),
+    ("acoustic", "tokens_per_hop", 1, 0),
+    ("acoustic", "window_samples", 512, 513),  # fft_samples is 512
+    ("acoustic", "window_samples", 160, 159),  # hop_samples is 160
+    ("acoustic", "mel_bands", 1, 0),
+    ("acoustic", "mel_bands", 1024, 1025),
+    ("acoustic", "low_hz", 0.0, -0.5),
+    ("acoustic", "low_hz", 7599.5, 7600.0),
+    ("acoustic", "high_hz", 8000.0, 8000.5),
+    ("acoustic", "log_floor", 1e-30, 0.0),
+    ("language", "tokens", 3, 2),
+    ("language", "tokens", 4096, 4097),
+    ("model", "width", 16384, 16386),
+    ("model", "width", 6, 7),
+    ("model", "heads", 1, 0),
+    ("model", "heads", 4, 3),  # shared_rank is 4
+    ("model", "shared_rank", 2, 0),
+    ("model", "shared_rank", 6, 8),  # width is 8
+    ("model", "private_rank", 1, 0),
+    ("model", "private_rank", 7, 8),
+    ("model", "position_base", 1.5, 1.0),
+]
+
+
+@pytest.mark.parametrize(("section", "field", "allowed", "refused"), LIMITS)
+def test_a_size_is_refused_from_its_limit_on(
+    folder: Path, section: str, field: str, allowed: float, refused: float
+) -> None:
+    """Most sizes contradict something else once they are changed; here only their own limit counts."""
+    blamed = {"low_hz": "high_hz", "shared_rank": "heads"}.get(field, field)
+    expected = f"{section}.{blamed} is out of range" if section else f"{blamed} is out of range"
+    messages = []
+    for value in (allowed, refused):
+
+        def change(tree: dict[str, Any], value: float = value) -> None:
+            (tree[section] if section else tree)[field] = value
+
+        edit_manifest(folder, change)
+        try:
+            load_bundle(folder)
+        except BundleError as error:
+            messages.append(str(error))
+        else:
+            messages.append("")
+    assert expected not in messages[0]
+    assert expected in messages[1]

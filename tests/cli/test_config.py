@@ -27,6 +27,11 @@ def refusal(path: Path | None, **flags: object) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["run: {max_streams: 1024}", "run: {max_batch: 1024}", "run: {settle_ms: 5000}"])
+def test_a_number_at_its_limit_is_taken(tmp_path: Path, text: str) -> None:
+    load_config(written(tmp_path, text), {})
+
+
 def test_the_shipped_file_holds_every_key_with_its_default() -> None:
     import yaml
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,16 @@ def test_clearing_is_a_fresh_start_whichever_buffer_is_in_turn(steps: int) -> No
     assert not np.array_equal(advance(engine, inputs)["shared"], first["shared"])
     engine.clear(0)
     np.testing.assert_array_equal(advance(engine, inputs)["shared"], first["shared"])
+
+
+def test_the_times_of_the_engines_add_up_to_no_more_than_the_call_took() -> None:
+    engine = open_engine("level1", "onnxruntime")
+    feed(engine, random_inputs("level1", 1))
+    before_ns = time.perf_counter_ns()
+    times = engine.run(0, 1)
+    took_ms = (time.perf_counter_ns() - before_ns) / 1e6
+    assert list(times) == ["level1"]
+    assert 0 < sum(times.values()) <= took_ms
 
 
 def test_warming_up_leaves_no_trace_in_the_state() -> None:

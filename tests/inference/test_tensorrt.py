@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import fake_cuda
 from clcr_stream.bundle.manifest import EngineSpec, TensorSpec
@@ -194,7 +195,10 @@ def test_a_captured_tick_is_one_launch(machine: fake_cuda.Machine, cache: PlanCa
     runner = opened(cache, 2)
     machine.log.clear()
     for _ in range(4):
-        assert list(runner.run(0, 2)) == ["tick"]
+        before_ns = time.perf_counter_ns()
+        times = runner.run(0, 2)
+        assert list(times) == ["tick"]
+        assert 0 < times["tick"] <= (time.perf_counter_ns() - before_ns) / 1e6
     assert machine.log == ["graph", "event", "wait"] * 4
 
 
@@ -587,6 +591,31 @@ def test_before_strong_typing_every_layer_keeps_the_file_s_precision(
     kept = {layer.name: (layer.precision, layer.output_types) for layer in machine.seen["network"].layers}
     half, full = module.DataType.HALF, module.DataType.FLOAT
     assert kept == {"Cast": (None, {}), "Mul": (half, {0: half}), "Relu": (full, {0: full})}
+
+
+def test_before_strong_typing_an_int8_file_allows_int8_and_nothing_half(
+    monkeypatch: pytest.MonkeyPatch, cache: PlanCache
+) -> None:
+    """y = float(int8(x)), and weights that only a DequantizeLinear reads: no layer of that one gives out int8."""
+    machine = fake_cuda.Machine(release="8.6")
+    fake_cuda.install(machine, monkeypatch)
+    constants = [
+        numpy_helper.from_array(np.array(0.5, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+        numpy_helper.from_array(np.ones((1, 4), np.int8), "weights"),
+    ]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["weights", "scale", "zero"], ["w"]),
+        helper.make_node("Mul", ["x", "w"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["streams", 4]) for name in ("x", "y"))
+    model = helper.make_model(
+        helper.make_graph(nodes, "int8", [x], [y], constants), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    graph = dataclasses.replace(mixed_graph(), onnx=model.SerializeToString())
+    TensorRTBackend(cache=cache).plan("int8", graph, 1)
+    module: Any = sys.modules["tensorrt"]
+    assert machine.seen["config"].set == {module.BuilderFlag.INT8, module.BuilderFlag.OBEY_PRECISION_CONSTRAINTS}
 
 
 def test_before_strong_typing_a_float32_file_sets_no_precision_flag(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from clcr_stream.errors import ConfigError, SourceError
 from clcr_stream.sources.base import SourceIdentity
 from clcr_stream.sources.choose import SourceSpec, open_sources
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
+from clcr_stream.window.ring import AudioRing, Rings, VisionRing
+from clcr_stream.window.transcript import Transcript
 from media import ORIGIN_NS, MediaSpec, eventually, make_sinks, write_media
 
 
@@ -141,3 +144,14 @@ def test_importing_the_sources_loads_no_heavy_library() -> None:
 
 def test_the_origin_is_the_rings_origin() -> None:
     assert make_sinks().origin_ns == ORIGIN_NS
+
+
+@pytest.mark.parametrize(("seconds", "lead_ns"), [(30.0, 2_500_000_000), (0.75, 500_000_000)])
+def test_a_lossless_source_runs_ahead_by_the_smaller_ring_less_its_margin_or_half_a_second(
+    seconds: float, lead_ns: int
+) -> None:
+    """45 slots at 15 Hz are 3 s of pictures."""
+    sinks = make_sinks()
+    grid = sinks.grid
+    rings = Rings(grid, VisionRing(grid, 8, slots=45), AudioRing(grid, seconds), Transcript())
+    assert replace(sinks, rings=rings).lead_ns == lead_ns

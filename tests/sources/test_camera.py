@@ -93,6 +93,7 @@ def test_a_camera_that_fails_is_released_and_opened_again() -> None:
     assert eventually(lambda: first.released)
     assert eventually(lambda: source.report().state == "stale")
     assert "opening it again" in source.report().reason
+    assert source.report().counts["reopened"] == 0
     clock.move_to(clock.now_ns() + 2 * NS_PER_S)
     assert eventually(lambda: second.released)
     source.close()
@@ -132,6 +133,25 @@ def test_a_frozen_picture_is_not_taken_for_a_live_one() -> None:
     assert source.report().counts["frozen_frames"] >= 25
     assert states[-1][0] == "live"
     assert sinks.rings.vision.frames_in < 65
+
+
+@pytest.mark.parametrize(("same_for_ns", "frozen"), [(2 * NS_PER_S - 1, 0), (2 * NS_PER_S, 1)])
+def test_a_picture_is_frozen_from_two_seconds_of_sameness_on(same_for_ns: int, frozen: int) -> None:
+    clock = SteppedClock()
+    source, _ = camera(clock, lambda _: capture)
+    times_ns = iter([ORIGIN_NS + NS_PER_S, ORIGIN_NS + NS_PER_S + same_for_ns])
+
+    class Timed(FakeCapture):
+        def grab(self) -> bool:
+            self._current = next(self._pictures, None)
+            clock.move_to(next(times_ns, clock.now_ns()))
+            return self._current is not None
+
+    capture = Timed(clock, pictures(1) * 2)
+    source.start()
+    assert eventually(lambda: capture.released)
+    source.close()
+    assert source.report().counts.get("frozen_frames", 0) == frozen
 
 
 class HangingCapture(FakeCapture):

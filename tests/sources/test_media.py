@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from clcr_stream.clock import FOREVER_NS, NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError
@@ -365,3 +368,52 @@ def test_real_clips_decode_without_errors_gaps_or_drops() -> None:
         for counts in (sinks.rings.vision.counts(), sinks.rings.acoustic.counts()):
             assert counts.dropped["overflow"] == 0, clip
             assert counts.received == counts.used + sum(counts.dropped.values()) + counts.held, clip
+
+
+def is_open(path: Path) -> bool:
+    """Whether this process holds the file."""
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if link.readlink() == path:
+                return True
+    return False
+
+
+def test_a_file_that_is_closed_before_it_was_started_is_let_go(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mkv", MediaSpec(seconds=1))
+    source = FileSource(str(path), BOTH, make_sinks(), "max")
+    assert is_open(path)
+    source.close()
+    assert not is_open(path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_container_says_when_each_of_its_streams_ends(tmp_path: Path, suffix: str) -> None:
+    path = write_media(tmp_path / f"a.{suffix}", MediaSpec(seconds=3, audio_seconds=2))
+    with MediaReader(av.open(str(path)), BOTH, 16_000, lambda _: None) as reader:
+        ends_s = {modality: (reader.end_ns(modality) or 0) / NS_PER_S for modality in BOTH}
+    assert ends_s == {"vision": pytest.approx(3.0, abs=0.05), "acoustic": pytest.approx(2.0, abs=0.1)}
+
+
+def test_of_two_pictures_the_one_is_taken_that_ffmpeg_would_play(tmp_path: Path) -> None:
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = []
+        for size in (32, 128, 64):
+            stream = container.add_stream("libx264", rate=15, options={"preset": "ultrafast"})
+            stream.width = stream.height = size
+            stream.pix_fmt = "yuv420p"
+            stream.disposition = Disposition.default if size == 128 else Disposition(0)
+            streams.append(stream)
+        for number in range(5):
+            for stream in streams:
+                picture = av.VideoFrame.from_ndarray(np.zeros((stream.height, stream.width, 3), np.uint8))
+                picture.pts = number
+                picture.time_base = Fraction(1, 15)
+                container.mux(stream.encode(picture))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    with MediaReader(av.open(str(path)), ("vision",), 16_000, lambda _: None) as reader:
+        item = next(iter(reader.items()))
+    assert isinstance(item, VideoItem)
+    assert item.rgb().shape == (128, 128, 3)

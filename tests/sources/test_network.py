@@ -168,6 +168,7 @@ def test_a_stream_that_breaks_is_stale_then_back_with_a_gap(error: Exception | N
     source.start()
     assert eventually(lambda: first.closed and len(clock.waits) == 1)
     assert source.report().state == "stale"
+    assert source.report().counts["reconnects"] == 0
     clock.move_to(ORIGIN_NS + NS_PER_S)
     assert eventually(lambda: second.closed)
     source.close()

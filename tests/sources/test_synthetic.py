@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+import person_golden
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.frontends.faces import FaceFinder
 from clcr_stream.sources.media import BOTH, FileSource
@@ -79,6 +80,8 @@ def test_emotions_differ_in_pitch_and_picture_and_take_turns() -> None:
 def test_the_flash_and_the_click_coincide() -> None:
     person = acting(PersonOptions(flash=True))
     assert person.picture(3.0).mean() > person.picture(3.2).mean() + 40
+    plain = acting(PersonOptions())
+    assert (person.picture(0.099) != plain.picture(0.099)).any() and (person.picture(0.1) == plain.picture(0.1)).all()
     click = person.sound(4 * 16000 + 12_000, 8000)  # 4.75 s .. 5.25 s: the pause, then the click at 5.0
     assert np.abs(click[4000:5600]).max() > 3 * np.abs(click[:3900]).max()
 
@@ -147,3 +150,12 @@ def test_the_person_sounds_the_same_at_any_rate(rate_hz: int) -> None:
         for sound in (recording.samples, Person(PersonOptions(emotion="happy", flash=True), 16_000).sound(0, 96_000))
     ]
     assert np.corrcoef(*loudness)[0, 1] > 0.98
+
+
+def test_the_person_looks_and_sounds_as_recorded() -> None:
+    """Whoever changes the drawing on purpose writes the record anew: tests/support/person_golden.py."""
+    expected = np.load(person_golden.PATH)
+    actual = person_golden.record()
+    difference = np.abs(actual["pictures"].astype(int) - expected["pictures"].astype(int))
+    assert difference.max() <= 1, "levels of 255, of the mean of a block of 20 x 20 pixels"
+    np.testing.assert_allclose(actual["sounds"], expected["sounds"], atol=1e-4)

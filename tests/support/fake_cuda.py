@@ -202,6 +202,8 @@ def _copies(machine: Machine) -> dict[str, Any]:
         stream.put("on device", lambda: np.copyto(machine.view(target, nbytes), machine.view(source, nbytes)))
 
     def memset(address: int, value: int, nbytes: int, stream: Stream) -> None:
+        if value:
+            raise Misuse(f"memory is set to bytes of {value}; cleared state is zeros")
         stream.put("zero", lambda: machine.view(address, nbytes).fill(value))
 
     return {

@@ -78,7 +78,7 @@ class Logger:
 class Layer:
     def __init__(self, module: Any, node: onnx.NodeProto, kind: int) -> None:
         self.name = node.name or node.op_type
-        kinds = {"Cast": "CAST", "Constant": "CONSTANT", "QuantizeLinear": "QUANTIZE"}
+        kinds = {"Cast": "CAST", "Constant": "CONSTANT", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE"}
         self.type = module.LayerType[kinds.get(node.op_type, "MATRIX_MULTIPLY")]
         self.num_outputs = len(node.output)
         self.precision: Any = None
@@ -219,6 +219,7 @@ class Builder:
             monitor.step_complete("Building", 1)
             monitor.phase_finish("Building")
         if "build" in self._machine.fail:
+            self._log.log(Logger.ERROR, "an earlier complaint")
             self._log.log(Logger.ERROR, f"{self._machine.fail['build']}\nsecond line")
             return None
         known = {
