@@ -8,6 +8,7 @@ one plain line per second; words and the account at the end come in both.
 
 from __future__ import annotations
 
+import argparse
 import io
 import shutil
 import signal
@@ -145,6 +146,8 @@ def shown(lines: Iterable[bytes], in_place: bool) -> Iterator[str]:
 
 def main() -> int:
     """Show standard input until it ends."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     # Ctrl-C goes to the whole pipeline: the session says goodbye, and its last lines are still shown.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -77,7 +77,8 @@ def test_alpha_is_in_the_budget_of_every_level_and_modality(seed: int, gamma: fl
             alpha = level.alpha[m]
             assert bool(((alpha >= 0) & (alpha <= 1)).all())
             spent, budget = alpha.double().sum(-1), level.budget[:, index].double()
-            assert bool((spent <= budget * (1 + 1e-6) + 1e-6).all())
+            rounding = alpha.shape[1] ** 2 * 2.0**-24  # of a sum of so many terms up to 1, in any order
+            assert bool((spent <= budget + rounding).all())
             assert bool((alpha[level.valid[m] == 0] == 0).all())
 
 

@@ -143,7 +143,9 @@ def test_float32_keeps_a_full_window_within_its_budget() -> None:
     y = torch.rand(200, 150, generator=generator)
     budget = torch.rand(200, generator=generator) * 60
     excess = project_budget(y, budget).double().sum(-1) - budget.double()
-    assert float(excess.max()) < 150 * 2e-7
+    rounding = 150 * 2.0**-24 * y.double().sum(-1)  # of a sum of 150 terms, in whichever order a CPU adds them
+    assert bool((excess <= rounding).all())
+    assert float((rounding / budget).median()) < 1e-4
 
 
 def separated(y: Tensor, budget: float) -> bool:

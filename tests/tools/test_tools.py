@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def tools_to_run() -> list[str]:
+    """Every script in tools/ that is run by its path; checks/imports.py has no options and only reports."""
+    paths = sorted((ROOT / "tools").rglob("*.py"))
+    scripts = [path.relative_to(ROOT).as_posix() for path in paths if "__main__" in path.read_text(encoding="utf-8")]
+    return [name for name in scripts if name != "tools/checks/imports.py"]
+
+
+@pytest.mark.parametrize("name", tools_to_run())
+def test_a_tool_run_by_its_path_from_anywhere_explains_itself(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / name), "--help"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+    assert len(done.stdout.splitlines()) > 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_readme_of_the_tools_lists_each_that_is_run() -> None:
+    listed = set(re.findall(r"\]\(([\w/]+\.py)\)", (ROOT / "tools/README.md").read_text(encoding="utf-8")))
+    run = {name.removeprefix("tools/") for name in tools_to_run()} | {"checks/imports.py"}
+    assert {name for name in listed if not name.endswith("__init__.py")} == run
 
 
 def test_the_size_check_finds_a_long_file_and_a_long_function_and_a_stale_exception(tmp_path: Path) -> None:

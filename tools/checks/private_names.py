@@ -11,6 +11,7 @@ Exit code 0: nothing to say; 1: one line per place on stderr.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import re
@@ -91,13 +92,16 @@ def findings(root: Path, folders: Sequence[str]) -> list[str]:
     return lines
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Check the folders given, else all of tests and tools; returns the exit code."""
-    lines = findings(Path(__file__).resolve().parents[2], arguments or FOLDERS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER")
+    folders = parser.parse_args(arguments).folders
+    lines = findings(Path(__file__).resolve().parents[2], folders or FOLDERS)
     for line in lines:
         print(f"private names: {line}", file=sys.stderr)
     return 1 if lines else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -8,6 +8,7 @@ that is no longer needed fails too. Exit code 0: nothing to say; 1: one line per
 
 from __future__ import annotations
 
+import argparse
 import ast
 import sys
 from collections.abc import Iterator, Sequence
@@ -64,14 +65,17 @@ def findings(root: Path, folders: Sequence[str], exceptions: dict[str, str]) -> 
     return lines + [f"{name}: is within the limits; remove it from EXCEPTIONS" for name in unused]
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Check the folders given, else all of the repository's; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER")
+    folders = parser.parse_args(arguments).folders
     root = Path(__file__).resolve().parents[2]
-    lines = findings(root, arguments or FOLDERS, {} if arguments else EXCEPTIONS)
+    lines = findings(root, folders or FOLDERS, {} if folders else EXCEPTIONS)
     for line in lines:
         print(f"sizes: {line}", file=sys.stderr)
     return 1 if lines else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
