@@ -8,6 +8,7 @@ A test fails while the picture shows another bundle than engines/default.
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import pty
@@ -86,6 +87,8 @@ def drawn(lines: list[str], title: str) -> str:
 
 def main() -> int:
     """Write the picture; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     subprocess.run(
         [COMMAND[0], "--help"], cwd=ROOT, stdout=subprocess.DEVNULL, check=True
     )  # set up before the picture is taken
