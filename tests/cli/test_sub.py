@@ -71,3 +71,9 @@ def test_sub_reads_a_curve_endpoint_with_an_allowed_key_only(keys: Path, capsys:
 def test_sub_with_nobody_there_gives_up_with_code_6(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sub", "--stream", "nobody", "--timeout", "0.1"]) == 6
     assert "is `clcr-stream` running there?" in capsys.readouterr().err
+
+
+def test_topics_may_be_separated_by_commas_and_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sub", "--stream", "nobody", "--topics", "status, prediction", "--timeout", "0.1"]) == 6
+    assert main(["sub", "--topics", "status, mood"]) == 2
+    assert "--topics 'status, mood': allowed are session, prediction" in capsys.readouterr().err

@@ -253,6 +253,8 @@ def test_curve_keys_reach_an_endpoint_that_needs_them(tmp_path: Path) -> None:
 def test_wrong_topics_endpoints_and_uses_are_refused_in_one_line(endpoint: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="allowed are session, prediction, transcript, status"):
         Subscriber(endpoint, topics=("mood",))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="not understood; allowed are ipc:///PATH"):
+        Subscriber(f"{endpoint}\0more")
     with pytest.raises(ConfigError, match="allowed are session"):
         Subscriber(endpoint, topics=())
     with pytest.raises(ConfigError, match="endpoint nowhere"):

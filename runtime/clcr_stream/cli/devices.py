@@ -35,7 +35,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def _lines(cameras: list[dict[str, str]], microphones: list[dict[str, str | int]], problem: str | None) -> list[str]:
     lines = [f"camera      {camera['device']}  {camera['name']}" for camera in cameras]
-    lines += [f"microphone  {found['index']}  {found['name']}  {found['rate_hz']} Hz" for found in microphones]
+    lines += [f"microphone  {one['index']}  {one['name']}  {one['rate_hz']} Hz" for one in microphones]
     if not cameras:
         lines.append("camera      none found; use --camera test:// or --input FILE")
     if not microphones:

@@ -70,11 +70,11 @@ def _line_of(view: View, details: Sequence[str]) -> str:
         answer = f"{last.label} {last.confidence:.2f}"
     elif ticks.published:
         answer = "no answer" if last.value is None else f"{last.value:+.2f}"
-    known = tick.p50 is not None and tick.p95 is not None
+    measured = tick.p50 is not None and tick.p95 is not None
     parts = (
         " ".join(f"{source.kind}:{source.state}" for source in view.sources) if "sources" in details else "",
         answer,
-        f"tick {tick.p50:.0f}/{tick.p95:.0f} ms p50/p95" if known and "cost" in details else "",
+        f"tick {tick.p50:.0f}/{tick.p95:.0f} ms p50/p95" if measured and "cost" in details else "",
         f"published {ticks.published} skipped {sum(ticks.skipped.values())}",
         ",".join(last.degraded) if "degraded" in details else "",
     )
@@ -82,11 +82,11 @@ def _line_of(view: View, details: Sequence[str]) -> str:
 
 
 @dataclass
-class _Told:
-    """What a person knows of one source, and how many lines about it may still come."""
+class _Shown:
+    """What was shown of one source, and how many lines about it may still come."""
 
     counted_ns: int
-    shown: str | None = None  # None: that it is live, or not yet anything
+    state: str | None = None  # the one last shown; None: that it is live, or not yet anything
     newest: str | None = None
     changes: int = 0  # since the last line
     lines: float = NOTICES_AT_ONCE
@@ -102,7 +102,7 @@ class _Told:
 
 
 class Notices:
-    """What a person has to be told of the sources, once: why one is not there, and that it came back.
+    """Lines about sources, each shown once: why a source is not there, and that it came back.
 
     A source that comes and goes gets NOTICES_AT_ONCE lines and then one every NOTICE_EVERY_S, which says how it is now
     and how many changes were left out.
@@ -110,7 +110,7 @@ class Notices:
 
     def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._now_ns = now_ns
-        self._told: dict[tuple[str, str, str], _Told] = {}
+        self._shown: dict[tuple[str, str, str], _Shown] = {}
 
     def new(self, views: Sequence[View]) -> list[str]:
         """One line per source whose state calls for one since the last call."""
@@ -118,23 +118,23 @@ class Notices:
         for view in views:
             whose = f"{view.name}: " if len(views) > 1 else ""
             for source in view.sources:
-                told = self._told.setdefault((view.name, source.kind, source.name), _Told(self._now_ns()))
-                text = self._text(source, told)
+                shown = self._shown.setdefault((view.name, source.kind, source.name), _Shown(self._now_ns()))
+                text = self._text(source, shown)
                 if text is not None:
                     lines.append(f"{whose}{source.kind} {source.name}: {text}")
         return lines
 
-    def _text(self, source: messages.Source, told: _Told) -> str | None:
+    def _text(self, source: messages.Source, shown: _Shown) -> str | None:
         troubled = source.state in TROUBLED and source.reason not in (None, NOT_STARTED, STARTING)
         if not troubled and source.state != "live":
             return None
         state = source.state if troubled else None  # the state alone is compared: a reason may count seconds
-        if state != told.newest:
-            told.newest = state
-            told.changes += 1
-        if told.newest == told.shown or not told.may_show(self._now_ns()):
+        if state != shown.newest:
+            shown.newest = state
+            shown.changes += 1
+        if shown.newest == shown.state or not shown.may_show(self._now_ns()):
             return None
-        left_out, told.shown, told.changes = told.changes - 1, told.newest, 0
+        left_out, shown.state, shown.changes = shown.changes - 1, shown.newest, 0
         text = f"{source.state}: {source.reason}" if troubled else "back"
         return f"{text} ({left_out} changes before that were not shown)" if left_out else text
 

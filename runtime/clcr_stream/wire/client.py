@@ -1,11 +1,11 @@
-"""Read a stream's messages: the newest of each topic, with its age, its gaps and a change of session told.
+"""Read a stream's messages: the newest of each topic, with its age, the number of missed ones and changes of session.
 
     with Subscriber(topics=("prediction", "status"), lifespan_ms=400) as subscriber:
-        for got in subscriber:
-            print(got.message.seq, got.age_ms, got.missed)
+        for received in subscriber:
+            print(received.message.seq, received.age_ms, received.missed)
 
 Sessions, predictions and statuses come by conflating sockets, one per topic, so that a slow reader reads the newest and
-not a queue of old ones; transcript segments are all of them wanted and are queued. One thread uses a Subscriber.
+not a queue of old ones. Transcript segments are queued, because each of them counts. One thread uses a Subscriber.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Received:
     `age_ms` is the time since it was published, None when the publisher is another host, whose monotonic clock says
     nothing here. `missed` counts the seqs between this message and the one read before it on its topic: read too
     slowly, lost, or never published (a skipped tick). `new_session` is set when the publisher is another run than
-    before; `missed` is then 0 because nothing is known.
+    before; `missed` is then 0.
     """
 
     message: Message
@@ -136,9 +136,9 @@ class Subscriber:
         while True:
             if self._context.closed:
                 raise ConfigError("the subscriber is closed; make a new one")
-            got = self._read()
-            if got is not None:
-                return got
+            received = self._read()
+            if received is not None:
+                return received
             now_ns = time.monotonic_ns()
             if deadline_ns is not None and now_ns >= deadline_ns:
                 return None
@@ -157,9 +157,9 @@ class Subscriber:
 
     def __iter__(self) -> Iterator[Received]:
         while True:
-            got = self.receive()
-            if got is not None:
-                yield got
+            received = self.receive()
+            if received is not None:
+                yield received
 
     @property
     def counts(self) -> dict[Kind, dict[str, int]]:
@@ -195,9 +195,9 @@ class Subscriber:
                 continue
             misses = 0
             self._heard_ns = time.monotonic_ns()
-            got = self._judge(data, self._sockets[source])
-            if got is not None:
-                return got
+            received = self._judge(data, self._sockets[source])
+            if received is not None:
+                return received
         return None
 
     def _judge(self, data: bytes, kind: Kind) -> Received | None:

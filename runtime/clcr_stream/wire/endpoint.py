@@ -65,7 +65,7 @@ def check_private(folder: Path) -> None:
 
 
 def default_endpoint(stream: str) -> str:
-    """Where a stream is published unless told otherwise; its folder is made if absent.
+    """The user's own endpoint of a stream; its folder is made if absent.
 
     Raises PublishError for a bad name or a folder of others.
     """
@@ -190,16 +190,16 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def bind(xpub: zmq.Socket[bytes], wanted: str) -> str:
+def bind(xpub: zmq.Socket[bytes], endpoint: str) -> str:
     """Bind and return the endpoint with its real port."""
     try:
-        xpub.bind(wanted)
+        xpub.bind(endpoint)
         bound = xpub.getsockopt_string(zmq.LAST_ENDPOINT)
         if bound.startswith("ipc://"):
             Path(bound[len("ipc://") :]).chmod(0o600)
     except (zmq.ZMQError, OSError) as error:
         raise PublishError(
-            f"{wanted}: cannot be bound: {os.strerror(error.errno or 0)}; stop what holds it or pass another --bind"
+            f"{endpoint}: cannot be bound: {os.strerror(error.errno or 0)}; stop what holds it or pass another --bind"
         ) from None
     return bound
 

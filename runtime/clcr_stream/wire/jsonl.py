@@ -144,28 +144,28 @@ class JsonLines:
     def write_line(self, payload: bytes) -> None:
         """Append one JSON payload and a line break; after the first failure, nothing."""
         line = payload + b"\n"
-        told = None
+        notice = None
         with self._lock:
             if self.failure is None and self._descriptor >= 0:
                 try:
                     _write_whole(self._descriptor, line)
                 except OSError as error:
-                    told = self._failed(error)
-        if told is not None:
-            self._on_failure(told)
+                    notice = self._failed(error)
+        if notice is not None:
+            self._on_failure(notice)
 
     def close(self) -> None:
         """Close the file; standard output stays open. Idempotent."""
-        told = None
+        notice = None
         with self._lock:
             descriptor, self._descriptor = self._descriptor, -1
             if descriptor >= 0:
                 try:
                     os.close(descriptor)
                 except OSError as error:  # a disk over the network may find only now that it is full
-                    told = self._failed(error) if self.failure is None else None
-        if told is not None:
-            self._on_failure(told)
+                    notice = self._failed(error) if self.failure is None else None
+        if notice is not None:
+            self._on_failure(notice)
 
     def _failed(self, error: OSError) -> str:
         self.failure = error.strerror or str(error)

@@ -270,7 +270,7 @@ def format_of(payload: bytes) -> Format:
 
 
 def topic(stream: str, kind: Kind) -> bytes:
-    """`clcr/<stream>/<kind>`; raises PublishError for a stream name that could not be told from another in a topic."""
+    """`clcr/<stream>/<kind>`; PublishError for a name that would make topics ambiguous."""
     if not _STREAM_NAME.fullmatch(stream):
         raise PublishError(
             f"stream {stream!r}: a name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
@@ -281,7 +281,7 @@ def topic(stream: str, kind: Kind) -> bytes:
 def kind_of(message: Message) -> Kind:
     """The last part of the message's topic, which is also its `type`."""
     kind = type(message).__struct_config__.tag
-    return next(known for known in KINDS if known == kind)
+    return next(name for name in KINDS if name == kind)
 
 
 def frame(message: Message, format: Format = "json") -> bytes:
