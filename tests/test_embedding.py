@@ -255,14 +255,14 @@ def test_sys_exit_in_a_callback_ends_its_stream_too(engines: Engines) -> None:
 
 
 def test_a_callback_may_close_its_own_stream(engines: Engines) -> None:
-    closed = threading.Event()
+    closed, ready = threading.Event(), threading.Event()
 
     def act(prediction: Prediction) -> None:
-        stream.close()
-        closed.set()
+        if ready.wait(30):
+            stream.close()
+            closed.set()
 
-    ready = threading.Event()
-    stream = engines.stream("short", lambda prediction: ready.wait(30) and act(prediction))
+    stream = engines.stream("short", act)
     ready.set()
     assert closed.wait(30)
     assert stream.wait(30) and stream.ended

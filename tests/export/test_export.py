@@ -146,7 +146,7 @@ def test_each_graph_is_opset_17_with_a_fixed_float32_and_int32_border(bundle: Pa
 def test_each_graph_runs_any_number_of_streams(bundle: Path, graphs: dict[str, Graph], name: str) -> None:
     module: Any = graphs[name].module
     inputs = {key: value.numpy() for key, value in module.example(5).items()}
-    session = onnxruntime.InferenceSession((bundle / f"{name}.onnx").read_bytes())  # type: ignore[attr-defined]
+    session = onnxruntime.InferenceSession((bundle / f"{name}.onnx").read_bytes())
     outputs: Any = session.run(None, inputs)
     assert [len(array) for array in outputs] == [5] * len(outputs)
 
@@ -416,8 +416,7 @@ def test_the_golden_vectors_come_out_of_onnx_runtime_again(bundle: Path) -> None
     golden = dict(np.load(bundle / "golden.npz", allow_pickle=False))
     manifest = load_bundle(bundle).manifest
     sets: dict[str, Any] = {
-        name: onnxruntime.InferenceSession((bundle / f"{name}.onnx").read_bytes())  # type: ignore[attr-defined]
-        for name in ENGINES
+        name: onnxruntime.InferenceSession((bundle / f"{name}.onnx").read_bytes()) for name in ENGINES
     }
 
     def run(name: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,8 @@ def test_a_checkpoint_gives_back_the_weights_the_settings_and_the_words(saved: t
 
 
 def test_the_bases_of_a_loaded_model_are_still_orthonormal(saved: tuple[Path, CLCR]) -> None:
-    shared, private = checkpoint.load_checkpoint(saved[0]).levels[0].bases()
+    level: Any = checkpoint.load_checkpoint(saved[0]).levels[0]
+    shared, private = level.bases()
     assert torch.allclose(shared.T @ shared, torch.eye(4), atol=1e-5)
     assert torch.allclose(shared.T @ private["vision"], torch.zeros(4, 2), atol=1e-5)
 
@@ -152,7 +154,7 @@ def test_an_optimizer_goes_on_exactly_where_it_was_saved(kind: str, tmp_path: Pa
 
     def descend(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
-        parameter.square().sum().backward()
+        parameter.square().sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     first = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
@@ -171,7 +173,7 @@ def test_an_optimizer_goes_on_exactly_where_it_was_saved(kind: str, tmp_path: Pa
 def test_an_optimizer_of_another_recipe_is_refused(tmp_path: Path) -> None:
     parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
     optimizer = torch.optim.AdamW(parameters)
-    sum(parameters, torch.zeros(1)).backward()
+    sum(parameters, torch.zeros(1)).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     checkpoint.save_optimizer(tmp_path / "o.safetensors", optimizer)
     with pytest.raises(CheckpointError, match="holds parameter 1, the recipe trains 1"):

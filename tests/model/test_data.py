@@ -59,7 +59,7 @@ def toy_clip(slots: int = 60, seconds: float = 4.0, words: int = 5) -> Clip:
     frames = np.broadcast_to(
         np.flatnonzero(present).astype(np.uint8)[:, None, None, None], (present.sum(), 112, 112, 3)
     )
-    mel = np.arange(round(seconds * 100), dtype=np.float32)[:, None].repeat(64, 1) / 1000
+    mel = np.arange(round(seconds * 100), dtype=np.float32)[:, None].repeat(64, 1) / np.float32(1000)
     return Clip(frames, present, mel, np.arange(2, 2 + words))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -129,8 +130,9 @@ def test_future_input_never_changes_a_past_token(seed: int, from_hop: int) -> No
     for before, after in zip(model.encode(batch), model.encode(other), strict=True):
         for m, steps in (("vision", 3), ("acoustic", 5)):
             stop = steps * from_hop
-            for one, other in zip(before[m].window(0, stop).parts(), after[m].window(0, stop).parts(), strict=True):
-                torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+            parts = (tokens[m].window(0, stop).parts() for tokens in (before, after))
+            for one, another in zip(*parts, strict=True):
+                torch.testing.assert_close(one, another, atol=1e-5, rtol=0)
 
 
 @checked
@@ -217,7 +219,7 @@ def test_the_resnet_learns_and_is_the_same_frame_by_frame() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["small", "resnet18"])
-def test_pixels_are_scaled_to_plus_minus_two(kind: str) -> None:
+def test_pixels_are_scaled_to_plus_minus_two(kind: Literal["small", "resnet18"]) -> None:
     """The scale is taken out of the first convolution's weights, not out of the pixels."""
     torch.manual_seed(0)
     front_end = vision_front_end(replace(TINY, vision_front_end=kind)).eval()

@@ -268,9 +268,9 @@ def test_a_model_whose_attention_could_lose_a_valid_token_is_not_streamed() -> N
             if a is not b
         ]
         assert 0.3 * bound < float(torch.stack(scores).max()) <= bound
-        exchange.qkv["vision"].weight.mul_(1.01 * SCORE_LIMIT / bound)
-        exchange.qkv["acoustic"].weight.mul_(1.01)
-        exchange.qkv["language"].weight.mul_(1.01)
+        for modality, factor in (("vision", 1.01 * SCORE_LIMIT / bound), ("acoustic", 1.01), ("language", 1.01)):
+            weight: Any = exchange.qkv[modality].weight
+            weight.mul_(factor)
     assert exchange.largest_score() > SCORE_LIMIT
     with pytest.raises(ValueError, match="level 2: scores of attention may reach"):
         StreamingLevel(model, 2, GRID)
@@ -321,7 +321,8 @@ def test_state_starts_as_zeros_and_keeps_its_shape() -> None:
 def test_naming_an_engine_s_tensors_draws_no_random_number() -> None:
     model = tiny_model()
     before = torch.get_rng_state()
-    for engine in (*(StreamingLevel(model, level, GRID) for level in LEVELS), StreamingLanguage(model, GRID)):
+    engines: list[Any] = [StreamingLevel(model, level, GRID) for level in LEVELS]
+    for engine in [*engines, StreamingLanguage(model, GRID)]:
         assert len({*engine.input_names, *engine.output_names}) > 10
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -168,7 +168,7 @@ def test_an_engine_in_torch_is_the_engine_in_onnx_runtime(engine: str, streams: 
     data, generator = graph_bytes(manifest, engine), np.random.default_rng(1)
     session: Any = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     feeds = {
-        tensor.name: (generator.random([streams, *tensor.shape[1:]]) * 3).astype(tensor.dtype)
+        tensor.name: (generator.random([streams, *map(int, tensor.shape[1:])]) * 3).astype(tensor.dtype)
         for tensor in manifest.engines[engine].inputs
     }
     module = gpu_torch.Converter(data, streams).convert()
