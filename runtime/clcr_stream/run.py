@@ -22,9 +22,10 @@ from clcr_stream.wire.publisher import check_options
 Observer: TypeAlias = Callable[[Host], contextlib.AbstractContextManager[object]]
 
 
-def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lambda _: None) -> dict[str, Any]:
+def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lambda _: None) -> dict[str, Any] | None:
     """Run the configured streams until their input ends or `stop` is set; the summary. `observe` is entered meanwhile.
 
+    None when `stop` was set while the engines were being loaded: then no input and no endpoint is opened.
     Raises the ClcrError of whatever cannot be opened (bundle and engines first, then inputs, then the endpoint) and of
     what ended a single stream or every one of several.
     """
@@ -34,6 +35,8 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
     engines = open_engines(engine_options(config), stop, tell)
     with contextlib.ExitStack() as stack:
         stack.callback(engines.close)
+        if stop.is_set():
+            return None
         host = stack.enter_context(Host(engines, config.run.max_batch, started_ns, say))
         host.begin(stream_options(config))
         if engines.building is not None:

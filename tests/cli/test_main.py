@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import clcr_stream
 from clcr_stream import run
 from clcr_stream.cli.main import main
 from clcr_stream.cli.run import run_parser
+from clcr_stream.config import load_config
 from tiny_bundle import write_bundle
 
 
@@ -103,6 +105,14 @@ def test_a_mistake_is_one_line_on_stderr_and_its_own_code(
     assert shown.err.startswith("clcr-stream: error: ")
     assert wanted in shown.err
     assert shown.err.count("\n") == 1
+
+
+def test_a_run_that_is_stopped_while_it_loads_opens_nothing(bundle: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    flags = {"model.bundle": str(bundle), "sources.input": "test://", "publish.stream": "never"}
+    assert run.run(load_config(None, flags), stop, lambda _: pytest.fail("a host was opened")) is None
+    assert not list(Path(os.environ["XDG_RUNTIME_DIR"]).rglob("never*"))
 
 
 def test_an_exception_that_nobody_expected_is_one_line_with_its_place(

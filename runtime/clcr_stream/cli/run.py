@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -110,9 +111,17 @@ def command(arguments: Sequence[str]) -> int:
     _check_stdout(flags, config)
     ending = Ending()
     observe = partial(_observed, ending, config, read if flags.config is not None else None)
-    with signals.handled(signals.ENDING, ending, once=True):
+    with signals.handled(signals.ENDING, ending, once=True), _hangup_while_loading(ending, flags.config is not None):
         result = run.run(config, ending.stop, observe, say=say)
-    return _report(result, flags, config)
+    return 0 if result is None else _report(result, flags, config)
+
+
+def _hangup_while_loading(ending: Ending, reloadable: bool) -> contextlib.AbstractContextManager[None]:
+    """Until the host runs, a SIGHUP ends the run; a service, which has just read its configuration, need not reload."""
+    if signals.hangup_ignored():
+        return contextlib.nullcontext()
+    service = reloadable and not signals.has_terminal()
+    return signals.handled((signal.SIGHUP,), (lambda: None) if service else ending)
 
 
 def _read_config(flags: argparse.Namespace) -> Config:
