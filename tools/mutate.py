@@ -76,7 +76,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "sources/synthetic/source": ["sources/test_synthetic"],
     "sources/threaded": ["sources/test_base", "sources/test_camera"],
     "streams/account": ["streams/test_session", "streams/test_host"],
-    "streams/mailbox": ["streams/test_host"],
+    "streams/mailbox": ["test_embedding"],
     "streams/reports": ["streams/test_account", "cli/test_terminal", "streams/test_host"],
     "streams/running": ["streams/test_host"],
     "streams/stream": ["streams/test_host", "cli/test_config", "streams/test_several_streams"],

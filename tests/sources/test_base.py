@@ -20,8 +20,8 @@ from media import ORIGIN_NS, MediaSpec, eventually, make_sinks, write_media
 
 
 class Exploding(ThreadedSource):
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(SourceIdentity("bomb", "test", ("vision",), lossless=True), make_sinks(), {})
+    def __init__(self, error: BaseException, lossless: bool = True) -> None:
+        super().__init__(SourceIdentity("bomb", "test", ("vision",), lossless=lossless), make_sinks(), {})
         self._error = error
 
     def run(self) -> None:
@@ -155,3 +155,10 @@ def test_a_lossless_source_runs_ahead_by_the_smaller_ring_less_its_margin_or_hal
     grid = sinks.grid
     rings = Rings(grid, VisionRing(grid, 8, slots=45), AudioRing(grid, seconds), Transcript())
     assert replace(sinks, rings=rings).lead_ns == lead_ns
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_live_source_is_always_filled_and_a_lossless_one_up_to_its_watermark(lossless: bool) -> None:
+    source = Exploding(ValueError("never run"), lossless)
+    assert source.filled(source.watermark_ns)
+    assert source.filled(source.watermark_ns + 1) is not lossless

@@ -90,6 +90,8 @@ def test_a_line_without_end_is_cut_and_counted(pipe: tuple[int, int]) -> None:
     feeder.join(5)
     os.write(writer, b" the end of it\na short line\n")
     assert eventually(lambda: source.report().counts == {"segments": 1, "malformed": 1})
+    os.write(writer, b"another one\n")
+    assert eventually(lambda: source.report().counts == {"segments": 2, "malformed": 1})
     source.close()
 
 

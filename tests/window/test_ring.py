@@ -413,3 +413,10 @@ def test_rings_hold_a_window_and_two_seconds() -> None:
     assert rings.acoustic.capacity_samples == 8 * 16_000
     assert (rings.vision.size_px, rings.grid) == (4, GRID)
     assert make_rings(GRID, 4, extra_s=0.0).vision.slots == 90
+
+
+def test_a_ring_holds_at_least_one_slot_of_one_pixel() -> None:
+    assert VisionRing(GRID, 1, 1).slots == 1
+    for size_px, slots in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="each must be at least 1"):
+            VisionRing(GRID, size_px, slots)
