@@ -46,6 +46,9 @@ class SoundServer:
             'pcm.!default { type pulse hint { show on description "vmic" } }\nctl.!default { type pulse }\n'
         )
         self.environment = {
+            "HOME": str(folder),  # the user's may not be there, or not be writable
+            "XDG_CONFIG_HOME": str(folder),
+            "LC_ALL": "C",
             "PULSE_RUNTIME_PATH": str(folder),
             "PULSE_STATE_PATH": str(folder),
             "PULSE_SERVER": f"unix:{folder}/native",
@@ -118,6 +121,7 @@ class SoundServer:
             if subprocess.run(["pactl", "info"], env=self._whole(), capture_output=True).returncode == 0:
                 return
             pause.wait(0.05)
+        self.kill()
         raise AssertionError(f"pulseaudio does not answer: {(self._folder / 'log').read_text()[-500:]}")
 
     def _pactl(self, *arguments: str) -> None:
