@@ -33,13 +33,11 @@ from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.null import NullBackend
 from clcr_stream.inference.program import Runner
 from clcr_stream.sources.base import Modality, SourceReport
-from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.loop import Loop
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.session import Pipeline, Schedule, Session
-from clcr_stream.window.cutter import Cutter
+from clcr_stream.streams.session import Schedule, Session, open_pipeline
 from clcr_stream.window.grid import TimeGrid
-from clcr_stream.window.ring import Rings, make_rings
+from clcr_stream.window.ring import Rings
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
 
@@ -171,12 +169,11 @@ class Soak:
     def _begin(self) -> None:
         now_ns, first = self._clock.now_ns(), self.begun == 0
         grid = TimeGrid.of(self._manifest, now_ns - (now_ns - NS_PER_S) % self._manifest.hop_ns)
-        rings = make_rings(grid, self._manifest.vision.size_px)
-        source = ScriptedSource(rings, self._manifest, self._script)
-        language = LanguageStream(self._tokenizer, self._encoder, self._manifest)
+        pipeline = open_pipeline(self._manifest, grid.origin_ns, self._tokenizer, self._encoder)
+        source = ScriptedSource(pipeline.rings, self._manifest, self._script)
         life = None if first else LIFE_TICKS + 37 * self.begun % LIFE_TICKS
         session = Session(
-            Pipeline(self._manifest, grid, rings, Cutter(self._manifest, grid), language),
+            pipeline,
             [source],
             Schedule(self._clock, SETTLE_NS, last_tick=life),
             Identity(f"s{self.begun}", messages.new_session_id(), "boot", "f" * 64, "null"),

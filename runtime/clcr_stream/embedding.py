@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from clcr_stream.config import MAX_STREAMS, Config, engine_options, load_config, stream_options
 from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.run import check
 from clcr_stream.sources.base import Modality, Pace, Sinks, Source, SourceIdentity, SourceSpec
 from clcr_stream.sources.pushed import PushedSource
 from clcr_stream.streams.mailbox import RECORDING_PREDICTIONS, Caller, Mailbox
@@ -66,10 +67,12 @@ def open(
         "run.duration_s": duration_s,
     }
     config = _config(sources, stream, gamma, settle_ms, publish, format, output)
+    options = _options(config, publish)
+    check([options])
     running = Running(engine_options(config))
     try:
         limit = RECORDING_PREDICTIONS if pace == "max" else None
-        opened = PredictionStream(running, _options(config, publish), Hooks(), limit, on_prediction)
+        opened = PredictionStream(running, options, Hooks(), limit, on_prediction)
     except BaseException:
         running.close()
         raise

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -15,14 +15,15 @@ from clcr_stream.errors import ConfigError
 from clcr_stream.inference.engines import Say, open_engines
 from clcr_stream.sources.choose import check_spec
 from clcr_stream.streams.host import Host
-from clcr_stream.streams.reports import peak_rss_mb
+from clcr_stream.streams.reports import Summary, peak_rss_mb
+from clcr_stream.streams.stream import StreamOptions
 from clcr_stream.wire.jsonl import check_output
 from clcr_stream.wire.publisher import check_options
 
 Observer: TypeAlias = Callable[[Host], contextlib.AbstractContextManager[object]]
 
 
-def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lambda _: None) -> dict[str, Any] | None:
+def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lambda _: None) -> Summary | None:
     """Run the configured streams until their input ends or `stop` is set; the summary. `observe` is entered meanwhile.
 
     None when `stop` was set while the engines were being loaded: then no input and no endpoint is opened.
@@ -30,7 +31,8 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
     what ended a single stream or every one of several.
     """
     started_ns = time.monotonic_ns()
-    check(config)
+    streams = stream_options(config)
+    check(streams)
     tell: Say = (lambda _: None) if config.run.quiet else say
     engines = open_engines(engine_options(config), stop, tell)
     with contextlib.ExitStack() as stack:
@@ -38,7 +40,7 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
         if stop.is_set():
             return None
         host = stack.enter_context(Host(engines, config.run.max_batch, started_ns, say))
-        host.begin(stream_options(config))
+        host.begin(streams)
         if engines.building is not None:
             tell("TensorRT's plans are being built, which takes minutes; ONNX Runtime runs the engines meanwhile")
             stack.enter_context(engines.building)
@@ -46,24 +48,17 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
             host.run(stop)
     if host.failure is not None:
         raise host.failure
-    return summary(config, host.summaries())
+    return Summary(tuple(host.summaries().values()), peak_rss_mb())
 
 
-def check(config: Config) -> None:
+def check(streams: Sequence[StreamOptions]) -> None:
     """Raise what can be known before anything slow is loaded: of inputs that are files, endpoints and outputs."""
-    for options in stream_options(config):
+    for options in streams:
         check_spec(options.sources)
         if options.publish is not None:
             check_options(options.publish)
         if options.output is not None:
             check_output(options.output)
-
-
-def summary(config: Config, streams: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Of a single stream its own summary, of several one under each name and the process's."""
-    if not config.streams:
-        return streams[config.publish.stream]
-    return {"streams": streams, "peak_rss_mb": peak_rss_mb()}
 
 
 def reload(host: Host, config: Config, read: Callable[[], Config]) -> None:

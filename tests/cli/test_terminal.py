@@ -11,7 +11,7 @@ from clcr_stream.cli.terminal import Notices, StatusLine, status_line, summary_t
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.sources.base import STARTING
 from clcr_stream.streams.account import Account, Last
-from clcr_stream.streams.reports import View, summary
+from clcr_stream.streams.reports import View, summarise
 from clcr_stream.wire import messages
 
 
@@ -45,10 +45,11 @@ def test_the_summary_adds_up_and_knows_its_percentiles() -> None:
     for value in range(1, 101):
         account.published(float(value), value / 10, value / 100, Last())
     account.skipped("overrun", 7)
-    values = summary(account, ())
-    assert values["ticks"] == 107
-    assert values["skipped"] == {"late": 0, "overrun": 7, "invalid": 0}
-    assert values["capture_to_publish_ms"] == {"p50": 50.5, "p95": 95.05, "p99": 99.01}
+    values = summarise("default", account, ())
+    assert values.ticks == messages.Ticks(due=107, published=100, skipped={"overrun": 7})
+    assert values.skipped == {"late": 0, "overrun": 7, "invalid": 0}
+    assert values.capture_to_publish_ms == messages.Latency(p50=50.5, p95=95.05, p99=99.01)
+    assert values.as_json()["tick_ms"] == {"p50": 5.05, "p95": 9.505, "p99": 9.901}
     assert "ticks 107 = published 100 + skipped (late 0, overrun 7, invalid 0)" in summary_text(values)
 
 

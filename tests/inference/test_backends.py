@@ -137,8 +137,7 @@ def test_runs_write_the_same_memory_and_bind_a_batch_only_once() -> None:
 
     two_rounds()
     two_rounds()
-    bound = {key: tuple(map(id, bindings)) for key, bindings in engine._bound.items()}
-    states = [buffer.ctypes.data for states in engine._engines[0].states for buffer in states.values()]
+    bound, states = engine.bound_runs, engine.state_addresses()
     tracemalloc.start()
     try:
         two_rounds()
@@ -148,8 +147,7 @@ def test_runs_write_the_same_memory_and_bind_a_batch_only_once() -> None:
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert {key: tuple(map(id, bindings)) for key, bindings in engine._bound.items()} == bound
-    assert states == [buffer.ctypes.data for states in engine._engines[0].states for buffer in states.values()]
+    assert (engine.bound_runs, engine.state_addresses()) == (bound, states)
     assert places == {name: array.ctypes.data for name, array in (*engine.inputs.items(), *engine.outputs.items())}
     assert grown < 20000, grown  # bytes; one array of this program's smallest output in each of 400 runs would be more
 

@@ -44,6 +44,7 @@ from clcr_stream.inference.program import tick_program
 from clcr_stream.inference.tensorrt.backend import TensorRTBackend
 from clcr_stream.inference.tensorrt.device_tick import Wiring
 from clcr_stream.inference.tensorrt.options import BUILD_FLAGS, BuildOptions
+from media import eventually
 from tiny_bundle import write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -508,17 +509,8 @@ def test_a_build_that_cannot_even_start_is_a_failure_and_no_error_of_the_session
 def test_how_far_a_build_is_can_be_asked_at_any_time() -> None:
     step = msgspec.json.encode(building.Step(engine="level1", phase="Building", done=3, of=9)).decode()
     code = f"import sys; print({step!r}, flush=True); sys.stdin.read(); __import__('threading').Event().wait()"
-    heard = threading.Event()
-    beside = building.Building([sys.executable, "-c", code], lambda _: None)
-    note = beside._note
-
-    def listen(line: building.Line) -> None:
-        note(line)
-        heard.set()
-
-    beside._note = listen  # type: ignore[method-assign]
-    with beside:
-        assert heard.wait(30)
+    with building.Building([sys.executable, "-c", code], lambda _: None) as beside:
+        assert eventually(lambda: "level1" in beside.reason(), 30)
         assert beside.reason() == "TensorRT's plans are being built: level1: Building, step 3 of 9"
 
 

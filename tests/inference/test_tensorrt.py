@@ -206,7 +206,7 @@ def test_two_runners_of_a_backend_have_streams_of_their_own(machine: fake_cuda.M
     backend = TensorRTBackend(cache=cache)
     tick = backend.open(PROGRAM, GRAPHS, 1)
     words = backend.open(programs.single_program("language", GRAPHS["language"].spec), GRAPHS, 1)
-    assert tick._cuda.handle != words._cuda.handle
+    assert tick.stream_handle != words.stream_handle
     tick.close()
     words.run(0, 1)
 

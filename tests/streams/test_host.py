@@ -184,7 +184,7 @@ def test_replacing_takes_out_adds_restarts_what_changed_and_leaves_the_rest_alon
         last = lines(tmp_path / name)[-1]
         assert isinstance(last, messages.Status) and last.state == "goodbye", name
     assert seqs(tmp_path / "new")[0] == seqs(tmp_path / "changed")[0] == 1
-    skipped = sum(at.host.summaries()["stays"]["skipped"].values())
+    skipped = sum(at.host.summaries()["stays"].skipped.values())
     seen = seqs(tmp_path / "stays")
     assert seen[-1] - len(seen) <= skipped  # no gap but what a starved machine made it skip, and says
     assert at.host.failure is None
@@ -242,7 +242,7 @@ def test_the_run_ends_when_every_stream_has(bundle: Bundle, tmp_path: Path) -> N
         at.host.begin([options("a", sources=short), options("b", sources=short)])
         at.start()
         at.join()
-    assert {name: done["published"] for name, done in at.host.summaries().items()} == {"a": 5, "b": 5}
+    assert {name: done.ticks.published for name, done in at.host.summaries().items()} == {"a": 5, "b": 5}
 
 
 class Refusing:
@@ -269,8 +269,8 @@ def test_a_stream_that_fails_is_said_and_the_others_decide_how_the_run_ends(bund
         at.join()
     assert at.said == ["stream a: ended: the endpoint is gone"]
     assert at.host.failure is None
-    assert at.host.summaries()["a"]["published"] == 2
-    assert at.host.summaries()["b"]["published"] == 10
+    assert at.host.summaries()["a"].ticks.published == 2
+    assert at.host.summaries()["b"].ticks.published == 10
 
 
 def test_what_ended_the_only_stream_is_the_failure_of_the_run(bundle: Bundle) -> None:
@@ -291,7 +291,7 @@ def test_an_unexpected_error_in_a_tick_ends_its_own_stream_in_one_line(bundle: B
         at.join()
     assert at.said == ["stream a: ended: a tick failed: ValueError: two lines"]
     assert at.failure is None
-    assert at.host.summaries()["b"]["published"] == 10
+    assert at.host.summaries()["b"].ticks.published == 10
 
 
 class BadSource:

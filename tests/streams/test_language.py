@@ -168,7 +168,7 @@ def test_the_newest_words_are_as_old_as_the_end_of_their_segment(stream: Languag
 def test_the_cache_does_not_outgrow_the_window(stream: LanguageStream, engine: IdEngine) -> None:
     for index in range(500):
         stream.update([segment(str(index), "a b")])
-    assert len(stream._cache) == 1
+    assert stream.held_segments == 1
     assert len(engine.runs) == 500
 
 

@@ -22,11 +22,9 @@ from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.null import NullRunner
 from clcr_stream.inference.program import Graph, Program, Runner
 from clcr_stream.sources.base import Modality, SourceReport
-from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.loop import BatchCost, Due, Loop, next_batch
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.session import Pipeline, Schedule, Session
-from clcr_stream.window.cutter import Cutter
+from clcr_stream.streams.session import Schedule, Session, open_pipeline
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
@@ -227,10 +225,9 @@ class Place:
         manifest = self.bundle.manifest
         grid = TimeGrid.of(manifest, ORIGIN_NS + plan.begins * HOP_NS)
         rings = scripted_rings(plan.seed, grid)
-        language = LanguageStream(self.tokenizer, self.encoder, manifest)
         opens_ns = None if plan.opens_at is None else ORIGIN_NS + plan.opens_at * HOP_NS
         return Session(
-            Pipeline(manifest, grid, rings, Cutter(manifest, grid), language),
+            replace(open_pipeline(manifest, grid.origin_ns, self.tokenizer, self.encoder), rings=rings),
             [ScriptedSource(self.clock, opens_ns)],
             Schedule(self.clock, SETTLE_NS, last_tick=plan.ticks),
             Identity(plan.name, "0" * 16, "boot", "f" * 64, "onnxruntime"),

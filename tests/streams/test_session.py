@@ -248,9 +248,7 @@ def test_a_machine_that_is_always_too_slow_still_publishes() -> None:
 def test_a_recording_with_a_live_source_beside_it_is_never_jumped_over() -> None:
     at = bench(live(60), seconds=12.0, cost=lambda number: 40 * HOP_NS if number == 3 else 0)
     beside = FakeSource(at.rings, modalities=("language",), name="live words")
-    at.session = Session(
-        at.session._pipeline, [at.source, beside], replace(live(60), clock=at.clock), IDENTITY, at.sent.append
-    )
+    at.session = Session(at.pipeline, [at.source, beside], replace(live(60), clock=at.clock), IDENTITY, at.sent.append)
     assert [prediction.seq for prediction in at.run()] == [1, 2, 3, *range(43, 61)]
     assert at.levels.seen == list(range(1, 61))
     assert at.ticks.skipped == {"late": 39}
@@ -369,7 +367,7 @@ def test_stopping_ends_the_session_without_another_tick() -> None:
         if len(at.sent) == 5:
             at.stop.set()
 
-    at.session._send = send
+    at.session = Session(at.pipeline, [at.source], replace(live(100), clock=at.clock), IDENTITY, send)
     assert [prediction.seq for prediction in at.run()] == [1, 2, 3, 4, 5]
     assert at.ticks.due == 5
 
@@ -420,7 +418,7 @@ class NobodyWaits(ManualClock):
 def test_a_session_says_when_it_is_due_and_never_waits_itself() -> None:
     at = bench(live(3))
     clock = NobodyWaits()
-    at.session = Session(at.session._pipeline, [at.source], replace(live(2), clock=clock), IDENTITY, at.sent.append)
+    at.session = Session(at.pipeline, [at.source], replace(live(2), clock=clock), IDENTITY, at.sent.append)
     levels = Levels(empty_bundle(MANIFEST), at.levels)
     seat = levels.take()
     for number in (1, 2):
@@ -475,7 +473,7 @@ class GrowingLanguage:
 def test_the_seat_s_words_are_those_of_the_newest_revision() -> None:
     at = bench(live(8))
     language: Any = GrowingLanguage()
-    session = Session(replace(at.session._pipeline, language=language), [at.source], live(8), IDENTITY, at.sent.append)
+    session = Session(replace(at.pipeline, language=language), [at.source], live(8), IDENTITY, at.sent.append)
     levels = Levels(empty_bundle(MANIFEST), at.levels)
     seat = levels.take()
     words = [row for name, row in levels.inputs(seat).items() if name.startswith("language_")]

@@ -31,10 +31,8 @@ from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeRunner
 from clcr_stream.inference.program import Graph, Program, Runner
 from clcr_stream.sources.base import Modality, SourceReport
-from clcr_stream.streams.language import LanguageStream
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.session import Pipeline, Schedule, Session, _Filled, _show_words, _valid_counts
-from clcr_stream.window.cutter import Cutter
+from clcr_stream.streams.session import Pipeline, Schedule, Session, open_pipeline, show_words, valid_tokens
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
@@ -92,8 +90,7 @@ class Runtime:
     def pipeline(self, feeder: Feeder) -> Pipeline:
         """Everything that a hop goes through before the levels, at the start of a stream."""
         manifest, grid = self.bundle.manifest, TimeGrid.of(self.bundle.manifest, ORIGIN_NS)
-        language = LanguageStream(self.tokenizer, self.encoder, manifest)
-        return Pipeline(manifest, grid, feeder.rings, Cutter(manifest, grid), language)
+        return replace(open_pipeline(manifest, grid.origin_ns, self.tokenizer, self.encoder), rings=feeder.rings)
 
     def offline(self, recording: Recording) -> Offline:
         return Offline(self.model, self.tokenizer, recording)
@@ -135,9 +132,9 @@ def stream(
         feeder.fill(tick.end_ns)
         chunk = pipeline.cutter.cut(feeder.rings, tick, rows)
         language = pipeline.language.update(chunk.segments)
-        _show_words(language, rows)
+        show_words(language, rows)
         levels.run(seat, 1)
-        out = levels.outputs(seat, _valid_counts(_Filled(chunk, language, 0, {}), runtime.bundle.manifest))
+        out = levels.outputs(seat, valid_tokens(chunk, language, runtime.bundle.manifest))
         names = ("output", "omega", "beta", "eta", "mass", "budget", "present")
         ticks.append({name: getattr(out, name) for name in names} | runtime.levels_said())
         if number == forget_after:

@@ -20,6 +20,7 @@ from clcr_stream.cli.standard_streams import check_stdout, put_json, say
 from clcr_stream.config import Config, load_config, stream_entries
 from clcr_stream.errors import ConfigError, OutputError
 from clcr_stream.streams.host import Host
+from clcr_stream.streams.reports import Summary
 
 EXAMPLES = """examples:
   clcr-stream                                        the first camera and the default microphone
@@ -166,15 +167,14 @@ def _shown(host: Host, quiet: bool) -> Iterator[None]:
         yield
 
 
-def _report(result: dict[str, Any], flags: argparse.Namespace, config: Config) -> int:
+def _report(result: Summary, flags: argparse.Namespace, config: Config) -> int:
     """Print the summary; the exit code."""
-    streams = result.get("streams", {config.publish.stream: result})
     if flags.json:
-        put_json(result)
+        put_json(result.as_json(listed=bool(config.streams)))
     elif not config.run.quiet:
-        for name, stream in streams.items():
+        for stream in result.streams:
             text = terminal.summary_text(stream)
-            say(f"{name}: {text}" if len(streams) > 1 else text)
+            say(f"{stream.name}: {text}" if len(result.streams) > 1 else text)
     # A reader of standard output that has gone, as `| head` does, wanted no more.
-    failed = [one for one in streams.values() if one["output_failure"] not in (None, os.strerror(errno.EPIPE))]
+    failed = [one for one in result.streams if one.output_failure not in (None, os.strerror(errno.EPIPE))]
     return OutputError.exit_code if failed else 0

@@ -13,7 +13,7 @@ from typing import TextIO
 from clcr_stream.cli.standard_streams import CLEAR_LINE, redrawable
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.sources.base import NOT_STARTED, STARTING
-from clcr_stream.streams.reports import View
+from clcr_stream.streams.reports import StreamSummary, View
 from clcr_stream.wire import messages
 
 TROUBLED = ("waiting", "stale", "failed")
@@ -22,21 +22,17 @@ NOTICES_AT_ONCE = 6.0  # three times gone and back
 NOTICE_EVERY_S = 60.0
 
 
-def summary_text(values: dict[str, object]) -> str:
+def summary_text(summary: StreamSummary) -> str:
     """The summary for a person."""
-    skipped = values["skipped"]
-    reasons = ", ".join(f"{reason} {count}" for reason, count in skipped.items()) if isinstance(skipped, dict) else ""
-    lines = [f"ticks {values['ticks']} = published {values['published']} + skipped ({reasons})"]
-    for name, title in (
-        ("capture_to_publish_ms", "capture -> publish"),
-        ("tick_ms", "tick"),
-        ("overhead_ms", "overhead without engines"),
+    reasons = ", ".join(f"{reason} {count}" for reason, count in summary.skipped.items())
+    lines = [f"ticks {summary.ticks.due} = published {summary.ticks.published} + skipped ({reasons})"]
+    for title, measure in (
+        ("capture -> publish", summary.capture_to_publish_ms),
+        ("tick", summary.tick_ms),
+        ("overhead without engines", summary.overhead_ms),
     ):
-        measure = values[name]
-        if isinstance(measure, dict) and measure["p50"] is not None:
-            lines.append(
-                f"{title}: p50 {measure['p50']:.1f} ms, p95 {measure['p95']:.1f} ms, p99 {measure['p99']:.1f} ms"
-            )
+        if measure.p50 is not None:
+            lines.append(f"{title}: p50 {measure.p50:.1f} ms, p95 {measure.p95:.1f} ms, p99 {measure.p99:.1f} ms")
     return "\n".join(lines)
 
 

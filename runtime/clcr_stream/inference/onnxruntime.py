@@ -76,6 +76,16 @@ class OnnxRuntimeRunner:
             for buffer in engine.states[turn].values():
                 buffer[target] = buffer[source]
 
+    @property
+    def bound_runs(self) -> int:
+        """Kinds of runs whose addresses were bound so far; each once."""
+        return len(self._bound)
+
+    def state_addresses(self) -> list[int]:
+        """Where the state lies: the same places from the start to the end."""
+        buffers = [buffer for engine in self._engines for states in engine.states for buffer in states.values()]
+        return [buffer.ctypes.data for buffer in buffers]
+
     def close(self) -> None:
         self._bound.clear()
         self._engines.clear()

@@ -6,14 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import Clock, MonotonicClock, Wake
 from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.inference.engines import LoadedEngines, Say
 from clcr_stream.streams.loop import Loop, as_clcr_error
-from clcr_stream.streams.reports import View
+from clcr_stream.streams.reports import StreamSummary, View
 from clcr_stream.streams.session import Session
 from clcr_stream.streams.stream import Hooks, Shared, Stream, StreamOptions, load_finder
 
@@ -35,7 +34,7 @@ class Host:
         self._origin_ns: int | None = None
         self._guard = threading.Lock()
         self._streams: dict[str, Stream] = {}  # those that run, by name
-        self._results: dict[str, dict[str, Any]] = {}  # those that have ended
+        self._results: dict[str, StreamSummary] = {}  # those that have ended
         self._errors: dict[str, ClcrError] = {}  # what ended those that failed
         self._left: dict[Stream, threading.Event] = {}  # set once the loop has let the stream out
         self._jobs: deque[Callable[[], None]] = deque()
@@ -158,7 +157,7 @@ class Host:
                 else:
                     self._say(f"stream {options.name}: started")
 
-    def summaries(self) -> dict[str, dict[str, Any]]:
+    def summaries(self) -> dict[str, StreamSummary]:
         """What each stream did, by name, once it has ended."""
         return dict(self._results)
 

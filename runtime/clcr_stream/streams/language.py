@@ -58,6 +58,11 @@ class LanguageStream:
         self._next_step = 0
         self._shown: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def held_segments(self) -> int:
+        """Segments whose tokens are kept: those of the window."""
+        return len(self._cache)
+
     def reset(self) -> None:
         """Forget every segment; steps go on, so a token never gets a step that another one had."""
         self._cache.clear()

@@ -62,32 +62,75 @@ def peak_rss_mb() -> float:
     return round(int(lines[0].split()[1]) * 1024 / 1e6, 1) if lines else 0.0
 
 
-def summary(account: Account, sources: Sequence[messages.Source]) -> dict[str, object]:
-    """What the command prints at its end, as plain values; percentiles are of the last KEPT_SAMPLES predictions."""
-    ticks = account.ticks()
-    latency, tick, overhead, _ = account.latencies()
-    return {
-        "ticks": ticks.due,
-        "published": ticks.published,
-        "skipped": {reason: ticks.skipped.get(reason, 0) for reason in REASONS},
-        "capture_to_publish_ms": _as_dict(latency),
-        "tick_ms": _as_dict(tick),
-        "overhead_ms": _as_dict(overhead),
-        "peak_rss_mb": peak_rss_mb(),
-        "sources": [
-            {
-                "name": source.name,
-                "kind": source.kind,
-                "state": source.state,
-                "reason": source.reason,
-                "counts": source.counts,
-            }
-            for source in sources
-        ],
-    }
+@dataclass(frozen=True)
+class StreamSummary:
+    """What one stream did; percentiles are of the last KEPT_SAMPLES predictions.
+
+    `first_prediction_s` counts from the start of the process; `output_failure` is why --output is not complete.
+    """
+
+    name: str
+    ticks: messages.Ticks
+    capture_to_publish_ms: messages.Latency
+    tick_ms: messages.Latency
+    overhead_ms: messages.Latency  # a tick without its engines
+    sources: tuple[messages.Source, ...]
+    peak_rss_mb: float  # of the process
+    first_prediction_s: float | None = None
+    output_failure: str | None = None
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Skipped ticks of every reason."""
+        return {reason: self.ticks.skipped.get(reason, 0) for reason in REASONS}
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values, as `--json` prints them."""
+        return {
+            "ticks": self.ticks.due,
+            "published": self.ticks.published,
+            "skipped": self.skipped,
+            "capture_to_publish_ms": _as_json(self.capture_to_publish_ms),
+            "tick_ms": _as_json(self.tick_ms),
+            "overhead_ms": _as_json(self.overhead_ms),
+            "peak_rss_mb": self.peak_rss_mb,
+            "sources": [
+                {
+                    "name": source.name,
+                    "kind": source.kind,
+                    "state": source.state,
+                    "reason": source.reason,
+                    "counts": source.counts,
+                }
+                for source in self.sources
+            ],
+            "first_prediction_s": self.first_prediction_s,
+            "output_failure": self.output_failure,
+        }
 
 
-def _as_dict(latency: messages.Latency) -> dict[str, float | None]:
+@dataclass(frozen=True)
+class Summary:
+    """What a run did: of one stream or of several, always a tuple."""
+
+    streams: tuple[StreamSummary, ...]
+    peak_rss_mb: float
+
+    def as_json(self, listed: bool) -> dict[str, object]:
+        """Plain values, as `--json` prints them: by name if the configuration has a list of streams."""
+        if not listed:
+            (stream,) = self.streams
+            return stream.as_json()
+        return {"streams": {stream.name: stream.as_json() for stream in self.streams}, "peak_rss_mb": self.peak_rss_mb}
+
+
+def summarise(name: str, account: Account, sources: Sequence[messages.Source]) -> StreamSummary:
+    """What a stream did until now."""
+    capture_to_publish, tick, overhead, _ = account.latencies()
+    return StreamSummary(name, account.ticks(), capture_to_publish, tick, overhead, tuple(sources), peak_rss_mb())
+
+
+def _as_json(latency: messages.Latency) -> dict[str, float | None]:
     return {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99}
 
 

@@ -144,7 +144,7 @@ class Session:
         cut_ns = time.perf_counter_ns()
         language = pipeline.language.update(chunk.segments)
         if language.revision != self._words_shown:
-            _show_words(language, rows)
+            show_words(language, rows)
             self._words_shown = language.revision
         timing_ms = {
             "cut": (cut_ns - started_ns) / NS_PER_MS,
@@ -158,7 +158,7 @@ class Session:
         assert filled is not None, "finish without fill"
         manifest = self._pipeline.manifest
         self.done += 1
-        outputs = levels.outputs(seat, _valid_counts(filled, manifest))
+        outputs = levels.outputs(seat, valid_tokens(filled.chunk, filled.language, manifest))
         invalid = why_invalid(outputs, manifest.task == "classification") is not None
         if invalid:
             self.account.skipped(INVALID)
@@ -273,20 +273,21 @@ class Session:
         self._told = told
 
 
-def _show_words(language: LanguageTokens, rows: Rows) -> None:
+def show_words(language: LanguageTokens, rows: Rows) -> None:
     """Copy the window's text into its rows; it stays there until it changes."""
     for level, tensors in language.levels.items():
         for name, array in tensors.items():
             rows[f"{name}_{level}"][...] = array
 
 
-def _valid_counts(filled: _Filled, manifest: Manifest) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def valid_tokens(
+    chunk: Chunk, language: LanguageTokens, manifest: Manifest
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Valid tokens per modality in the window."""
-    chunk = filled.chunk
     return np.array(
         (
             chunk.vision.coverage * manifest.vision.tokens,
             chunk.acoustic.coverage * manifest.acoustic.tokens,
-            filled.language.coverage * manifest.language.tokens,
+            language.coverage * manifest.language.tokens,
         )
     )

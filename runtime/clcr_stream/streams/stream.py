@@ -6,8 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, VirtualClock, read_boot_id
 from clcr_stream.errors import ClcrError, ConfigError
@@ -16,7 +15,7 @@ from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.frames import make_finder
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.reports import Header, make_status, session_message, source_messages, summary
+from clcr_stream.streams.reports import Header, StreamSummary, make_status, session_message, source_messages, summarise
 from clcr_stream.streams.session import Schedule, Session, always, open_pipeline
 from clcr_stream.wire import messages
 from clcr_stream.wire.jsonl import JsonLines, Output
@@ -130,13 +129,14 @@ class Stream:
         """The sources' reports, each with the account of the rings that it fills."""
         return source_messages(self._sources, self._pipeline.rings)
 
-    def summary(self) -> dict[str, Any]:
-        """What the stream did, as plain values."""
-        result = summary(self.session.account, self.sources())
+    def summary(self) -> StreamSummary:
+        """What the stream did until now."""
         first_ns, started_ns = self.session.first_published_ns, self._shared.started_ns
-        result["first_prediction_s"] = None if first_ns is None else round((first_ns - started_ns) / NS_PER_S, 3)
-        result["output_failure"] = None if self._lines is None else self._lines.failure
-        return result
+        return replace(
+            summarise(self.options.name, self.session.account, self.sources()),
+            first_prediction_s=None if first_ns is None else round((first_ns - started_ns) / NS_PER_S, 3),
+            output_failure=None if self._lines is None else self._lines.failure,
+        )
 
     def close(self) -> None:
         """Say goodbye, then let go of endpoint and sources. Idempotent, from any thread; raises PublishError."""

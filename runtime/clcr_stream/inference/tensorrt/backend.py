@@ -149,6 +149,11 @@ class TensorRTRunner:
             raise
 
     @property
+    def stream_handle(self) -> int:
+        """The CUDA stream of this runner, which is no other runner's."""
+        return self._cuda.handle
+
+    @property
     def captured(self) -> bool:
         """Whether a tick runs as one CUDA graph."""
         return self._graphs is not None
