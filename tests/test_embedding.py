@@ -24,6 +24,7 @@ from clcr_stream.errors import BackendError
 from clcr_stream.inference.null import NullRunner
 from clcr_stream.sources.media import VideoItem, open_file
 from clcr_stream.sources.synthetic.source import write_clip
+from driving import socket_folder
 from media import eventually
 from tiny_bundle import write_bundle
 
@@ -33,8 +34,10 @@ RATE_HZ = 16_000
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with socket_folder() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -377,17 +380,17 @@ def code_blocks() -> list[str]:
 
 
 @pytest.mark.parametrize("number", range(len(code_blocks())))
-def test_the_document_s_code_runs_with_a_recording_for_the_camera(number: int, tmp_path: Path) -> None:
+def test_the_document_s_code_runs_with_a_recording_for_the_camera(number: int) -> None:
     code = code_blocks()[number].replace('camera="0", microphone="default"', 'input="test://?seconds=2"')
-    done = child(code, XDG_RUNTIME_DIR=str(tmp_path))
+    done = child(code)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert done.stdout.strip()
 
 
 @pytest.mark.parametrize("name", ["embed_opencv", "embed_notebook"])
-def test_an_example_runs(name: str, tmp_path: Path) -> None:
+def test_an_example_runs(name: str) -> None:
     path = ROOT / f"examples/{name}.py"
-    variables = os.environ | {"PYTHONPATH": str(RUNTIME), "XDG_RUNTIME_DIR": str(tmp_path)}
+    variables = os.environ | {"PYTHONPATH": str(RUNTIME)}
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=variables, timeout=120)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert re.search(r"^\d+ (None|[a-z]+) ", done.stdout, re.MULTILINE), done.stdout

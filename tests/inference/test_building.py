@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from clcr_stream.inference.program import tick_program
 from clcr_stream.inference.tensorrt.backend import TensorRTBackend
 from clcr_stream.inference.tensorrt.device_tick import Wiring
 from clcr_stream.inference.tensorrt.options import BUILD_FLAGS, BuildOptions
+from driving import socket_folder
 from media import eventually
 from tiny_bundle import write_bundle
 
@@ -61,11 +62,14 @@ fake_cuda.install(fake_cuda.Machine(fail=json.loads(os.environ["FAKE_FAIL"])), p
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
         folder = tmp_path / name
         folder.mkdir(mode=0o700)
         monkeypatch.setenv(name, str(folder))
+    with socket_folder() as sockets:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", sockets)
+        yield
 
 
 @pytest.fixture
@@ -419,6 +423,7 @@ class Process:
             process.send_signal(signal.SIGTERM)
             _, told = process.communicate(timeout=30)
         assert psutil.wait_procs(children, timeout=5)[1] == [], "the process that builds outlived the session"
+        assert seen, told
         return seen[-1], seen, told, process.returncode
 
 

@@ -26,7 +26,7 @@ from clcr_stream.wire import messages
 from clcr_stream.wire.client import Subscriber
 from clcr_stream.wire.jsonl import Output
 from clcr_stream.wire.publisher import Publisher, PublishOptions
-from driving import empty_bundle
+from driving import empty_bundle, socket_folder
 from media import eventually
 from tiny_bundle import tiny_manifest, write_bundle
 
@@ -35,8 +35,10 @@ SOUND = SourceSpec(microphone="test://")
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with socket_folder() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 @pytest.fixture(scope="module")

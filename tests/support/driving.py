@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +19,13 @@ from clcr_stream.errors import ClcrError
 from clcr_stream.inference.levels import Levels
 from clcr_stream.streams.loop import Loop
 from clcr_stream.streams.session import Session
+
+
+@contextmanager
+def socket_folder() -> Iterator[str]:
+    """A folder with a short path: a socket's may have 107 bytes, and a test's own folder has most of them."""
+    with tempfile.TemporaryDirectory(prefix="clcr-") as folder:
+        yield folder
 
 
 @dataclass(frozen=True)
