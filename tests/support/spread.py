@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 
 # These units start first, the longest first, so that no process is left alone with one of them at the end.
 LONGEST_FIRST: Sequence[str] = (
+    "tests/tools/test_bench_tools.py",  # 43, and with its group 85
     "tests/export/test_export.py",  # 70
     "tests/export/test_precision.py",  # 60
     "tests/streams/test_stream_equals_offline.py",  # 50
     "tests/model/test_train.py",  # 49
-    "tests/tools/test_bench_tools.py",  # 43
     "tests/tools/test_gpu_tools.py",  # 34
-    "tests/streams/test_runtime_e2e.py",  # 31
     "tests/model/test_clcr.py",  # 29
     "tests/model/test_streaming_model.py",  # 28
     "tests/streams/test_real_clip.py",  # 22
@@ -25,8 +24,13 @@ LONGEST_FIRST: Sequence[str] = (
     "tests/streams",
     "tests/inference",
 )
-# Start of a test's id -> the group that it shares a process with: these use the machine's sound server.
+# Start of a test's id -> the group that it shares a process with: users of the machine's one sound server, and tests
+# that measure time or memory, which should at least not disturb each other.
 GROUPS: Mapping[str, str] = {
+    "tests/streams/test_runtime_e2e.py": "measured",
+    "tests/tools/test_bench_tools.py": "measured",
+    "tests/tools/test_soak.py": "measured",
+    "tests/wire/test_publisher.py": "measured",
     "tests/sources/test_microphone.py": "sound",
     "tests/sources/test_virtual_microphone.py": "sound",
 }
