@@ -195,7 +195,7 @@ def test_the_python_that_the_documents_show_reads_a_running_session(tmp_path: Pa
         session.stdout.readline()  # the session message: the endpoint is bound
         for path in (ROOT / "README.md", ROOT / "docs/guide.md"):
             blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-            (code,) = (block for block in blocks if "sys.argv[1]" in block)
+            (code,) = (block for block in blocks if "sys.argv[1]" in block or "Subscriber(" in block)
             reader = [sys.executable, "-u", "-c", code, f"ipc://{tmp_path}/clcr-stream/default.sock"]
             with subprocess.Popen(reader, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
                 assert process.stdout is not None
