@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -12,6 +11,7 @@ import msgspec
 
 from clcr_stream.config_file import EXAMPLE, read_config_file
 from clcr_stream.errors import BackendError, ConfigError
+from clcr_stream.wire.names import STREAM_NAME
 
 if TYPE_CHECKING:
     from clcr_stream.inference.choose import EngineOptions
@@ -24,7 +24,6 @@ MAX_STREAMS = 1024
 MAX_DURATION_S = 1e9  # 31 years
 _ALLOWED_DURATION = "allowed are numbers above 0 up to 1e9"
 _ALLOWED_NAME = "allowed: 1 to 64 of A-Z a-z 0-9 . _ -"
-_STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -307,7 +306,7 @@ def _check(config: Config, where: str) -> None:
         f"model.gamma is {model.gamma}, allowed 0..4": model.gamma is None or 0 <= model.gamma <= 4,
         f"tensorrt.device is {config.tensorrt.device}, must be 0 or above": config.tensorrt.device >= 0,
         f"publish.stream is {config.publish.stream!r}, {_ALLOWED_NAME}": bool(
-            _STREAM_NAME.fullmatch(config.publish.stream)
+            STREAM_NAME.fullmatch(config.publish.stream)
         ),
     }
     curve = config.publish.curve
@@ -384,7 +383,7 @@ def _stream_rules(config: Config) -> dict[str, bool]:
         rules[f"streams: {what} {', '.join(twice)} is given twice, each stream needs its own"] = not twice
     for index, entry in enumerate(streams):
         at = f"streams[{index}]."
-        rules[f"{at}name is {entry.name!r}, {_ALLOWED_NAME}"] = bool(_STREAM_NAME.fullmatch(entry.name))
+        rules[f"{at}name is {entry.name!r}, {_ALLOWED_NAME}"] = bool(STREAM_NAME.fullmatch(entry.name))
         rules[f"{at}gamma is {entry.gamma}, allowed 0..4"] = entry.gamma is None or 0 <= entry.gamma <= 4
         rules[f"{at}duration_s is {entry.duration_s}, {_ALLOWED_DURATION}"] = _is_duration(entry.duration_s)
         rules |= _source_rules(entry.sources, at)

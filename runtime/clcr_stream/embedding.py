@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from clcr_stream.streams.running import Running
 from clcr_stream.streams.stream import Hooks, StreamOptions
 from clcr_stream.wire import messages
 
-MODALITIES: tuple[Modality, ...] = ("vision", "acoustic", "language")
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
 OnPrediction = Callable[[messages.Prediction], object]
 
 

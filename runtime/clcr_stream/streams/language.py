@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from clcr_stream.bundle.manifest import Manifest, language_words
 from clcr_stream.frontends.positions import sinusoid
 from clcr_stream.frontends.text import TextEncoder
-from clcr_stream.inference.program import Runner
+from clcr_stream.inference.program import LEVELS, Runner
 from clcr_stream.window.transcript import Segment
 
-LEVELS = (1, 2, 3)
 _TOKEN_AXIS = {"language_qkv": 1, "language_marks": 1, "language_pool": 0}
 Words = dict[int, dict[str, NDArray[np.float32]]]  # per level its inputs of language, by name
 

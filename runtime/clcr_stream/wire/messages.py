@@ -12,7 +12,6 @@ language; levels 1, 2, 3.
 from __future__ import annotations
 
 import math
-import re
 import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
@@ -22,10 +21,10 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from clcr_stream.errors import PublishError
+from clcr_stream.wire.names import STREAM_NAME
 
 SCHEMA = 1
 MAX_PAYLOAD_BYTES = 1 << 20
-_STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = r"^[0-9a-f]{64}$"
 
 Format = Literal["json", "msgpack"]
@@ -271,7 +270,7 @@ def format_of(payload: bytes) -> Format:
 
 def topic(stream: str, kind: Kind) -> bytes:
     """`clcr/<stream>/<kind>`; PublishError for a name that would make topics ambiguous."""
-    if not _STREAM_NAME.fullmatch(stream):
+    if not STREAM_NAME.fullmatch(stream):
         raise PublishError(
             f"stream {stream!r}: a name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
         )
