@@ -68,7 +68,6 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "inference/tensorrt/planner": ["inference/test_tensorrt"],
     "sources/choose": ["sources/test_base", "sources/test_media", "sources/test_synthetic", "sources/test_network"],
     "sources/frames": ["sources/test_base", "sources/test_camera", "sources/test_media"],
-    "sources/network": ["sources/test_network_camera"],
     "sources/devices": ["cli/test_doctor"],
     "sources/pushed": ["streams/test_host"],
     "sources/synthetic/person": ["sources/test_synthetic"],

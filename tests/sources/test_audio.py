@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -233,3 +234,18 @@ def test_a_resampler_starts_afresh_after_a_flush() -> None:
     assert len(resampler.flush()) == 0
     again = np.concatenate([resampler.push(frame(np.full(4800, 0.25), 48_000)), resampler.flush()])
     assert abs(len(again) - 1600) <= 1
+
+
+def test_a_lasting_delay_below_a_gap_is_caught_up_by_stretching_and_not_beyond() -> None:
+    """80 ms are 1280 samples, at two a block six windows: what is still to add must not be asked for again."""
+    clock = SampleClock(GRID)
+    block = np.zeros(320, np.float32)
+    behind = []
+    for number in range(1, 1500):
+        late_s = 0.08 if number > 100 else 0.0
+        first, placed = clock.place(block, round((number * 0.02 + late_s) * NS_PER_S))
+        behind.append(round((number * 0.02 + late_s) * RATE_HZ) - (first + len(placed)))
+    assert clock.gaps == 0
+    assert behind[101] > 1200
+    assert all(-8 <= later <= earlier for earlier, later in itertools.pairwise(behind[101:]))
+    assert abs(behind[-1]) <= 8
