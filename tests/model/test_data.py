@@ -222,7 +222,7 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(tmp_path: Path, mon
 
     images(tmp_path)
     rows = [row(f"f{index}", "sad", "face", f"pack.npz#{index}") for index in range(12)]
-    monkeypatch.setattr(module, "_ROWS_PER_PART", 4)
+    monkeypatch.setattr(module, "ROWS_PER_PART", 4)
     encoded: list[str] = []
     real = module.encode
 

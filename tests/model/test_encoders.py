@@ -109,7 +109,7 @@ def test_the_receptive_field_grows_with_every_stage() -> None:
     model = tiny_model()
     for level, field in enumerate(fields):
         x = torch.randn(1, 40, TINY.width, requires_grad=True)
-        z = model._temporal("vision", x, torch.ones(1, 40))[level]
+        z = model.temporal_features("vision", x, torch.ones(1, 40))[level]
         (gradient,) = torch.autograd.grad(z[0, 39].sum(), x)
         assert int(gradient[0].abs().sum(-1).nonzero().min()) == 40 - field
 
@@ -170,9 +170,9 @@ def test_short_and_long_rows_of_a_batch_are_encoded_as_if_alone() -> None:
     acoustic = batch.acoustic_valid.clone()
     acoustic[1, 4:], acoustic[2] = 0.0, 0.0
     batch = changed(batch, acoustic_valid=acoustic)
-    together = model._temporal("acoustic", batch.mel, acoustic)
+    together = model.temporal_features("acoustic", batch.mel, acoustic)
     for row in range(4):
-        alone = model._temporal("acoustic", batch.mel[row : row + 1], acoustic[row : row + 1])
+        alone = model.temporal_features("acoustic", batch.mel[row : row + 1], acoustic[row : row + 1])
         mask = acoustic[row, :, None]
         for one, other in zip(together, alone, strict=True):
             torch.testing.assert_close(one[row] * mask, other[0] * mask, atol=1e-5, rtol=0)

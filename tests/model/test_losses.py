@@ -122,7 +122,7 @@ def test_level_weights_on_agreeing_levels_cost_nothing() -> None:
     outputs = outputs_of(tiny_model())
     total = TotalLoss(replace(TINY, lambda_mix=1.0))
     agreeing = replace(outputs, summaries=outputs.summaries[:, :1].expand(-1, 3, -1))
-    mix = float((total._inter(outputs) - total._inter(agreeing)).detach())
+    mix = float((total.inter_level(outputs) - total.inter_level(agreeing)).detach())
     g, omega = (x.detach().double().numpy() for x in (outputs.summaries, outputs.omega))
     expected = 0.0
     for a in range(3):
@@ -137,7 +137,7 @@ def test_the_agreement_of_levels_gets_no_gradient_but_their_weights_do() -> None
     outputs = outputs_of(tiny_model())
     summaries = outputs.summaries.detach().requires_grad_()
     omega = outputs.omega.detach().requires_grad_()
-    TotalLoss(TINY)._inter(replace(outputs, summaries=summaries, omega=omega)).backward()  # type: ignore[no-untyped-call]
+    TotalLoss(TINY).inter_level(replace(outputs, summaries=summaries, omega=omega)).backward()  # type: ignore[no-untyped-call]
     assert summaries.grad is None
     assert omega.grad is not None
     assert float(omega.grad.abs().sum()) > 0

@@ -220,7 +220,7 @@ def test_batches_depend_on_the_step_alone_and_come_in_order(recipe: Recipe) -> N
 @pytest.mark.parametrize("left_out", ["s2", "clips/s2"])
 def test_a_left_out_speaker_is_never_drawn(recipe: Recipe, left_out: str) -> None:
     feed = Feed(recipe, start.new_model(recipe).config.labels, (left_out,))
-    drawn = {name: set(pack.speakers.tolist()) for m in feed._mixtures.values() for name, pack in m._packs.items()}
+    drawn = {name: set(pack.speakers.tolist()) for m in feed.mixtures.values() for name, pack in m.packs.items()}
     assert drawn["clips"] == drawn["clips+VA"] == {"s1", "s3"}
     assert ("s2" in drawn["faces"]) == ("/" in left_out)
 

@@ -304,7 +304,7 @@ def test_torch_compile_takes_a_whole_tick_as_one_graph() -> None:
     with torch.inference_mode():
         plain, traced = gpu_ticks.Ticks(BUNDLE, 1, "cpu"), gpu_ticks.Ticks(BUNDLE, 1, "cpu")
         # fullgraph: anything that dynamo cannot trace raises; the "eager" backend leaves the code generation out.
-        traced._step = torch.compile(traced.model, fullgraph=True, dynamic=False, backend="eager")
+        traced.step = torch.compile(traced.model, fullgraph=True, dynamic=False, backend="eager")
         generator = torch.Generator().manual_seed(1)
         for _ in range(2):
             for ours, theirs in zip(plain.host, traced.host, strict=True):
@@ -312,4 +312,4 @@ def test_torch_compile_takes_a_whole_tick_as_one_graph() -> None:
             plain.run(), traced.run()
             for ours, theirs in zip(plain.outputs, traced.outputs, strict=True):
                 torch.testing.assert_close(ours, theirs)
-    torch._dynamo.reset()
+    torch.compiler.reset()

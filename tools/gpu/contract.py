@@ -94,8 +94,8 @@ def _derived(trt: Any, planner: Any) -> Iterator[str]:
     creation = trt.NetworkDefinitionCreationFlag
     known = (getattr(creation, name, None) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
     bits = [1 << int(flag) for flag in known if flag is not None]
-    if planner._network_flags(trt) != sum(bits) or not bits:
-        yield f"network flags are {planner._network_flags(trt):#b}"
+    if planner.network_flags(trt) != sum(bits) or not bits:
+        yield f"network flags are {planner.network_flags(trt):#b}"
     log = planner.make_log(trt)
     log.log(trt.ILogger.WARNING, "a warning")
     log.log(trt.ILogger.ERROR, "an error\nmore")
@@ -110,7 +110,7 @@ def _derived(trt: Any, planner: Any) -> Iterator[str]:
     from clcr_stream.inference.tensorrt import options
 
     told: list[tuple[str, str, int, int]] = []
-    monitor = planner.Planner(trt, options.BuildOptions(), lambda *step: told.append(step))._monitor("level1")
+    monitor = planner.Planner(trt, options.BuildOptions(), lambda *step: told.append(step)).monitor("level1")
     if (monitor is None) == hasattr(trt, "IProgressMonitor"):
         yield "the progress monitor does not follow IProgressMonitor"
     if monitor is not None:

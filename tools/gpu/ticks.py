@@ -28,14 +28,14 @@ class Ticks:
         self.host = [torch.zeros(shape, pin_memory=self._cuda) for shape in shapes]
         self._inputs = [torch.zeros(shape, device=device) for shape in shapes]
         self._states = self.model.zeros(bundle.graphs, streams, device)
-        self._step: Callable[..., Any] = self.model
+        self.step: Callable[..., Any] = self.model
         self._graph: Any = None
         outputs, _ = self.model(self._inputs, self._states)
         self.outputs = [torch.zeros(output.shape, pin_memory=self._cuda) for output in outputs]
 
     def compile(self) -> None:
         """From now on through torch.compile."""
-        self._step = torch.compile(self.model, fullgraph=True, dynamic=False)
+        self.step = torch.compile(self.model, fullgraph=True, dynamic=False)
 
     def capture(self) -> None:
         """From now on as one CUDA graph of copies, engines and state."""
@@ -71,7 +71,7 @@ class Ticks:
     def _work(self) -> None:
         for target, source in zip(self._inputs, self.host, strict=True):
             target.copy_(source, non_blocking=True)
-        outputs, after = self._step(self._inputs, self._states)
+        outputs, after = self.step(self._inputs, self._states)
         for target, source in zip(self.outputs, outputs, strict=True):
             target.copy_(source, non_blocking=True)
         for target, source in zip(self._states, after, strict=True):  # last: an output may be a view of a state

@@ -69,7 +69,7 @@ class TotalLoss(nn.Module):
         zero = task.new_zeros(())
         intra = inter = zero
         if self.config.regularisers:
-            intra, inter = self._intra(outputs.levels), self._inter(outputs)
+            intra, inter = self._intra(outputs.levels), self.inter_level(outputs)
         total = task + self.config.lambda_intra * intra + self.config.lambda_inter * inter
         return {"total": total, "task": task, "intra": intra, "inter": inter}
 
@@ -114,7 +114,7 @@ class TotalLoss(nn.Module):
         mask = level.valid[modality][rows].unsqueeze(-1)
         return (level.private_tokens[modality][rows] * mask).sum(1) / mask.sum(1).clamp(min=1.0)
 
-    def _inter(self, outputs: Outputs) -> Tensor:
+    def inter_level(self, outputs: Outputs) -> Tensor:
         """L_pr (cross-level private redundancy) + L_sp (cross-level leakage) + L_mix (levels that disagree)."""
         redundancy: list[Tensor] = []
         leakage: list[Tensor] = []

@@ -79,8 +79,8 @@ class CLCR(nn.Module):
     def encode(self, batch: Batch) -> list[Tokens]:
         """Described tokens of the whole prefix, per level and modality."""
         hidden = {
-            "vision": self._temporal("vision", self._frames(batch), batch.vision_valid),
-            "acoustic": self._temporal("acoustic", batch.mel, batch.acoustic_valid),
+            "vision": self.temporal_features("vision", self._frames(batch), batch.vision_valid),
+            "acoustic": self.temporal_features("acoustic", batch.mel, batch.acoustic_valid),
             "language": self._language(batch),
         }
         valid = {"vision": batch.vision_valid, "acoustic": batch.acoustic_valid, "language": batch.token_valid}
@@ -139,7 +139,7 @@ class CLCR(nn.Module):
         laid = torch.zeros(*valid.shape, self.config.width, dtype=features.dtype, device=features.device)
         return laid.masked_scatter(valid.bool().unsqueeze(-1), features)
 
-    def _temporal(self, modality: str, x: Tensor, valid: Tensor) -> list[Tensor]:
+    def temporal_features(self, modality: str, x: Tensor, valid: Tensor) -> list[Tensor]:
         """Z_1, Z_2, Z_3 (B, T, width); rows without a valid step cost nothing and stay zero."""
         rows, steps = valid.shape
         outputs = [valid.new_zeros(rows, steps, self.config.width) for _ in LEVELS]

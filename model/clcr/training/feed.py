@@ -77,7 +77,7 @@ class Feed:
             if not any(speaker in (name, name.partition("/")[2]) for name in found):
                 raise ConfigError(f"--leave-out {speaker}: no such speaker; the packs have {', '.join(sorted(found))}")
         augment = Augment(**{"modality_dropout": recipe.modality_dropout, **recipe.augment})
-        self._mixtures = {
+        self.mixtures = {
             group: Mixture(members, recipe.seed * 1000 + index, recipe.balance, augment)
             for index, (group, members) in enumerate(packs.items())
         }
@@ -87,7 +87,7 @@ class Feed:
         rng = np.random.default_rng((self._recipe.seed, step, 2))
         total = sum(count for counts in self._counts.values() for count in counts.values())
         groups = []
-        for name, mixture in self._mixtures.items():
+        for name, mixture in self.mixtures.items():
             batch, labels = mixture.sample(self._counts[name], step)
             hidden = rng.random(len(batch)) < self._recipe.empty_share
             groups.append(Group(hide(batch, torch.from_numpy(hidden)), labels, len(batch) / total))

@@ -35,8 +35,8 @@ class Mixture:
         balance: float = 0.5,
         augment: Augment | None = Augment(),  # noqa: B008
     ) -> None:
-        self._packs = {pack.name: pack for pack in packs}
-        if not packs or len(self._packs) != len(packs):
+        self.packs = {pack.name: pack for pack in packs}
+        if not packs or len(self.packs) != len(packs):
             raise ConfigError(
                 f"a mixture was given packs {[pack.name for pack in packs]}; names must differ, at least one"
             )
@@ -46,14 +46,14 @@ class Mixture:
 
     def sample(self, counts: Mapping[str, int], step: int) -> tuple[Batch, Tensor]:
         """(batch, targets (B,)) of `step`, with counts[name] samples from each named pack, in that order."""
-        unknown = sorted(set(counts) - set(self._packs))
+        unknown = sorted(set(counts) - set(self.packs))
         if unknown:
-            raise ConfigError(f"no pack {unknown[0]!r} in the mixture; it has {', '.join(self._packs)}")
+            raise ConfigError(f"no pack {unknown[0]!r} in the mixture; it has {', '.join(self.packs)}")
         rng = np.random.default_rng((self._seed, step))
         clips: list[Clip] = []
         targets: list[NDArray[np.generic]] = []
         for name, count in counts.items():
-            pack = self._packs[name]
+            pack = self.packs[name]
             chosen = rng.choice(len(pack), count, p=self._chances[name])
             clips.extend(self._changed(pack.clip(int(index)), rng) for index in chosen)
             targets.append(pack.targets[chosen])

@@ -25,7 +25,7 @@ FACE_PX = 112
 GREY_PX = 48
 TOKEN_LIMIT = 64
 SAMPLES_PER_TOKEN = 640
-_ROWS_PER_PART = 128
+ROWS_PER_PART = 128
 _STRINGS = ("id", "label", "split", "speaker", "kind")
 # name of an array file -> shape of one element, dtype
 _ARRAYS: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
@@ -131,9 +131,9 @@ def _make_parts(rows: list[Row], media_root: Path, parts: Path, tokenizer: Token
 
     finder = FaceFinder(FACE_PX)
     with tqdm(total=len(rows), unit="item", disable=not progress, desc=parts.parent.name) as bar:
-        for start in range(0, len(rows), _ROWS_PER_PART):
-            block = rows[start : start + _ROWS_PER_PART]
-            path = parts / f"{start // _ROWS_PER_PART:06d}.npz"
+        for start in range(0, len(rows), ROWS_PER_PART):
+            block = rows[start : start + ROWS_PER_PART]
+            path = parts / f"{start // ROWS_PER_PART:06d}.npz"
             if not path.is_file():
                 _save(path, _make_part(block, media_root, finder, tokenizer))
             bar.update(len(block))

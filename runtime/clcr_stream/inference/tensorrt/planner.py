@@ -95,7 +95,7 @@ class Planner:
         # TensorRT itself may refuse a cache (None or False) that our key fields did not tell apart: an empty one then.
         if not config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False):
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-        monitor = self._monitor(job.engine)
+        monitor = self.monitor(job.engine)
         if monitor is not None:
             config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
@@ -121,7 +121,7 @@ class Planner:
 
     def _parse(self, builder: Any, job: Job) -> tuple[Any, Any]:
         trt = self._trt
-        network = builder.create_network(_network_flags(trt))
+        network = builder.create_network(network_flags(trt))
         parser = trt.OnnxParser(network, self._log)
         if not parser.parse(job.onnx):
             reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
@@ -164,7 +164,7 @@ class Planner:
             raise BackendError(f"{len(fell_back)} of {len(layers)} layers cannot run on the DLA; set allowGPUFallback")
         return fell_back
 
-    def _monitor(self, engine: str) -> Any:
+    def monitor(self, engine: str) -> Any:
         """TensorRT's view of the progress handed on, where the release has one (10 and later)."""
         base: Any = getattr(self._trt, "IProgressMonitor", None)
         if base is None or self._progress is None:
@@ -228,7 +228,7 @@ def _profiles(trt: Any, config: Any) -> int:
     return 1 if precision_mode(trt) == "strongly typed" else MAX_CONTEXTS
 
 
-def _network_flags(trt: Any) -> int:
+def network_flags(trt: Any) -> int:
     creation = trt.NetworkDefinitionCreationFlag
     wanted: Iterable[Any] = (getattr(creation, name, None) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
     return sum(1 << int(flag) for flag in wanted if flag is not None)
