@@ -12,7 +12,7 @@ import pytest
 from clcr_stream.clock import FOREVER_NS
 from clcr_stream.errors import ConfigError, SourceError
 from clcr_stream.sources.base import SourceIdentity
-from clcr_stream.sources.choose import SourceSpec, open_sources
+from clcr_stream.sources.choose import SourceSpec, check_spec, open_sources
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Transcript
@@ -162,3 +162,29 @@ def test_a_live_source_is_always_filled_and_a_lossless_one_up_to_its_watermark(l
     source = Exploding(ValueError("never run"), lossless)
     assert source.filled(source.watermark_ns)
     assert source.filled(source.watermark_ns + 1) is not lossless
+
+
+@pytest.mark.parametrize(
+    ("flag", "spec"),
+    [
+        ("input", SourceSpec(input="{path}")),
+        ("input", SourceSpec(input="file://{path}")),
+        ("camera", SourceSpec(camera="{path}")),
+        ("mic", SourceSpec(microphone="file://{path}")),
+        ("camera", SourceSpec(camera="{path}", microphone="{path}")),
+    ],
+)
+def test_a_file_that_can_never_work_is_refused_before_anything_slow(
+    tmp_path: Path, flag: str, spec: SourceSpec
+) -> None:
+    missing = str(tmp_path / "missing.mp4")
+    fields = {name: getattr(spec, name) for name in ("input", "camera", "microphone")}
+    filled = replace(spec, **{name: text and text.replace("{path}", missing) for name, text in fields.items()})
+    with pytest.raises(SourceError, match=rf"^{flag} .*missing\.mp4: "):
+        check_spec(filled)
+
+
+def test_what_is_no_file_is_not_looked_at_before_the_start() -> None:
+    check_spec(SourceSpec(camera="0", microphone="default"))
+    check_spec(SourceSpec(input="test://?seconds=1"))
+    check_spec(SourceSpec(input="rtsp://192.0.2.1/live"))

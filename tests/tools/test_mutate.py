@@ -124,3 +124,7 @@ def test_a_change_that_tests_notice_is_told_from_one_that_they_do_not(
     ]
     assert all(r.by == "tests/wire/test_a.py::test_over" for r in results if r.outcome == "noticed")
     assert (root / path).read_text(encoding="utf-8") == source
+
+
+def test_every_module_of_the_runtime_has_tests_of_its_own() -> None:
+    assert mutate.gaps(mutate.ROOT) == []
