@@ -216,7 +216,7 @@ class Terminal:
         self._command = [
             "bash",
             "-c",
-            f'"$@" 2>{self.errors} </dev/null; echo "code $?" >>{self.errors}',
+            f'cd {place}; "$@" 2>{self.errors} </dev/null; echo "code $?" >>{self.errors}',
             "_",
             *command,
         ]
