@@ -154,7 +154,7 @@ def test_the_look_up_finds_what_the_adapter_calls_and_misses_what_is_not_there()
     } <= used
     assert "ILayer.set_output_type" not in set(contract.names_used(source, weakly_typed=False))
     module: Any = fake_tensorrt.make_tensorrt(fake_cuda.Machine())
-    assert not contract._has(module, "BuilderFlag.NEVER") and contract._has(module, "BuilderFlag.TF32")
+    assert not contract.has_name(module, "BuilderFlag.NEVER") and contract.has_name(module, "BuilderFlag.TF32")
 
 
 @pytest.mark.slow

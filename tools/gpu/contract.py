@@ -63,7 +63,7 @@ def findings(trt: Any) -> list[str]:
         used.update(f"BuilderFlag.{name}" for name in ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"))
     for name in ("planner", "device_tick", "backend"):
         used.update(names_used((TENSORRT / f"{name}.py").read_text(encoding="utf-8"), weakly_typed))
-    lines = [f"{name}: not in TensorRT {trt.__version__}" for name in sorted(used) if not _has(trt, name)]
+    lines = [f"{name}: not in TensorRT {trt.__version__}" for name in sorted(used) if not has_name(trt, name)]
     return lines + list(_derived(trt, planner))
 
 
@@ -75,10 +75,10 @@ def driver_findings(driver: Any) -> list[str]:
     used |= {"Context.push", "Device.retain_primary_context", "Stream.handle", "Stream.synchronize", "Event.record"}
     used |= {"Event.synchronize", "Event.time_till", "DeviceAllocation.free", "PagelockedHostAllocation"}
     used |= {"Device.compute_capability", "Device.get_attribute", "Device.name"}
-    return [f"pycuda.driver.{name} is missing" for name in sorted(used) if not _has(driver, name)]
+    return [f"pycuda.driver.{name} is missing" for name in sorted(used) if not has_name(driver, name)]
 
 
-def _has(trt: Any, path: str) -> bool:
+def has_name(trt: Any, path: str) -> bool:
     if path.startswith("TacticSource.") or path.rpartition(".")[2] in LATER:
         return True  # asked for with hasattr before it is used
     found = trt
