@@ -77,7 +77,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "streams/account": ["streams/test_session", "streams/test_host"],
     "streams/mailbox": ["test_embedding"],
     "streams/reports": ["streams/test_account", "cli/test_terminal", "streams/test_host"],
-    "streams/running": ["streams/test_host"],
+    "streams/running": ["streams/test_host", "test_embedding"],
     "streams/stream": ["streams/test_host", "cli/test_config", "streams/test_several_streams"],
     "wire/jsonl": ["streams/test_host"],
     "wire/names": ["wire/test_messages"],

@@ -79,6 +79,7 @@ def driver_findings(driver: Any) -> list[str]:
 
 
 def has_name(trt: Any, path: str) -> bool:
+    """Whether the release has what `path` names, or need not, because the adapter asks first."""
     if path.startswith("TacticSource.") or path.rpartition(".")[2] in LATER:
         return True  # asked for with hasattr before it is used
     found = trt
