@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 LONGEST_FIRST: Sequence[str] = (
     "tests/tools/test_bench_tools.py",  # 43, and with its group 85
     "tests/export/test_export.py",  # 70
+    "tests/repository/test_documents.py",  # 67
     "tests/export/test_precision.py",  # 60
     "tests/streams/test_stream_equals_offline.py",  # 50
     "tests/model/test_train.py",  # 49
@@ -43,6 +44,8 @@ SLOW: Mapping[str, str] = {
     "tests/model/test_evaluate.py": "evaluates a model on every subset",
     "tests/model/test_streaming_model.py::test_two_thousand_hops": "a soak",
     "tests/model/test_train.py": "trains a model",
+    "tests/repository/test_documents.py::test_a_command_that": "runs the documents' commands, 25 s",
+    "tests/repository/test_documents.py::test_the_keys_that": "34 s",
     "tests/streams/test_real_clip.py": "streams recordings",
     "tests/streams/test_several_streams.py::test_a_stream_says_the_same_alone_and_in_a_batch": "10 s",
     "tests/streams/test_stream_equals_offline.py::test_any_recording_in_any_pieces": "9 s",
