@@ -7,6 +7,7 @@ test_streaming_model.py and test_bases.py took 300 s beside one busy core, and t
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import spread
 # Before anything imports torch, and without importing it here: most tests do not need it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # below nohup the programs under test would inherit that it is ignored
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker

@@ -309,6 +309,7 @@ def test_build_shows_progress_in_place_on_a_terminal(
     machine: fake_cuda.Machine, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")  # where nobody is logged in there is none
     assert main(["build", "--bundle", str(folder)]) == 0
     shown = capsys.readouterr().err
     for engine in ENGINES:

@@ -246,8 +246,5 @@ def test_sigterm_ends_a_session_at_once_with_a_goodbye_and_it_never_had_a_tcp_so
     assert seconds <= 2.0
     assert goodbye.message["ticks"]["published"] >= 3
     assert probe.inet_sockets == []
-    # The lock stays, empty, so that two sessions can never both think they removed it.
-    assert session.files_left() == [f"run/clcr-stream/{STREAM}.sock.lock", "stderr.txt"], (
-        "the session left files behind"
-    )
+    assert session.files_left() == ["stderr.txt"], "the session left files behind"
     record_property("sigterm", {"exit_code": code, "exit_s": round(seconds, 3), "inet_sockets": 0})
