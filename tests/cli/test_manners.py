@@ -297,7 +297,42 @@ def test_below_nohup_a_session_outlives_its_terminal(place: Path) -> None:
         assert eventually(lambda: not alive(session), timeout_s=10)
 
 
+def test_a_session_that_ends_while_it_waits_for_its_terminal_to_go_does_not_hang() -> None:
+    code = (
+        "import os, signal, time; from clcr_stream.cli import signals;"
+        "signals.has_terminal = lambda: True;"
+        "watched = signals.hangup_handled(lambda: print('end'), lambda: print('reload'));"
+        "watched.__enter__(); os.kill(os.getpid(), signal.SIGHUP); time.sleep(signals.HANGUP_S / 3);"
+        "watched.__exit__(None, None, None)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=os.environ | {"PYTHONPATH": RUNTIME},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 # Standard streams
+
+
+def test_a_line_is_shown_while_a_sound_library_is_kept_quiet() -> None:
+    code = (
+        "import os; from clcr_stream.cli import standard_streams;"
+        "from clcr_stream.sources.microphone import quiet_stderr;"
+        "standard_streams.open_closed(); standard_streams.keep_stderr(); quiet = quiet_stderr();"
+        "quiet.__enter__(); os.write(2, b'ALSA lib'); standard_streams.say('camera 0: waiting')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=os.environ | {"PYTHONPATH": RUNTIME},
+    )
+    assert (done.returncode, done.stderr) == (0, "camera 0: waiting\n")
 
 
 def test_a_closed_standard_error_is_no_obstacle(place: Path) -> None:

@@ -26,9 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.end_at_once()
     else:
         signals.die_of()
-    from clcr_stream.cli.standard_streams import flush_stdout, open_closed
+    from clcr_stream.cli.standard_streams import flush_stdout, keep_stderr, open_closed
 
     open_closed()
+    keep_stderr()
     return flush_stdout(_exit_code(name, arguments))
 
 

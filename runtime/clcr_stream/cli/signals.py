@@ -96,16 +96,16 @@ class _HangupWatch:
         self._end = end
         self._reload = reload
         self._watches = watches
-        from clcr_stream.clock import Wake
+        from clcr_stream.clock import Wake  # here: handlers stand before anything slow is imported
 
         self._wake = Wake()
-        self._came = False  # a SIGHUP
+        self._hangups = 0  # written by the signal handler alone, which must take no lock
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clcr-hangup", daemon=True)
 
     def signalled(self) -> None:
         """A SIGHUP came; called in the signal handler."""
-        self._came = True
+        self._hangups += 1
         self._wake.set()
 
     def __enter__(self) -> _HangupWatch:
@@ -119,11 +119,13 @@ class _HangupWatch:
         self._wake.close()
 
     def _run(self) -> None:
+        handled = 0
         while not self._over.is_set():
             self._wake.wait(LOOK_S)
-            came, self._came = self._came, False
+            came = self._hangups != handled
             if came and self._watches and not self._gone():
                 self._wake.wait(HANGUP_S)
+            handled = self._hangups
             if self._over.is_set():
                 return
             if self._gone() or (came and self._reload is None):

@@ -27,6 +27,13 @@ def open_closed() -> None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
 
 
+def keep_stderr() -> None:
+    """Give our own lines a descriptor of their own: number 2 goes to /dev/null while a sound library looks around."""
+    if sys.stderr.fileno() == 2:
+        encoding, errors = sys.stderr.encoding, sys.stderr.errors
+        sys.stderr = os.fdopen(os.dup(2), "w", encoding=encoding, errors=errors, buffering=1)
+
+
 def redrawable(out: TextIO) -> bool:
     """True for a terminal on which a line can be written again in place."""
     return out.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
