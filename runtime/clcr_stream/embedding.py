@@ -76,7 +76,7 @@ def open(
     except BaseException:
         running.close()
         raise
-    opened.own(running)
+    opened.own()
     return opened
 
 
@@ -186,9 +186,9 @@ class PredictionStream:
             host, stream = running.host, self._stream
             self._caller = Caller(options.name, mailbox, on_prediction, lambda error: host.end(stream, error))
 
-    def own(self, running: Running) -> None:
+    def own(self) -> None:
         """End this loop with the stream, also when the program forgets to close it."""
-        self._owned = weakref.finalize(self, running.close)
+        self._owned = weakref.finalize(self, self._running.close)
 
     @property
     def name(self) -> str:

@@ -68,3 +68,12 @@ def redact(text: str) -> str:
 def one_line(text: str) -> str:
     """`text` without line breaks or control characters, at most 300 characters."""
     return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))[:300]
+
+
+def as_clcr_error(error: BaseException, what: str) -> ClcrError:
+    """The error as one that a user can be told in one line: itself, or `what` and what an unexpected one says."""
+    if isinstance(error, ClcrError):
+        return error
+    expected = ClcrError(f"{what}: {one_line(f'{type(error).__name__}: {error}')}")
+    expected.__cause__ = error
+    return expected

@@ -11,8 +11,8 @@ import pytest
 
 from clcr_stream.clock import FOREVER_NS
 from clcr_stream.errors import ConfigError, SourceError
-from clcr_stream.sources.base import SourceIdentity
-from clcr_stream.sources.choose import SourceSpec, check_spec, open_sources
+from clcr_stream.sources.base import SourceIdentity, SourceSpec
+from clcr_stream.sources.choose import check_spec, open_sources
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Transcript

@@ -17,9 +17,9 @@ from av.stream import Disposition
 
 from clcr_stream.clock import FOREVER_NS, NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.base import Pace, SourceSpec
+from clcr_stream.sources.base import BOTH, Pace, SourceSpec
 from clcr_stream.sources.choose import open_sources
-from clcr_stream.sources.media import BOTH, AudioItem, FileSource, Item, MediaReader, VideoItem, open_file
+from clcr_stream.sources.media import AudioItem, FileSource, Item, MediaReader, VideoItem, open_file
 from clcr_stream.window.ring import NEVER_NS, RingCounts
 from media import (
     ORIGIN_NS,

@@ -13,7 +13,8 @@ import pytest
 
 from clcr_stream.clock import NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.media import BOTH, AudioItem, VideoItem
+from clcr_stream.sources.base import BOTH
+from clcr_stream.sources.media import AudioItem, VideoItem
 from clcr_stream.sources.network import NetworkSource, open_url
 from media import ORIGIN_NS, SteppedClock, eventually, make_sinks, newest_ns
 

@@ -20,6 +20,7 @@ NOT_STARTED, STARTING = "not started", "starting"  # reasons of a source that is
 LEAD_MARGIN_NS = 500 * NS_PER_MS  # a lossless source leaves this much of the ring to what the loop has just read
 
 Modality = Literal["vision", "acoustic", "language"]
+BOTH: tuple[Modality, ...] = ("vision", "acoustic")  # what a file or stream of video with sound brings
 State = Literal["waiting", "live", "stale", "ended", "failed"]
 Pace = Literal["real", "max"]
 Flag = Literal["input", "camera", "mic"]  # where a source's text was given: what an error begins with

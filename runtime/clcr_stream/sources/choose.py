@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 
 from clcr_stream.errors import ConfigError, SourceError, redact
-from clcr_stream.sources.base import Flag, Modality, Sinks, Source, SourceReport, SourceSpec
-
-__all__ = ["Sinks", "Source", "SourceReport", "SourceSpec", "open_sources"]
+from clcr_stream.sources.base import BOTH, Flag, Modality, Sinks, Source, SourceSpec
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _WITHOUT_GSTREAMER = "OpenCV is built without GStreamer here; give 0, v4l2:/dev/videoN, by-id:NAME or an rtsp:// URL"
@@ -24,16 +22,7 @@ def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
         raise ConfigError("--input gives video and audio: leave out --camera and --mic, or give those alone")
     if spec.pace not in ("real", "max"):
         raise ConfigError(f"pace {spec.pace}: allowed are real and max")
-    sources: list[Source] = []
-    if spec.input is not None:
-        sources.append(_open_both(spec.input, spec, sinks, "input"))
-    elif spec.camera == spec.microphone and not _is_device(spec.camera) and spec.camera != "none":
-        sources.append(_open_both(spec.camera, spec, sinks, "camera"))
-    else:
-        if spec.camera != "none":
-            sources.append(_open_camera(spec, sinks))
-        if spec.microphone != "none":
-            sources.append(_open_microphone(spec, sinks))
+    sources = [_open(flag, text, wanted, spec, sinks) for flag, text, wanted in _inputs(spec)]
     if spec.transcript != "none":
         sources.append(_open_transcript(spec.transcript, sinks))
     return sources
@@ -41,23 +30,40 @@ def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
 
 def check_spec(spec: SourceSpec) -> None:
     """SourceError for files that can never work, before anything slow is loaded; touches no device and no network."""
-    from clcr_stream.sources.media import BOTH, check_media_file
+    from clcr_stream.sources.media import check_media_file
 
-    wanted: list[tuple[Flag, str, tuple[Modality, ...]]] = [
-        ("camera", spec.camera, ("vision",)),
-        ("mic", spec.microphone, ("acoustic",)),
-    ]
-    if spec.input is not None:
-        wanted = [("input", spec.input, BOTH)]
-    elif spec.camera == spec.microphone:
-        wanted = [("camera", spec.camera, BOTH)]
-    for flag, text, modalities in wanted:
-        if text != "none" and not _is_device(text) and _names_file(text):
-            check_media_file(text, modalities, flag)
+    for flag, text, wanted in _inputs(spec):
+        if not _is_device(text) and _names_file(text):
+            check_media_file(text, wanted, flag)
     if spec.transcript.endswith((".srt", ".vtt", ".jsonl")) and not _SCHEME.match(spec.transcript):
         from clcr_stream.sources.subtitles import read_transcript
 
         read_transcript(Path(spec.transcript).expanduser())
+
+
+def _inputs(spec: SourceSpec) -> list[tuple[Flag, str, tuple[Modality, ...]]]:
+    """What brings video and sound: the flag that names it, its text and what is wanted of it. Nothing stands twice."""
+    if spec.input is not None:
+        return [("input", spec.input, BOTH)]
+    if spec.camera == spec.microphone and spec.camera != "none" and not _is_device(spec.camera):
+        return [("camera", spec.camera, BOTH)]
+    apart: list[tuple[Flag, str, tuple[Modality, ...]]] = [
+        ("camera", spec.camera, ("vision",)),
+        ("mic", spec.microphone, ("acoustic",)),
+    ]
+    return [(flag, text, wanted) for flag, text, wanted in apart if text != "none"]
+
+
+def _open(flag: Flag, text: str, wanted: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks) -> Source:
+    """The source of one of `_inputs`; test:// also brings its words unless a transcript is given."""
+    match wanted:
+        case ("vision",):
+            return _open_camera(spec, sinks)
+        case ("acoustic",):
+            return _open_microphone(spec, sinks)
+        case _:
+            words = text.startswith("test:") and spec.transcript == "none"
+            return _open_media(text, (*wanted, "language") if words else wanted, spec, sinks, flag)
 
 
 def _names_file(text: str) -> bool:
@@ -69,15 +75,6 @@ def _is_device(text: str) -> bool:
     from clcr_stream.sources.microphone import is_microphone
 
     return is_camera(text) or is_microphone(text)
-
-
-def _open_both(text: str, spec: SourceSpec, sinks: Sinks, flag: Flag) -> Source:
-    """Video and audio out of one container; test:// also brings its words unless another transcript is given."""
-    if text.startswith("test:"):
-        wanted: tuple[Modality, ...] = ("vision", "acoustic")
-        wanted = wanted if spec.transcript != "none" else (*wanted, "language")
-        return _open_media(text, wanted, spec, sinks, flag)
-    return _open_media(text, ("vision", "acoustic"), spec, sinks, flag)
 
 
 def _open_camera(spec: SourceSpec, sinks: Sinks) -> Source:

@@ -20,7 +20,6 @@ from clcr_stream.sources.base import Flag, Modality, Pace, Sinks, SourceIdentity
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.threaded import ThreadedSource
 
-BOTH: tuple[Modality, ...] = ("vision", "acoustic")
 STREAM_KIND: dict[Modality, str] = {"vision": "video", "acoustic": "audio"}
 JUMP_S = 0.04  # audio time stamps of containers with ms time bases wobble by less
 BLOCK_S = 0.2  # the longest block of sound that is pushed at once

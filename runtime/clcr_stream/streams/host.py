@@ -9,9 +9,9 @@ from functools import partial
 
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import Clock, MonotonicClock, Wake
-from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.errors import ClcrError, ConfigError, as_clcr_error
 from clcr_stream.inference.engines import LoadedEngines, Say
-from clcr_stream.streams.loop import Loop, as_clcr_error
+from clcr_stream.streams.loop import Loop
 from clcr_stream.streams.reports import StreamSummary, View
 from clcr_stream.streams.session import Session
 from clcr_stream.streams.stream import Hooks, Shared, Stream, StreamOptions, load_finder

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from clcr_stream.clock import FOREVER_NS, Clock, Wake
-from clcr_stream.errors import BackendError, ClcrError, one_line
+from clcr_stream.errors import BackendError, ClcrError, as_clcr_error, one_line
 from clcr_stream.inference.levels import Levels
 from clcr_stream.streams.session import AWAITING_DATA_NS, Session
 
@@ -152,7 +152,7 @@ class Loop:
                 try:
                     due_ns = session.next_due_ns()
                 except Exception as error:  # a source's: it ends its own stream
-                    ended[session] = as_clcr_error(error)
+                    ended[session] = as_clcr_error(error, "a tick failed")
                     continue
                 if due_ns is None:
                     ended[session] = session.failure()
@@ -219,13 +219,4 @@ def _attempt(session: Session, act: Callable[[], None], failed: dict[Session, Cl
     try:
         act()
     except Exception as error:
-        failed[session] = as_clcr_error(error)
-
-
-def as_clcr_error(error: BaseException, what: str = "a tick failed") -> ClcrError:
-    """The error as one that a user can be told in one line: itself, or what an unexpected one says."""
-    if isinstance(error, ClcrError):
-        return error
-    told = ClcrError(f"{what}: {one_line(f'{type(error).__name__}: {error}')}")
-    told.__cause__ = error
-    return told
+        failed[session] = as_clcr_error(error, "a tick failed")

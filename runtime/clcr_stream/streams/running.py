@@ -7,11 +7,10 @@ import threading
 import time
 from dataclasses import replace
 
-from clcr_stream.errors import BackendError, ClcrError, ConfigError
+from clcr_stream.errors import BackendError, ClcrError, ConfigError, as_clcr_error
 from clcr_stream.inference.choose import WITHOUT_PLANS, EngineOptions
 from clcr_stream.inference.engines import open_engines
 from clcr_stream.streams.host import Host
-from clcr_stream.streams.loop import as_clcr_error
 
 MAX_BATCH = 8  # streams in one call of the engines
 _LOG = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
-from clcr_stream.errors import ClcrError, one_line
+from clcr_stream.errors import ClcrError, as_clcr_error
 from clcr_stream.wire.messages import Message, Status
 from clcr_stream.wire.numbering import Numbering
 from clcr_stream.wire.publisher import Publisher, PublishOptions
@@ -96,10 +96,8 @@ class Outbox:
         try:
             for sink in self._sinks:
                 sink.write(status)
-        except ClcrError as error:
-            self._failure = error
         except Exception as error:
-            self._failure = ClcrError(f"stream {self._stream}: a sink failed: {one_line(repr(error))}")
+            self._failure = as_clcr_error(error, f"stream {self._stream}: a sink failed")
 
 
 class _Beats:
