@@ -501,8 +501,33 @@ def test_no_face_and_no_speaker_is_on_both_sides_of_a_cut(tmp_path: Path) -> Non
         sides[item.split].add(faces_of_fer[int(item.media.partition("#")[2])].tobytes())
     assert not sides["train"] & sides["dev"]
     assert 0.04 < len(sides["dev"]) / len(sides["train"]) < 0.06
-    for name in ("ckplus", "ravdess", "emodb", "javased_av", "javased_audio", "mosi"):
+    voices = ("nemo", "ased", "emogator", "emospeech")
+    for name in ("ckplus", "ravdess", "emodb", "javased_av", "javased_audio", "mosi", *voices):
         speakers = {split: {item.speaker for item in sets[name] if item.split == split} for split in ("train", "dev")}
         assert speakers["dev"], name
         assert not speakers["train"] & speakers["dev"], name
     assert {item.label for name, rows in sets.items() for item in rows if name != "mosi"} == set(LABELS)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+@pytest.mark.parametrize(
+    ("name", "train", "dev", "absent"),
+    [
+        ("nemo", 3147, 539, set()),
+        ("ased", 1745, 260, {"surprise"}),
+        ("emogator", 3080, 479, set()),
+        ("emospeech", 1528, 252, {"sad", "surprise"}),
+    ],
+)
+def test_a_manifest_of_voices_has_every_clip_and_no_label_but_in_its_column(
+    tmp_path: Path, name: str, train: int, dev: int, absent: set[str]
+) -> None:
+    tools = runpy.run_path(str(Path(__file__).parents[2] / "tools/data/manifests.py"))
+    rows, root = tools["manifests"](SHARED, tmp_path)[name]
+    write_manifest(tmp_path / f"{name}.csv", rows)
+    items = read_manifest(tmp_path / f"{name}.csv")
+    assert [sum(item.split == split for item in items) for split in ("train", "dev")] == [train, dev]
+    assert {item.label for item in items} == set(LABELS) - absent
+    assert all((root / item.media).is_file() for item in items)
+    assert not any(label in f"{item.id}{item.media}{item.speaker}{item.text}" for item in items for label in LABELS)

@@ -23,6 +23,7 @@ from clcr.training.data.vocabulary import default_tokenizer_json, prune_vocabula
 from clcr_stream.errors import ClcrError, ConfigError
 
 ACTED = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}
+CALM = {"calm": "neutral"}  # of emospeech, which has no neutral: the nearest
 MELD = {"joy": "happy", "sadness": "sad"}
 GOEMOTIONS = {
     "neutral": "neutral",
@@ -59,7 +60,9 @@ def common(name: str, renamed: dict[str, str]) -> str:
 
 def records(path: Path) -> Iterator[dict[str, str]]:
     if not path.is_file():
-        raise ConfigError(f"{path}: missing; --data must be the folder that holds faces/, audio/, text/ and javased/")
+        raise ConfigError(
+            f"{path}: missing; --data must be the folder that holds faces/, audio/, text/, javased/, nemo/, ..."
+        )
     with path.open(newline="", encoding="utf-8") as file:
         yield from csv.DictReader(file)
 
@@ -120,6 +123,17 @@ def acted_speech(path: Path, speaker_column: str, dev: tuple[str, ...]) -> Itera
             yield row(Path(record["path"]).stem, label, "audio", split, media=record["path"], speaker=speaker)
 
 
+def voices(folder: Path, renamed: dict[str, str]) -> Iterator[Row]:
+    """nemo, ased, emogator, emospeech: their own split by speaker; the ids and file names carry no label.
+
+    The text stays empty: nemo's sentences and emospeech's commands carry no label, ased's letter of the sentence would.
+    """
+    for record in records(folder / "labels.csv"):
+        if label := common(record["label"], renamed):
+            media = f"clips/{record['clip']}.opus"
+            yield row(record["clip"], label, "audio", record["split"], media=media, speaker=record["speaker"])
+
+
 def goemotions(folder: Path) -> Iterator[Row]:
     """Rows whose every label maps to one and the same common label."""
     for split in ("train", "dev", "test"):
@@ -166,6 +180,10 @@ def manifests(data: Path, out: Path) -> dict[str, tuple[Iterator[Row], Path]]:
         "javased_audio": (javased(data / "javased", "audio"), data / "javased"),
         "fer2013": (fer2013(data / "faces" / "fer2013_train", out / "fer2013.npz"), out),
         "tess": (acted_speech(audio / "tess.csv", "speaker", ()), audio),
+        "nemo": (voices(data / "nemo", {}), data / "nemo"),
+        "ased": (voices(data / "ased", {}), data / "ased"),
+        "emogator": (voices(data / "emogator", {}), data / "emogator"),
+        "emospeech": (voices(data / "emospeech", CALM), data / "emospeech"),
         "mosi": (mosi(data / "mosi400"), data / "mosi400"),
     }
 
