@@ -87,6 +87,7 @@ NO_TENSORRT = r"^clcr-stream: error: tensorrt cannot be imported .*; use --backe
 DOCTOR = r"ok   bundle: .*default, 8 files verified[^\n]*\nok   backend: onnxruntime: all engines run and repeat"
 SUITE = Options("this is the suite that runs here")
 TRAIN = ByTest("tests/model/test_train.py::test_the_command_trains_stops_with_its_code_and_reports_errors_in_one_line")
+FACES = ByTest("tests/model/test_faces.py::test_the_command_trains_a_face_network_and_refuses_what_is_not_for_one")
 FOLDS = ByTest(
     "tests/model/test_train.py::test_a_fold_trains_without_its_speaker_and_the_stopped_one_reports_incomplete"
 )
@@ -192,6 +193,7 @@ PROOFS: dict[str, Proof] = {
     """python -c 'import json; proof = json.load(open("engines/default/manifest.json"))["provenance"]["proof"]; """
     """print(json.dumps(proof, indent=1))'""": Run(r'"chained": \{\s+"intercad.probs": \d'),
     # docs/training.md, docs/data.md, docs/model_card.md
+    "clcr-train configs/faces.yaml --run runs/faces --threads 1": FACES,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1 --resume": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base": TRAIN,
@@ -208,6 +210,9 @@ PROOFS: dict[str, Proof] = {
     "--tokenizer cache/tokenizer/tokenizer.json": PREPARE,
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare": DEVELOPMENT_DATA,
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests": DEVELOPMENT_DATA,
+    "python tools/data/face_sets.py --data ../shared/data --out cache/faces": ByTest(
+        "tests/model/test_faces.py::test_the_development_sets_are_written_with_their_splits"
+    ),
     # docs/proof.md, docs/benchmarks.md, tools/README.md
     "python tools/prove.py": Options("two minutes of tests that are part of this suite"),
     "python tools/bench_peers.py": PEERS,

@@ -20,8 +20,8 @@ class ModelConfig:
     shared_rank: int = 64
     private_rank: int = 32
     heads: int = 4
-    vision_front_end: Literal["small", "resnet18"] = "small"  # resnet18: the paper's, 19 times the work
-    vision_channels: tuple[int, ...] = (16, 24, 48, 96, 128)  # of the small front-end
+    vision_front_end: Literal["small", "grid", "resnet18"] = "small"  # resnet18: the paper's, 19 times the work
+    vision_channels: tuple[int, ...] = (16, 24, 48, 96, 128)  # of small; of grid: four, such as (24, 32, 64, 128)
     acoustic_channels: tuple[int, int] = (16, 32)
     mel_bands: int = 64
     dilations: tuple[int, int, int] = (1, 2, 4)
@@ -48,6 +48,8 @@ class ModelConfig:
                 f"private_rank {self.private_rank} must be in 1..{self.width - self.shared_rank - 1}: "
                 "with shared_rank + private_rank = width all private projectors are the same"
             )
+        if self.vision_front_end == "grid" and len(self.vision_channels) != 4:
+            raise ValueError(f"vision_channels {list(self.vision_channels)}: grid has four, such as 24, 32, 64, 128")
         if self.shared_rank % self.heads:
             raise ValueError(f"shared_rank {self.shared_rank} is not a multiple of heads {self.heads}")
 

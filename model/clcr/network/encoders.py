@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from clcr.network.config import ModelConfig
 
+LEAST_CONTRAST = 4.0  # grey levels: a flat picture is not blown up to noise
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm and a strided shortcut (frozen statistics when evaluated)."""
@@ -49,9 +51,15 @@ class PlainBlock(nn.Module):
         return functional.relu(self.second_norm(self.second(y)) + x)
 
 
-def vision_front_end(config: ModelConfig) -> VisionFrontEnd | ResNet18:
+def vision_front_end(config: ModelConfig) -> VisionFrontEnd | GridResNet | ResNet18:
     """The front-end that the configuration names."""
-    return ResNet18(config) if config.vision_front_end == "resnet18" else VisionFrontEnd(config)
+    match config.vision_front_end:
+        case "resnet18":
+            return ResNet18(config)
+        case "grid":
+            return GridResNet(config.vision_channels, config.width, config.dropout)
+        case _:
+            return VisionFrontEnd(config)
 
 
 class VisionFrontEnd(nn.Module):
@@ -93,6 +101,37 @@ class ResNet18(nn.Module):
         x = functional.max_pool2d(x, 3, stride=2, padding=1)
         pooled: Tensor = self.blocks(x).mean((2, 3))
         return self.project(self.dropout(pooled))  # type: ignore[no-any-return]
+
+
+class GridResNet(nn.Module):
+    """A small ResNet on the face's light and shade: (N, 3, 112, 112) RGB in 0..255 -> (N, width).
+
+    Luminance at 56x56, each face normalised by its own mean and deviation; a 3x3 convolution and three residual blocks
+    of stride 2, pooled on a 3x3 grid, so that the places of mouth, eyes and brows stay apart.
+    """
+
+    luma: Tensor
+
+    def __init__(self, channels: Sequence[int], width: int, dropout: float) -> None:
+        super().__init__()
+        # Rec. 601 luminance of each 2x2 square, as one convolution
+        self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1).repeat(1, 1, 2, 2) / 4)
+        self.stem = nn.Conv2d(1, channels[0], 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(channels[0])
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(channels)))
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(9 * channels[-1], width)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.describe(functional.conv2d(frames, self.luma, stride=2))
+
+    def describe(self, luminance: Tensor) -> Tensor:
+        """(N, 1, 56, 56) in 0..255 -> (N, width)."""
+        centred = luminance - luminance.mean((2, 3), keepdim=True)
+        deviation = (centred.square().mean((2, 3), keepdim=True) + LEAST_CONTRAST**2).sqrt()
+        x = self.blocks(functional.relu(self.stem_norm(self.stem(centred / deviation))))
+        pooled = functional.avg_pool2d(x, 3, stride=2)  # 7x7 -> 3x3
+        return self.project(self.dropout(pooled.reshape(-1, self.project.in_features)))  # type: ignore[no-any-return]
 
 
 def _first_convolution(stem: nn.Conv2d, frames: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from clcr_stream.errors import ClcrError
 
 _TRAIN_EXAMPLES = """examples:
+  clcr-train configs/faces.yaml --run runs/faces
   clcr-train configs/train_base.yaml --run runs/base
   clcr-train configs/train_base.yaml --run runs/base --resume
   clcr-train configs/train_javased.yaml --run runs/javased --init runs/base/final
@@ -28,7 +29,7 @@ STOPPED_CODE = 75
 
 def train_main(arguments: list[str] | None = None) -> int:
     """clcr-train: returns the exit code."""
-    parser = _parser("clcr-train", "Train, resume or fine-tune a CLCR model from a recipe.", _TRAIN_EXAMPLES)
+    parser = _parser("clcr-train", "Train, resume or fine-tune a model from a recipe.", _TRAIN_EXAMPLES)
     parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
     parser.add_argument("--resume", action="store_true", help="go on from DIR/last")
@@ -71,10 +72,12 @@ def _train(options: argparse.Namespace) -> int:
     import msgspec
 
     from clcr.training import start, train
-    from clcr.training.recipe import check_recipe, load_recipe
+    from clcr.training.recipe import check_recipe, load_recipe, recipe_kind
     from clcr_stream.errors import ConfigError
 
     _set_threads(options.threads)
+    if recipe_kind(options.recipe) == "faces":
+        return _train_faces(options)
     recipe = load_recipe(options.recipe)
     if options.steps is not None:
         recipe = msgspec.structs.replace(recipe, steps=options.steps)
@@ -98,6 +101,19 @@ def _train(options: argparse.Namespace) -> int:
     outcome = train.train(run)
     print(f"{outcome} at step {run.progress.step}; best {run.progress.best_score:.3f} at step {run.progress.best_step}")
     return 0 if outcome == train.FINISHED else STOPPED_CODE
+
+
+def _train_faces(options: argparse.Namespace) -> int:
+    from clcr.training.faces import load_face_recipe, train_faces
+    from clcr.training.train import FINISHED
+    from clcr_stream.errors import ConfigError
+
+    for flag in ("init", "steps", "leave_out", "leave_one_speaker_out"):
+        if getattr(options, flag):
+            raise ConfigError(f"--{flag.replace('_', '-')} is not for a recipe of faces; allowed: --resume, --threads")
+    outcome = train_faces(options.run, load_face_recipe(options.recipe), options.resume)
+    print(outcome)
+    return 0 if outcome == FINISHED else STOPPED_CODE
 
 
 def _evaluate(options: argparse.Namespace) -> int:

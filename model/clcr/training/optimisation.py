@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,18 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(arguments, betas=(0.9, 0.99), fused=True)
 
 
-def rate_factor(step: int, recipe: Recipe) -> float:
+class Schedule(Protocol):
+    """The part of a recipe that says how the learning rate changes."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def final_rate(self) -> float: ...
+
+
+def rate_factor(step: int, recipe: Schedule) -> float:
     """Share of the learning rate at a step: linear warm-up, then a cosine down to `final_rate`."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps

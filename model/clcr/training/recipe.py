@@ -60,6 +60,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: str
     steps: int
     language: Language = Language()
+    vision: str | None = None  # a folder with a trained face network, for a fresh model with vision_front_end grid
     model: dict[
         str, Any
     ] = {}  # fields of clcr.network.config.ModelConfig, label_smoothing among them; with --init: changes to it
@@ -86,6 +87,15 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_every_steps: int = 20
     checkpoint_minutes: float = 5.0
     eval_batch: int = 32
+
+
+def recipe_kind(path: Path) -> str:
+    """What a recipe trains: "faces" or "clcr"; a file that cannot be read is left to `load_recipe`."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return "clcr"
+    return str(values.get("kind", "clcr")) if isinstance(values, dict) else "clcr"
 
 
 def load_recipe(path: Path) -> Recipe:

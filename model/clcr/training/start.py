@@ -13,7 +13,8 @@ import torch
 from clcr.network.config import ModelConfig
 from clcr.network.language import LanguageEncoder
 from clcr.network.model import CLCR
-from clcr.training.checkpoint import CheckpointError, load_checkpoint
+from clcr.training import checkpoint
+from clcr.training.checkpoint import CheckpointError, load_checkpoint, load_weights
 from clcr.training.feed import Group
 from clcr.training.recipe import Language, Recipe
 from clcr_stream.errors import ConfigError
@@ -25,9 +26,35 @@ def new_model(recipe: Recipe) -> CLCR:
     """A model with random weights and the recipe's language encoder. Raises ConfigError."""
     torch.manual_seed(recipe.seed)
     try:
-        return CLCR(ModelConfig.from_dict(recipe.model), language_encoder(recipe.language))
+        model = CLCR(ModelConfig.from_dict(recipe.model), language_encoder(recipe.language))
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(f"recipe: {error}") from error
+    if recipe.vision is not None:
+        take_face_network(model, Path(recipe.vision))
+    return model
+
+
+def take_face_network(model: CLCR, folder: Path) -> None:
+    """Begin with the weights of a trained face network. Raises ConfigError when they are of another shape."""
+    channels = face_channels(folder)
+    config = model.config
+    if config.vision_front_end != "grid" or config.vision_channels != channels:
+        raise ConfigError(
+            f"recipe: vision {folder} has channels {list(channels)}; set model.vision_front_end to grid and "
+            f"model.vision_channels to these (given: {config.vision_front_end}, {list(config.vision_channels)})"
+        )
+    load_weights(model.vision, face_weights(folder), folder)
+
+
+def face_weights(folder: Path) -> checkpoint.State:
+    """The front-end's weights of a published face network. Raises CheckpointError."""
+    weights = checkpoint.read_tensors(folder / "model.safetensors")
+    return {name.removeprefix("vision."): value for name, value in weights.items() if name.startswith("vision.")}
+
+
+def face_channels(folder: Path) -> tuple[int, ...]:
+    """The channels of a published face network. Raises CheckpointError."""
+    return tuple(checkpoint.read_json(folder / "info.json")["recipe"]["channels"])
 
 
 def model_from(folder: Path, recipe: Recipe) -> CLCR:

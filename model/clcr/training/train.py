@@ -132,7 +132,7 @@ def train(run: Run, until_step: int | None = None) -> str:
     window: list[dict[str, float]] = []
     feed = Feed(recipe, class_names(run.model), run.leave_out)
     with (
-        _stop_signals() as stopping,
+        stop_signals() as stopping,
         feed.prefetching(run.progress.step, end) as batches,
         tqdm(total=recipe.steps, initial=run.progress.step, unit="step", mininterval=2.0) as bar,
     ):
@@ -293,7 +293,7 @@ def _git(*arguments: str) -> str | None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[Callable[[], bool]]:
     """While the block runs, SIGTERM and SIGINT only raise a flag, so that a step is finished and saved."""
     asked: list[int] = []
 

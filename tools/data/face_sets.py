@@ -1,0 +1,140 @@
+"""Write the sets of single faces that the face network is trained on: FER+, faces of people, CK+, FER2013's own labels.
+
+python tools/data/face_sets.py --data ../shared/data --out cache/faces
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr.network.config import EMOTIONS
+from clcr.training.data.face_sets import save_face_set
+from clcr_stream.errors import ClcrError, ConfigError
+
+LEAST_VOTES = 5  # of a face's ten raters for the six emotions together
+DEV_EVERY = 20  # pixel hashes of FER2013 (5 %), subjects of CK+ (10 %)
+FLAT = 5.0  # grey levels: pictures with less deviation show nothing
+FER_PX, CK_PX, PEOPLE_PX = 48, 48, 96
+LEFT_OUT_SOURCES = ("film",)  # stills: blurred, in profile, labelled noisily
+
+Parts = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.str_]]
+
+
+def tiles(folder: Path, count: int, side: int) -> NDArray[np.uint8]:
+    """The first `count` grey tiles of a folder of contact sheets, (count, side, side), in their order."""
+    import cv2
+
+    cut: list[NDArray[np.uint8]] = []
+    for path in sorted(folder.glob("sheet_*.jpg")):
+        sheet: Any = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        rows, columns = sheet.shape[0] // side, sheet.shape[1] // side
+        sheet = sheet[: rows * side, : columns * side]
+        cut.append(sheet.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side))
+    if sum(map(len, cut)) < count:
+        raise ConfigError(f"{folder}: {sum(map(len, cut))} tiles for {count} labels; fetch the sheets again")
+    return np.concatenate(cut)[:count]
+
+
+def hash_split(images: NDArray[np.uint8]) -> NDArray[np.str_]:
+    """train or dev by the hash of the pixels: exact repeats stay on one side."""
+    hashes = (int(hashlib.sha256(image.tobytes()).hexdigest()[:12], 16) for image in images)
+    return np.array(["dev" if value % DEV_EVERY == 0 else "train" for value in hashes])
+
+
+def one_hot(names: NDArray[np.str_]) -> NDArray[np.float32]:
+    """(n, 6); a row of zeros for a name that is not one of the six."""
+    return np.asarray(names[:, None] == np.array(EMOTIONS)[None], np.float32)
+
+
+def ferplus(data: Path) -> Parts:
+    """FER2013's faces with FER+'s votes over the six emotions, where at least LEAST_VOTES fall on them."""
+    with np.load(data / "faces" / "ferplus_train.npz", allow_pickle=False) as archive:
+        names, counts = [str(name) for name in archive["names"]], archive["votes"]
+    votes = counts[:, [names.index(name) for name in EMOTIONS]].astype(np.float32)
+    images = tiles(data / "faces" / "fer2013_train", len(votes), FER_PX)
+    kept = (votes.sum(1) >= LEAST_VOTES) & (images.std((1, 2)) >= FLAT)
+    images, votes = images[kept], votes[kept]
+    return images, votes / votes.sum(1, keepdims=True), votes.sum(1), hash_split(images)
+
+
+def fer2013(data: Path) -> Parts:
+    """FER2013 with its own labels; pictures that occur with two labels, or show nothing, are left out."""
+    with np.load(data / "faces" / "fer2013_train" / "labels.npz", allow_pickle=False) as archive:
+        names = archive["label_names"][archive["labels"]]
+    images = tiles(data / "faces" / "fer2013_train", len(names), FER_PX)
+    shares = one_hot(names)
+    labels_of: dict[str, set[str]] = {}
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    for digest, name in zip(digests, names, strict=True):
+        labels_of.setdefault(digest, set()).add(str(name))
+    clear = np.array([len(labels_of[digest]) == 1 for digest in digests])
+    kept = (shares.sum(1) > 0) & (images.std((1, 2)) >= FLAT) & clear
+    return _labelled(images[kept], shares[kept], hash_split(images[kept]))
+
+
+def people(data: Path) -> Parts:
+    """Faces of people, split by person as the set says; grey, because half of them are."""
+    folder = data / "faces_people"
+    with np.load(folder / "labels.npz", allow_pickle=False) as archive:
+        names = archive["label_names"][archive["labels"]]
+        source, split = archive["source"], archive["split"]
+    shares = one_hot(names)
+    kept = (shares.sum(1) > 0) & ~np.isin(source, LEFT_OUT_SOURCES)
+    images = tiles(folder, len(names), PEOPLE_PX)[kept]
+    return _labelled(images, shares[kept], split[kept])
+
+
+def ckplus(data: Path) -> Parts:
+    """CK+, every tenth subject apart."""
+    with np.load(data / "faces" / "ckplus48.npz", allow_pickle=False) as archive:
+        images, subjects = archive["images"], archive["subjects"]
+        names = archive["label_names"][archive["labels"]]
+    shares = one_hot(names)
+    apart = sorted(set(subjects.tolist()))[::10]
+    kept = shares.sum(1) > 0
+    split = np.where(np.isin(subjects, apart), "dev", "train")
+    return _labelled(images[kept], shares[kept], split[kept])
+
+
+def _labelled(images: NDArray[np.uint8], shares: NDArray[np.float32], split: NDArray[np.str_]) -> Parts:
+    return images, shares, np.ones(len(images), np.float32), split
+
+
+SETS: dict[str, Callable[[Path], Parts]] = {
+    "ferplus": ferplus,
+    "fer2013": fer2013,
+    "people": people,
+    "ckplus": ckplus,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the sets; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder with faces/ and faces_people/")
+    parser.add_argument("--out", type=Path, required=True, help="where the sets go")
+    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=sorted(SETS))
+    options = parser.parse_args(arguments)
+    try:
+        for name in options.sets:
+            images, shares, votes, split = SETS[name](options.data)
+            save_face_set(options.out / f"{name}.npz", images, shares, votes, split)
+            counts = {part: np.bincount(shares[split == part].argmax(1), minlength=6) for part in ("train", "dev")}
+            for part, count in counts.items():
+                print(f"{name} {part}: {', '.join(f'{label} {n}' for label, n in zip(EMOTIONS, count, strict=True))}")
+    except (ClcrError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, ClcrError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
