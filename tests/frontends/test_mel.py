@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clcr_stream.errors import ConfigError
-from clcr_stream.frontends.mel import MelSpec, log_mel, mel_filterbank
+from clcr_stream.frontends.mel import SPEECH_MEL, MelSpec, log_mel, mel_filterbank
 
 CONTEXT, HOP = 240, 160
 
@@ -89,14 +89,45 @@ def test_no_new_samples_give_no_frames_and_another_spec_its_own_bands() -> None:
     assert log_mel(np.zeros(CONTEXT + HOP, np.float32), MelSpec(mel_bands=20)).shape == (1, 20)
 
 
+# librosa's documentation of mel_frequencies(n_mels=40) to 11,025 Hz: edges on Slaney's scale.
+SLANEY_HZ = [0.0, 85.317, 170.635, 255.952, 341.269, 426.586, 511.904, 597.221, 682.538, 767.855, 853.173, 938.49]
+SLANEY_HZ += [1024.856, 1119.114, 1222.042, 1334.436, 1457.167, 1591.187, 1737.532, 1897.337, 2071.84, 2262.393]
+SLANEY_HZ += [2470.47, 2697.686, 2945.799, 3216.731, 3512.582, 3835.643, 4188.417, 4573.636, 4994.285, 5453.621]
+SLANEY_HZ += [5955.205, 6502.92, 7101.009, 7754.107, 8467.272, 9246.028, 10096.408, 11025.0]
+
+
+def naive_edges(spec: MelSpec) -> list[float]:
+    """The edges of the triangles, Hz, evenly spaced on the spec's mel scale."""
+    if spec.mel_scale == "htk":
+        low, high = (2595 * math.log10(1 + hz / 700) for hz in (spec.low_hz, spec.high_hz))
+    else:
+        low, high = (
+            hz * 3 / 200 if hz < 1000 else 15 + 27 * math.log(hz / 1000) / math.log(6.4)
+            for hz in (spec.low_hz, spec.high_hz)
+        )
+    mels = [low + number * (high - low) / (spec.mel_bands + 1) for number in range(spec.mel_bands + 2)]
+    if spec.mel_scale == "htk":
+        return [700 * (10 ** (mel / 2595) - 1) for mel in mels]
+    return [mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27) for mel in mels]
+
+
+def test_slaney_s_scale_is_the_published_one() -> None:
+    spec = MelSpec(22_050, 2048, 400, 160, 38, 0.0, 11_025.0, mel_scale="slaney")
+    np.testing.assert_allclose(naive_edges(spec), SLANEY_HZ, atol=2e-3)
+    filters = mel_filterbank(spec)
+    bins_hz = np.arange(1025) * 22_050 / 2048
+    for band, (left, right) in enumerate(zip(SLANEY_HZ, SLANEY_HZ[2:], strict=False)):
+        heard = bins_hz[filters[:, band] > 0]
+        assert left - 0.01 < heard.min() < left + 11 and right - 11 < heard.max() < right + 0.01
+        assert filters[:, band].sum() * 22_050 / 2048 == pytest.approx(1.0, rel=0.03)  # an area of 1 Hz
+
+
 def naive_log_mel(samples: np.ndarray, spec: MelSpec) -> np.ndarray:
-    """The definition, band by band: Hann window, DFT as a sum, triangles on the HTK mel scale."""
+    """The definition, band by band: Hann window, DFT as a sum, triangles on the spec's mel scale."""
     window = [0.5 - 0.5 * math.cos(2 * math.pi * at / spec.window_samples) for at in range(spec.window_samples)]
     bins = np.arange(spec.fft_samples // 2 + 1)
     turns = np.exp(-2j * np.pi * np.outer(np.arange(spec.window_samples), bins) / spec.fft_samples)
-    low, high = (2595 * math.log10(1 + hz / 700) for hz in (spec.low_hz, spec.high_hz))
-    step = (high - low) / (spec.mel_bands + 1)
-    edges = [700 * (10 ** ((low + number * step) / 2595) - 1) for number in range(spec.mel_bands + 2)]
+    edges = naive_edges(spec)
     rows = []
     for start in range(0, len(samples) - spec.window_samples + 1, spec.hop_samples):
         frame = samples[start : start + spec.window_samples].astype(np.float64) * window
@@ -110,6 +141,7 @@ def naive_log_mel(samples: np.ndarray, spec: MelSpec) -> np.ndarray:
                     energy += value * (hz - left) / (centre - left)
                 elif centre < hz < right:
                     energy += value * (right - hz) / (right - centre)
+            energy *= 1.0 if spec.mel_scale == "htk" else 2 / (right - left)
             row.append(math.log(max(energy, spec.log_floor)))
         rows.append(row)
     return np.array(rows)
@@ -121,6 +153,8 @@ def naive_log_mel(samples: np.ndarray, spec: MelSpec) -> np.ndarray:
         MelSpec(),
         MelSpec(8_000, 256, 200, 80, 24, 20.0, 3_800.0, 1e-4),
         MelSpec(24_000, 1024, 600, 240, 40, 0.0, 12_000.0, 1e-8),
+        SPEECH_MEL,
+        MelSpec(8_000, 256, 200, 80, 24, 300.0, 3_800.0, 1e-4, "slaney"),
     ],
 )
 def test_the_features_are_those_of_the_definition(spec: MelSpec) -> None:

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.frontends.positions import sinusoid, speech_positions
 
 TWO_PI = Fraction("6.283185307179586476925286766559005768394338798750")
 
@@ -54,3 +54,15 @@ def test_the_default_is_128_columns_of_base_10000_and_the_last_column_of_an_odd_
     phases = [5 * 32.0 ** (-2 * pair / 5) for pair in range(3)]
     expected = [wave(phase) for phase in phases for wave in (math.sin, math.cos)][:5]
     assert odd.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_speech_positions_are_whisper_s_and_repeat_after_30_s() -> None:
+    table = speech_positions(np.arange(1500))
+    for step, column in ((0, 0), (7, 0), (7, 191), (1499, 100)):
+        phase = step * 10_000.0 ** (-column / 191)
+        assert table[step, column] == pytest.approx(math.sin(phase), abs=1e-6)
+        assert table[step, 192 + column] == pytest.approx(math.cos(phase), abs=1e-6)
+    later = np.arange(1500) + 1500 * 10**9
+    np.testing.assert_array_equal(speech_positions(later), table)
+    assert table.shape == (1500, 384) and table.dtype == np.float32
+    assert speech_positions(np.array([9]), 6, 5)[0].tolist() == speech_positions(np.array([4]), 6, 5)[0].tolist()

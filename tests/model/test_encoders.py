@@ -32,7 +32,7 @@ def stage_runner(seed: int, steps: int, dilation: int) -> Runner:
     x, valid = torch.randn(2, steps, TINY.width), (torch.rand(2, steps) < 0.7).float()
 
     def run(chunks: list[int]) -> Tensor:
-        state, outputs = stage.initial_state(2, TINY.width), []
+        state, outputs = stage.initial_state(2), []
         for part, mask in zip(pieces(x, chunks, 1), pieces(valid, chunks, 1), strict=True):
             z, state = stage(part, mask, state)
             outputs.append(z)
@@ -92,7 +92,7 @@ def reach(dilation: int) -> list[int]:
     torch.manual_seed(0)
     stage = TemporalStage(TINY, dilation).eval()
     x = torch.randn(1, 24, TINY.width, requires_grad=True)
-    z, _ = stage(x, torch.ones(1, 24), stage.initial_state(1, TINY.width))
+    z, _ = stage(x, torch.ones(1, 24), stage.initial_state(1))
     (gradient,) = torch.autograd.grad(z[0, 20].sum(), x)
     return [20 - int(step) for step in gradient[0].abs().sum(-1).nonzero().squeeze(-1)]
 
@@ -145,8 +145,8 @@ def test_a_masked_step_counts_as_zero_padding(seed: int) -> None:
     x, mel = torch.randn(1, 9, TINY.width), torch.randn(1, 36, TINY.mel_bands)
     valid = torch.ones(1, 9)
     valid[:, :4] = 0
-    whole, _ = stage(x, valid, stage.initial_state(1, TINY.width))
-    late, _ = stage(x[:, 4:], valid[:, 4:], stage.initial_state(1, TINY.width))
+    whole, _ = stage(x, valid, stage.initial_state(1))
+    late, _ = stage(x[:, 4:], valid[:, 4:], stage.initial_state(1))
     torch.testing.assert_close(whole[:, 4:], late, atol=1e-6, rtol=0)
     whole = stem(mel, valid, *stem.initial_state(1))[0]
     late = stem(mel[:, 16:], valid[:, 4:], *stem.initial_state(1))[0]

@@ -18,12 +18,12 @@ class Batch:
 
     frames: Tensor  # uint8 (vision_valid.sum(), 3, size, size), RGB
     vision_valid: Tensor  # float32 (B, Tv), 0 or 1
-    mel: Tensor  # float32 (B, 4 * Ta, bands), log-mel as clcr_stream.frontends.mel.log_mel gives it
+    mel: Tensor  # float32 (B, 4 * Ta, bands), log-mel as clcr_stream.frontends.mel.log_mel gives it for config.mel
     acoustic_valid: Tensor  # float32 (B, Ta)
     token_ids: Tensor  # int64 (B, N)
     token_valid: Tensor  # float32 (B, N)
     vision_step: Tensor  # int64 (B,)
-    acoustic_step: Tensor  # int64 (B,)
+    acoustic_step: Tensor  # int64 (B,); the first step of a hop
     language_step: Tensor  # int64 (B,)
 
     def __len__(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
+
+from clcr_stream.frontends.mel import DEFAULT_MEL, SPEECH_MEL, MelSpec
 
 MODALITIES = ("vision", "acoustic", "language")
 LEVELS = (1, 2, 3)
@@ -24,6 +26,11 @@ class ModelConfig:
     vision_channels: tuple[int, ...] = (16, 24, 48, 96, 128)  # of small; of grid: four, such as (24, 32, 64, 128)
     acoustic_channels: tuple[int, int] = (16, 32)
     mel_bands: int = 64
+    acoustic_encoder: Literal["stem", "whisper"] = "stem"  # whisper: a pretrained one, docs/model.md; 80 mel bands
+    speech_width: int = 384  # of whisper, as the next three
+    speech_heads: int = 6
+    speech_inner: int = 1536
+    speech_context: int = 100  # steps of 20 ms that a block sees of its past
     dilations: tuple[int, int, int] = (1, 2, 4)
     dropout: float = 0.1
     position: Literal["absolute", "window"] = "absolute"
@@ -52,11 +59,27 @@ class ModelConfig:
             raise ValueError(f"vision_channels {list(self.vision_channels)}: grid has four, such as 24, 32, 64, 128")
         if self.shared_rank % self.heads:
             raise ValueError(f"shared_rank {self.shared_rank} is not a multiple of heads {self.heads}")
+        if self.speech_width % self.speech_heads or self.speech_context < 1:
+            raise ValueError(
+                f"speech_width {self.speech_width}, speech_heads {self.speech_heads}, speech_context "
+                f"{self.speech_context}: the width must be a multiple of the heads, the context at least 1"
+            )
 
     @property
     def outputs(self) -> int:
         """Number of scores: one per label, or one value for regression."""
         return len(self.labels) if self.task == "classification" else 1
+
+    @property
+    def acoustic_width(self) -> int:
+        """Width of the features of sound at every level, before the projection."""
+        return self.speech_width if self.acoustic_encoder == "whisper" else self.width
+
+    @property
+    def mel(self) -> MelSpec:
+        """The log-mel that the acoustic encoder hears."""
+        base = SPEECH_MEL if self.acoustic_encoder == "whisper" else DEFAULT_MEL
+        return replace(base, mel_bands=self.mel_bands)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clcr.network.config import ModelConfig
+from clcr.network.speech import repeated
 
 LEAST_CONTRAST = 4.0  # grey levels: a flat picture is not blown up to noise
 
@@ -145,6 +146,7 @@ class AcousticStem(nn.Module):
     State: the last mel frame (B, 1, bands) and the last column of the first convolution (B, C1, 1, bands / 2).
     """
 
+    state_parts = ("mel", "stem")
     mel_mean: Tensor
     mel_std: Tensor
 
@@ -164,10 +166,10 @@ class AcousticStem(nn.Module):
         self, mel: Tensor, valid: Tensor, mel_state: Tensor, stem_state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """mel (B, 4T, bands), valid (B, T) -> tokens (B, T, width) and the two next states."""
-        x = (mel - self.mel_mean) / self.mel_std * _repeated(valid, 4).unsqueeze(-1)
+        x = (mel - self.mel_mean) / self.mel_std * repeated(valid, 4).unsqueeze(-1)
         x = torch.cat([mel_state, x], 1)
         y = functional.gelu(self.first(x.unsqueeze(1)))  # (B, C1, 2T, bands / 2)
-        y = y * _repeated(valid, 2)[:, None, :, None]
+        y = y * repeated(valid, 2)[:, None, :, None]
         y = torch.cat([stem_state.to(y.dtype), y], 2)
         z = functional.gelu(self.second(y)).transpose(1, 2)  # (B, T, C2, bands / 4)
         z = self.project(self.dropout(z.reshape(-1, int(valid.shape[1]), self.project.in_features)))
@@ -178,11 +180,6 @@ class AcousticStem(nn.Module):
             torch.zeros(streams, 1, self.bands),
             torch.zeros(streams, self.first_channels, 1, self.bands // 2),
         )
-
-
-def _repeated(valid: Tensor, times: int) -> Tensor:
-    """(B, T) -> (B, times * T), each step `times` times in place (written so that it exports with fixed shapes)."""
-    return torch.stack([valid] * times, -1).reshape(-1, times * int(valid.shape[1]))
 
 
 class CausalConv(nn.Module):
@@ -207,9 +204,11 @@ class CausalConv(nn.Module):
 class TemporalStage(nn.Module):
     """One stage of the temporal network: two residual causal convolutions of one dilation, pre-norm, GELU."""
 
+    state_parts = ("conv_1", "conv_2")
+
     def __init__(self, config: ModelConfig, dilation: int) -> None:
         super().__init__()
-        self.dilation = dilation
+        self.dilation, self.width = dilation, config.width
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(2))
         self.convs = nn.ModuleList(CausalConv(config.width, dilation) for _ in range(2))
         self.dropout = nn.Dropout(config.dropout)
@@ -223,5 +222,9 @@ class TemporalStage(nn.Module):
             following.append(after)
         return x, following
 
-    def initial_state(self, streams: int, width: int) -> list[Tensor]:
-        return [torch.zeros(streams, 2 * self.dilation, width) for _ in self.convs]
+    def initial_state(self, streams: int) -> list[Tensor]:
+        return [torch.zeros(streams, 2 * self.dilation, self.width) for _ in self.convs]
+
+    def tokens(self, z: Tensor) -> Tensor:
+        """What the level reads: the features themselves."""
+        return z

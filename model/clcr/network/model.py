@@ -16,11 +16,13 @@ from clcr.network.encoders import AcousticStem, TemporalStage, vision_front_end
 from clcr.network.intercad import Aggregate, InterCAD
 from clcr.network.intraced import Described, LevelExchange, LevelOutputs
 from clcr.network.language import LanguageEncoder
-from clcr_stream.frontends.positions import sinusoid
+from clcr.network.speech import BLOCK_TOKENS, STEPS_PER_TOKEN, SpeechLayer, SpeechStem
+from clcr_stream.frontends.positions import sinusoid, speech_positions
 
 SHORT = 8  # rows of at most this many steps (single images) are encoded apart from long ones
 
 Tokens = dict[str, Described]
+Stage = TemporalStage | SpeechLayer  # what makes a level's features out of those of the level before
 
 
 @dataclass
@@ -45,12 +47,13 @@ class CLCR(nn.Module):
         self.config = config
         width = config.width
         self.vision = vision_front_end(config)
-        self.acoustic = AcousticStem(config)
+        whisper = config.acoustic_encoder == "whisper"
+        self.acoustic = SpeechStem(config) if whisper else AcousticStem(config)
         self.language = language
-        self.stages = nn.ModuleDict(
-            {m: nn.ModuleList(TemporalStage(config, d) for d in config.dilations) for m in ("vision", "acoustic")}
-        )
-        inputs = {"vision": width, "acoustic": width, "language": language.hidden}
+        vision = nn.ModuleList(temporal_stages(config))
+        acoustic = [SpeechLayer(config) for _ in LEVELS] if whisper else temporal_stages(config)
+        self.stages = nn.ModuleDict({"vision": vision, "acoustic": nn.ModuleList(acoustic)})
+        inputs = {"vision": width, "acoustic": config.acoustic_width, "language": language.hidden}
         self.project = nn.ModuleDict(
             {m: nn.ModuleList(nn.Linear(inputs[m], width, bias=False) for _ in LEVELS) for m in MODALITIES}
         )
@@ -68,9 +71,9 @@ class CLCR(nn.Module):
         """The three levels, shallow to deep."""
         return [cast(LevelExchange, level) for level in self.levels]
 
-    def temporal(self, modality: str) -> list[TemporalStage]:
-        """The three stages of a modality's temporal network."""
-        return [cast(TemporalStage, stage) for stage in cast(nn.ModuleList, self.stages[modality])]
+    def stages_of(self, modality: str) -> list[Stage]:
+        """The three stages of vision or sound, shallow to deep."""
+        return [cast(Stage, stage) for stage in cast(nn.ModuleList, self.stages[modality])]
 
     def projections(self, modality: str) -> list[nn.Linear]:
         """W_1, W_2, W_3 of a modality."""
@@ -80,7 +83,7 @@ class CLCR(nn.Module):
         """Described tokens of the whole prefix, per level and modality."""
         hidden = {
             "vision": self.temporal_features("vision", self._frames(batch), batch.vision_valid),
-            "acoustic": self.temporal_features("acoustic", batch.mel, batch.acoustic_valid),
+            "acoustic": self.temporal_features("acoustic", batch.mel, batch.acoustic_valid, batch.acoustic_step),
             "language": self._language(batch),
         }
         valid = {"vision": batch.vision_valid, "acoustic": batch.acoustic_valid, "language": batch.token_valid}
@@ -139,27 +142,53 @@ class CLCR(nn.Module):
         laid = torch.zeros(*valid.shape, self.config.width, dtype=features.dtype, device=features.device)
         return laid.masked_scatter(valid.bool().unsqueeze(-1), features)
 
-    def temporal_features(self, modality: str, x: Tensor, valid: Tensor) -> list[Tensor]:
-        """Z_1, Z_2, Z_3 (B, T, width); rows without a valid step cost nothing and stay zero."""
+    def speech_positions(self, first_step: Tensor, count: int) -> Tensor:
+        """Positions of the speech encoder's steps in `count` tokens from (B,) on: (B, 2 * count, speech_width)."""
+        start = first_step if self.config.position == "absolute" else torch.zeros_like(first_step)
+        steps = STEPS_PER_TOKEN * start[:, None] + torch.arange(STEPS_PER_TOKEN * count, device=start.device)
+        table = speech_positions(steps.cpu().numpy().astype(np.int64), self.config.speech_width)
+        return torch.from_numpy(table).to(start.device)
+
+    def temporal_features(
+        self, modality: str, x: Tensor, valid: Tensor, first_step: Tensor | None = None
+    ) -> list[Tensor]:
+        """Z_1, Z_2, Z_3 (B, T, width of the features); rows without a valid step cost nothing and stay zero.
+
+        first_step (B,): the first token's absolute step, a multiple of 5 for the speech encoder, which works by hops.
+        """
         rows, steps = valid.shape
-        outputs = [valid.new_zeros(rows, steps, self.config.width) for _ in LEVELS]
+        stages = self.stages_of(modality)
+        whole = BLOCK_TOKENS if isinstance(stages[0], SpeechLayer) else 1
+        if steps % whole:  # the last hop is filled up with masked tokens
+            missing = whole - steps % whole
+            x = nn.functional.pad(x, (0, 0, 0, x.shape[1] // steps * missing))
+            padded = self.temporal_features(modality, x, nn.functional.pad(valid, (0, missing)), first_step)
+            return [z[:, :steps] for z in padded]
+        width = self.projections(modality)[0].in_features
+        outputs = [valid.new_zeros(rows, steps, width) for _ in LEVELS]
         length = (valid * torch.arange(1, steps + 1, device=valid.device)).amax(1) if steps else valid.new_zeros(rows)
+        first = torch.zeros_like(length, dtype=torch.long) if first_step is None else first_step
         for selected in ((length > 0) & (length <= SHORT), length > SHORT):
             index = selected.nonzero().squeeze(-1)
             if not len(index):
                 continue
-            span = int(length[index].max())
+            span = -(-int(length[index].max()) // whole) * whole
             mask = valid[index, :span]
-            ratio = x.shape[1] // steps
-            z = x[index, : span * ratio]
+            z = x[index, : span * (x.shape[1] // steps)]
             if modality == "acoustic":
-                z, _, _ = self.acoustic(z, mask, *(s.to(z.device) for s in self.acoustic.initial_state(len(index))))
-            for level, stage in enumerate(self.temporal(modality)):
-                start = [state.to(z.device) for state in stage.initial_state(len(index), self.config.width)]
-                z, _ = stage(z, mask, start)
-                padded = nn.functional.pad(z.float(), (0, 0, 0, steps - span))
-                outputs[level] = outputs[level].index_copy(0, index, padded)
+                z = self._stem(z, mask, first[index])
+            for level, stage in enumerate(stages):
+                z, _ = stage(z, mask, [state.to(z.device) for state in stage.initial_state(len(index))])
+                tokens = nn.functional.pad(stage.tokens(z).float(), (0, 0, 0, steps - span))
+                outputs[level] = outputs[level].index_copy(0, index, tokens)
         return outputs
+
+    def _stem(self, mel: Tensor, valid: Tensor, first_step: Tensor) -> Tensor:
+        """What the first acoustic stage reads, from the start of a stream."""
+        start = [state.to(mel.device) for state in self.acoustic.initial_state(len(mel))]
+        if isinstance(self.acoustic, SpeechStem):
+            return cast(Tensor, self.acoustic(mel, valid, self.speech_positions(first_step, valid.shape[1]), start)[0])
+        return cast(Tensor, self.acoustic(mel, valid, *start)[0])
 
     def _language(self, batch: Batch) -> list[Tensor]:
         """Early, middle and late hidden states (B, N, hidden); rows without a token stay zero."""
@@ -170,3 +199,8 @@ class CLCR(nn.Module):
             states = self.language(batch.token_ids[index], valid[index])
             outputs = [o.index_copy(0, index, s.float()) for o, s in zip(outputs, states, strict=True)]
         return outputs
+
+
+def temporal_stages(config: ModelConfig) -> list[TemporalStage]:
+    """Three stages of the temporal network, their dilations growing."""
+    return [TemporalStage(config, dilation) for dilation in config.dilations]

@@ -6,16 +6,17 @@ the next state and the level's summary of its window. It calls the very function
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from clcr.network.config import LEVELS, MODALITIES
-from clcr.network.encoders import TemporalStage
 from clcr.network.intercad import Aggregate, InterCAD
 from clcr.network.intraced import SCORE_LIMIT, Described, LevelOutputs
-from clcr.network.model import CLCR
+from clcr.network.model import CLCR, Stage
+from clcr.network.speech import BLOCK_TOKENS, STEPS_PER_TOKEN, SpeechStem
 
 PUBLIC_OUTPUTS = (
     "vision_out",
@@ -42,7 +43,7 @@ LEVEL_INPUTS = (
 )  # the carried state follows
 STREAMED = ("vision", "acoustic")
 DESCRIBED = ("qkv", "marks", "pool")
-STATE_PARTS = ("conv_1", "conv_2", *DESCRIBED)
+SPEECH_POSITION = "speech_position"  # a further input of level 1 where the acoustic encoder is pretrained
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,12 @@ class StreamingLevel(nn.Module):
             )
         self.level, self.grid = level, grid
         self.exchange = model.exchanges[index]
-        self.vision_stage, self.acoustic_stage = (model.temporal(m)[index] for m in ("vision", "acoustic"))
+        self.vision_stage, self.acoustic_stage = (model.stages_of(m)[index] for m in STREAMED)
         self.vision_project, self.acoustic_project = (model.projections(m)[index] for m in ("vision", "acoustic"))
         self.width = model.config.width
+        self.speech = model.config.acoustic_encoder == "whisper"
+        if self.speech and grid.acoustic_slots != BLOCK_TOKENS:
+            raise ValueError(f"the speech encoder works by hops of {BLOCK_TOKENS} tokens, not {grid.acoustic_slots}")
         if level == 1:
             self.vision, self.acoustic = model.vision, model.acoustic
         shared, private = frozen_bases(model, index)
@@ -89,12 +93,13 @@ class StreamingLevel(nn.Module):
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        stem = ("acoustic_mel", "acoustic_stem") if self.level == 1 else ()
-        return (*stem, *(f"{m}_{part}" for m in STREAMED for part in STATE_PARTS))
+        stem = tuple(f"acoustic_{part}" for part in self.acoustic.state_parts) if self.level == 1 else ()
+        return (*stem, *(f"{m}_{part}" for m in STREAMED for part in (*self.stage(m).state_parts, *DESCRIBED)))
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        return (*LEVEL_INPUTS, *self.state_names)
+        position = (SPEECH_POSITION,) if self.speech and self.level == 1 else ()
+        return (*LEVEL_INPUTS, *position, *self.state_names)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -104,12 +109,14 @@ class StreamingLevel(nn.Module):
         """Inputs of the right names, shapes and dtypes: everything valid, state at the stream's start."""
         grid, width = self.grid, self.width
         first = self.level == 1
+        sound = (STEPS_PER_TOKEN * grid.acoustic_slots, self.acoustic_stage.width)  # features of the level before
+        sound = sound if self.speech else (grid.acoustic_slots, width)
         frames = torch.rand(streams, grid.vision_slots, 3, grid.size_px, grid.size_px) * 255.0
         inputs = {
             "vision_in": frames if first else torch.randn(streams, grid.vision_slots, width),
             "acoustic_in": torch.randn(streams, 4 * grid.acoustic_slots, self.acoustic.bands) - 6.0
             if first
-            else torch.randn(streams, grid.acoustic_slots, width),
+            else torch.randn(streams, *sound),
             "vision_valid": torch.ones(streams, grid.vision_slots),
             "acoustic_valid": torch.ones(streams, grid.acoustic_slots),
             "vision_position": torch.randn(streams, grid.vision_slots, width),
@@ -117,18 +124,21 @@ class StreamingLevel(nn.Module):
             **self._words(streams),
             "gamma": torch.ones(streams, 1),
         }
+        if first and self.speech:
+            inputs[SPEECH_POSITION] = torch.randn(streams, *sound)
         return inputs | self.initial_state(streams)
 
     def initial_state(self, streams: int = 1) -> dict[str, Tensor]:
         grid = self.grid
         state: dict[str, Tensor] = {}
         if self.level == 1:
-            state["acoustic_mel"], state["acoustic_stem"] = self.acoustic.initial_state(streams)
+            state |= self._named("acoustic", self.acoustic.state_parts, self.acoustic.initial_state(streams))
         for m, tokens, slots in (
             ("vision", grid.vision_tokens, grid.vision_slots),
             ("acoustic", grid.acoustic_tokens, grid.acoustic_slots),
         ):
-            state[f"{m}_conv_1"], state[f"{m}_conv_2"] = self.stage(m).initial_state(streams, self.width)
+            stage = self.stage(m)
+            state |= self._named(m, stage.state_parts, stage.initial_state(streams))
             state |= self._empty(m, streams, tokens, tokens // slots)
         return state
 
@@ -155,14 +165,13 @@ class StreamingLevel(nn.Module):
         state: dict[str, Tensor] = {}
         if self.level == 1:
             z["vision"] = self._front_end(given["vision_in"], valid["vision"])
-            z["acoustic"], state["acoustic_mel"], state["acoustic_stem"] = self.acoustic(
-                given["acoustic_in"], valid["acoustic"], given["acoustic_mel"], given["acoustic_stem"]
-            )
+            z["acoustic"], following = self._stem(given)
+            state |= self._named("acoustic", self.acoustic.state_parts, following)
         windows: dict[str, Described] = {}
         for m in STREAMED:
-            z[m], (state[f"{m}_conv_1"], state[f"{m}_conv_2"]) = self.stage(m)(
-                z[m], valid[m], (given[f"{m}_conv_1"], given[f"{m}_conv_2"])
-            )
+            stage = self.stage(m)
+            z[m], following = stage(z[m], valid[m], [given[f"{m}_{part}"] for part in stage.state_parts])
+            state |= self._named(m, stage.state_parts, following)
             new = self.describe(m, z[m], given[f"{m}_position"], valid[m])
             steps = new.length
             windows[m] = Described(
@@ -170,20 +179,33 @@ class StreamingLevel(nn.Module):
                 torch.cat([given[f"{m}_marks"][..., steps:], new.marks], 2),
                 torch.cat([given[f"{m}_pool"][:, 1:], new.pool.sum(1, keepdim=True)], 1),
             )
-            state |= dict(zip((f"{m}_{part}" for part in DESCRIBED), windows[m].parts(), strict=True))
+            state |= self._named(m, DESCRIBED, windows[m].parts())
         windows["language"] = Described(*(given[f"language_{part}"] for part in DESCRIBED))
         out = self.fuse(windows, given["gamma"])
         public = (z["vision"], z["acoustic"], out.shared, out.private, *out.alpha.values(), out.budget, out.present)
         return (*public, *(state[name] for name in self.state_names))
 
-    def stage(self, modality: str) -> TemporalStage:
-        """The level's temporal network of vision or acoustic."""
+    @staticmethod
+    def _named(modality: str, parts: Sequence[str], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip((f"{modality}_{part}" for part in parts), tensors, strict=True))
+
+    def _stem(self, given: dict[str, Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """What the first acoustic stage reads, and the stem's next states."""
+        mel, valid = given["acoustic_in"], given["acoustic_valid"]
+        states = [given[f"acoustic_{part}"] for part in self.acoustic.state_parts]
+        if isinstance(self.acoustic, SpeechStem):
+            return self.acoustic(mel, valid, given[SPEECH_POSITION], states)  # type: ignore[no-any-return]
+        z, *following = self.acoustic(mel, valid, *states)
+        return z, following
+
+    def stage(self, modality: str) -> Stage:
+        """What makes this level's features of vision or sound out of those of the level before."""
         return self.vision_stage if modality == "vision" else self.acoustic_stage
 
     def describe(self, modality: str, z: Tensor, position: Tensor, valid: Tensor) -> Described:
-        """Features of this level (B, T, width) -> described tokens."""
+        """Features of this level, as its stage gives them -> described tokens."""
         project = self.vision_project if modality == "vision" else self.acoustic_project
-        hidden = self.exchange.tokenise(modality, project(z), position, valid)
+        hidden = self.exchange.tokenise(modality, project(self.stage(modality).tokens(z)), position, valid)
         return self.exchange.describe(modality, hidden, valid, self.get_buffer(f"matrix_{modality}"))
 
     def fuse(self, windows: dict[str, Described], gamma: Tensor) -> LevelOutputs:

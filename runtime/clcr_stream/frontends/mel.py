@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ class MelSpec:
     low_hz: float = 50.0
     high_hz: float = 7600.0
     log_floor: float = 1e-6
+    mel_scale: Literal["htk", "slaney"] = "htk"
 
     @property
     def context_samples(self) -> int:
@@ -31,6 +33,8 @@ class MelSpec:
 
 
 DEFAULT_MEL = MelSpec()
+# What the pretrained speech encoder hears: Whisper's bands.
+SPEECH_MEL = MelSpec(fft_samples=400, mel_bands=80, low_hz=0.0, high_hz=8000.0, log_floor=1e-10, mel_scale="slaney")
 
 
 def log_mel(samples: NDArray[np.float32], spec: MelSpec = DEFAULT_MEL) -> NDArray[np.float32]:
@@ -64,18 +68,37 @@ def log_mel(samples: NDArray[np.float32], spec: MelSpec = DEFAULT_MEL) -> NDArra
 
 
 def mel_filterbank(spec: MelSpec = DEFAULT_MEL) -> NDArray[np.float64]:
-    """Triangular HTK-mel filters with a peak of 1, float64 (fft_samples // 2 + 1, mel_bands)."""
-    edges_mel = np.linspace(_hz_to_mel(spec.low_hz), _hz_to_mel(spec.high_hz), spec.mel_bands + 2)
-    edges_hz = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    """Triangular filters, float64 (fft_samples // 2 + 1, mel_bands).
+
+    htk: HTK's mel scale, a peak of 1. slaney: linear below 1 kHz, logarithmic above, an area of 1 Hz (librosa's).
+    """
+    to_mel, to_hz = (_htk_mel, _htk_hz) if spec.mel_scale == "htk" else (_slaney_mel, _slaney_hz)
+    edges_hz = to_hz(np.linspace(to_mel(spec.low_hz), to_mel(spec.high_hz), spec.mel_bands + 2))
     bins_hz = np.arange(spec.fft_samples // 2 + 1) * (spec.sample_rate_hz / spec.fft_samples)
     rising = (bins_hz[:, None] - edges_hz[:-2]) / (edges_hz[1:-1] - edges_hz[:-2])
     falling = (edges_hz[2:] - bins_hz[:, None]) / (edges_hz[2:] - edges_hz[1:-1])
     filters: NDArray[np.float64] = np.clip(np.minimum(rising, falling), 0.0, None)
-    return filters
+    return filters if spec.mel_scale == "htk" else filters * (2.0 / (edges_hz[2:] - edges_hz[:-2]))
 
 
-def _hz_to_mel(hz: float) -> float:
+def _htk_mel(hz: float) -> float:
     return float(2595.0 * np.log10(1.0 + hz / 700.0))
+
+
+def _htk_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(700.0 * (10.0 ** (mel / 2595.0) - 1.0), np.float64)
+
+
+_KNEE_HZ, _KNEE_MEL, _LOG_STEP = 1000.0, 15.0, float(np.log(6.4) / 27.0)  # of Slaney's Auditory Toolbox
+
+
+def _slaney_mel(hz: float) -> float:
+    return hz * _KNEE_MEL / _KNEE_HZ if hz < _KNEE_HZ else _KNEE_MEL + float(np.log(hz / _KNEE_HZ)) / _LOG_STEP
+
+
+def _slaney_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    above = _KNEE_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _KNEE_MEL) - _KNEE_MEL))
+    return np.where(mel < _KNEE_MEL, mel * _KNEE_HZ / _KNEE_MEL, above)
 
 
 @lru_cache(maxsize=8)

@@ -7,6 +7,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+SPEECH_PERIOD = 1500  # steps of 20 ms: the table that Whisper was trained with is 30 s long
+
 
 def sinusoid(steps: NDArray[np.int64], width: int = 128, base: float = 10000.0) -> NDArray[np.float32]:
     """Positions float32 (n, width) of int64 steps (n,).
@@ -19,6 +21,22 @@ def sinusoid(steps: NDArray[np.int64], width: int = 128, base: float = 10000.0) 
     positions[:, 0::2] = np.sin(phase)
     positions[:, 1::2] = np.cos(phase)[:, : width // 2]
     return positions
+
+
+def speech_positions(steps: NDArray[np.int64], width: int = 384, period: int = SPEECH_PERIOD) -> NDArray[np.float32]:
+    """Whisper's positions float32 (n, width) of int64 encoder steps (n,), which repeat after `period` steps (30 s).
+
+    Columns 0 .. width / 2 are sines, the others cosines of the same phases.
+    """
+    return _speech_table(width, period)[np.asarray(steps, np.int64) % period]
+
+
+@lru_cache(maxsize=8)
+def _speech_table(width: int, period: int) -> NDArray[np.float32]:
+    half = width // 2
+    frequencies = np.exp(-np.log(10000.0) / max(half - 1, 1) * np.arange(half, dtype=np.float64))
+    phase = np.arange(period, dtype=np.float64)[:, None] * frequencies
+    return np.concatenate([np.sin(phase), np.cos(phase)], axis=1).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
