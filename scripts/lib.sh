@@ -5,6 +5,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 PY="$VENV/bin/python"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1
+unset PYTHONDONTWRITEBYTECODE # or every process of the tests compiles our modules and its assertions once more
 export PIP_PROGRESS_BAR=off # its lines are shown by `progress`
 
 note() { printf '%s\n' "-- $*" >&2; }

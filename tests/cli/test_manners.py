@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -85,34 +86,80 @@ def start(place: Path, *arguments: str | Path, own_session: bool = False) -> sub
 # Signals
 
 
-HANDLERS_STAND = """
-import sys
+# The command; it prints that its handlers stand, and sends itself a signal at the first audit event `name` that has
+# `text` in its arguments.
+SIGNALLED = """
+import os, sys
 import clcr_stream.cli.main as main
+name, text, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 really = main.signals.end_at_once
-def told():
+def stand():
     really()
     print("handlers stand", flush=True)
-main.signals.end_at_once = told
+    sys.addaudithook(watch)
+def watch(event, arguments):
+    global name
+    if event == name and text in str(arguments):
+        name = None
+        print("signal", flush=True)
+        os.kill(os.getpid(), number)
+main.signals.end_at_once = stand
+sys.argv[1:] = sys.argv[4:]
 sys.exit(main.main())
 """
+MOMENTS = {
+    "the first import": ("import", "clcr_stream.cli.standard_streams"),
+    "the arguments are about to be read": ("import", "clcr_stream.cli.run"),
+    "an import of an import": ("import", "numpy.linalg"),
+    "the bundle is verified": ("open", "level2.onnx"),
+    "the engines are loaded": ("import", "onnxruntime"),
+    "the endpoint is opened": ("os.chmod", ".sock"),
+    "the loop is about to run": ("open", "/dev/tty"),
+    "the endpoint is taken away": ("os.remove", ".sock"),
+}
+
+
+def signalled(place: Path, event: tuple[str, str], number: int, *arguments: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-c",
+        SIGNALLED,
+        *event,
+        str(int(number)),
+        *line(place, *LIVE, "--quiet", *arguments)[3:],
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_is_exit_0_without_a_traceback_when(place: Path, moment: str, number: signal.Signals) -> None:
+    """From the moment on in which our code runs; what Python does before that is its own."""
+    with signalled(place, MOMENTS[moment], number, "--duration", "0.2") as process:
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors, output) == (0, "", "handlers stand\nsignal\n")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_time_is_exit_0_without_a_traceback(place: Path, number: signal.Signals) -> None:
-    """From the moment on in which our code runs; what Python does before that is its own."""
-    chance = random.Random(8)
-    for _ in range(20):
-        command = [sys.executable, "-c", HANDLERS_STAND, *line(place, *LIVE, "--quiet")[3:]]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place)
-        ) as process:
+    """Also in native code, where no event can be caught: at times that are drawn, in sessions that run side by side."""
+    chance = random.Random(8 + number)
+    times_s = sorted(chance.uniform(0.0, 2.5) for _ in range(5))
+    with contextlib.ExitStack() as stack:
+        sessions = [
+            stack.enter_context(signalled(place, ("none", ""), 0, "--stream", f"any-{index}"))
+            for index in range(len(times_s))
+        ]
+        for process in sessions:
             assert process.stdout is not None and process.stdout.readline() == "handlers stand\n"
+        stood_s = time.monotonic()
+        for process, after_s in zip(sessions, times_s, strict=True):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(0.0, 4.0))
+                process.wait(max(0.0, stood_s + after_s - time.monotonic()))
             process.send_signal(number)
-            _, errors = process.communicate(timeout=PATIENCE_S)
-        assert (process.returncode, errors) == (0, "")
+        ended = [(process.communicate(timeout=PATIENCE_S)[1], process.returncode) for process in sessions]
+    assert ended == [("", 0)] * len(times_s)
 
 
 def test_the_second_signal_ends_a_session_that_hangs(place: Path) -> None:

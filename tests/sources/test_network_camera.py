@@ -10,6 +10,7 @@ import av
 import pytest
 
 from clcr_stream.sources.synthetic.source import write_clip
+from crowd import slowdown
 from job_checks import check_numbers, check_pace, validate
 from job_live import MjpegCamera
 from job_process import NS_PER_S, Message, Watched, free_endpoint
@@ -62,12 +63,16 @@ def test_a_network_camera_gives_predictions_and_one_that_freezes_is_flagged_and_
     assert code == 0, session.stderr()
     assert session.files_left() == ["stderr.txt"], "the session left files behind"
     flagged_s, back_s = (flagged.arrived_ns - frozen_ns) / NS_PER_S, (back.arrived_ns - thawed_ns) / NS_PER_S
-    assert flagged_s <= 1.5
-    assert back_s <= 3.0
-    assert (told.arrived_ns - frozen_ns) / NS_PER_S <= 2.6, "a heartbeat each second tells the source's state"
+    assert flagged_s <= 1.5 * slowdown()
+    assert back_s <= 3.0 * slowdown()
+    assert (told.arrived_ns - frozen_ns) / NS_PER_S <= 2.6 * slowdown(), (
+        "a heartbeat each second tells the source's state"
+    )
     predictions = [got for got in received if got.message["type"] == "prediction"]
     delivering = [got for got in predictions if first.arrived_ns <= got.arrived_ns <= frozen_ns]
-    figures = validate(received) | check_numbers([got.message for got in predictions]) | check_pace(delivering)
+    # A busy machine may stay frozen until the window is empty: then there is nothing to say, and no numbers.
+    answers = [got.message for got in predictions if "no_input" not in got.message["degraded"]]
+    figures = validate(received) | check_numbers(answers) | check_pace(delivering)
     waits_s = {
         "first_picture_s": (first.arrived_ns - session.started_ns) / NS_PER_S,
         "flagged_s": flagged_s,

@@ -1,4 +1,7 @@
-"""`python -m clcr_stream` as a user runs it: a clip in, predictions out, and every bad input one line and one code."""
+"""`python -m clcr_stream` as a user runs it: a clip in, predictions out, and every bad input one line and one code.
+
+What does not depend on the process runs in this one (`inside`), which takes a fifth of the time of a process.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from clcr_stream.sources.media import FileSource
 from clcr_stream.sources.synthetic.source import write_clip
 from clcr_stream.wire import messages
 from clcr_stream.wire.client import Subscriber
+from crowd import slowdown
 from media import MediaSpec, corrupt_middle, write_media, write_text
 from tiny_bundle import write_bundle
 
@@ -78,9 +82,33 @@ class Command:
         return found
 
 
+class Inside(Command):
+    """The same in this process: what is printed is still taken where the libraries would print it."""
+
+    def __init__(self, place: Path, capture: pytest.CaptureFixture[str]) -> None:
+        super().__init__(place)
+        self._capture = capture
+
+    def run(
+        self, *arguments: str | Path, bundle: Path | None = None, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        assert stdin == "", "only a process has a standard input of its own"
+        line = self.line(*arguments, bundle=bundle)[3:]
+        self._capture.readouterr()
+        code = main(line)
+        printed = self._capture.readouterr()
+        return subprocess.CompletedProcess(line, code, printed.out, printed.err)
+
+
 @pytest.fixture(scope="module")
 def command(place: Path) -> Command:
     return Command(place)
+
+
+@pytest.fixture
+def inside(place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Inside:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "run"))
+    return Inside(place, capfd)
 
 
 def predictions(path: Path) -> list[messages.Prediction]:
@@ -99,7 +127,7 @@ def test_a_clip_at_both_paces_gives_the_same_predictions_apart_from_the_clock(co
         given = ("--input", place / "clip.mp4", "--transcript", place / "words.jsonl", "--pace", pace)
         summary = command.summary(*given, "--output", output)
         assert summary["ticks"] == TICKS == summary["published"] + sum(summary["skipped"].values())
-        assert summary["first_prediction_s"] < 5.0
+        assert summary["first_prediction_s"] < 5.0 * slowdown()
         assert summary["peak_rss_mb"] < 400
         found[pace] = predictions(output)
     assert [prediction.seq for prediction in found["max"]] == list(range(1, TICKS + 1))
@@ -143,10 +171,10 @@ def _rounded(modalities: messages.Modalities) -> messages.Modalities:
     return messages.Modalities(**parts)
 
 
-def test_the_output_holds_all_topics_and_ends_with_the_goodbye(command: Command, place: Path) -> None:
+def test_the_output_holds_all_topics_and_ends_with_the_goodbye(inside: Inside, place: Path) -> None:
     output = place / "all.jsonl"
     given = ("--input", place / "clip.mp4", "--transcript", place / "words.jsonl", "--pace", "max")
-    command.summary(*given, "--output", output)
+    inside.summary(*given, "--output", output)
     decoded = [messages.decode(line) for line in output.read_bytes().splitlines()]
     kinds = [messages.kind_of(message) for message in decoded]
     assert kinds[0] == "session"
@@ -180,7 +208,7 @@ def test_a_subscriber_reads_what_a_session_publishes_and_its_goodbye(
             assert got is not None, "no goodbye"
             states.append(got)
         assert process.wait(10) == 0
-        assert (time.monotonic_ns() - asked_ns) / 1e9 < 4.0
+        assert (time.monotonic_ns() - asked_ns) / 1e9 < 4.0 * slowdown()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -237,9 +265,9 @@ def bad_media(kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["missing", "not-media", "zero-length", "folder"])
-def test_a_bad_input_is_one_line_and_code_3(command: Command, place: Path, kind: str) -> None:
+def test_a_bad_input_is_one_line_and_code_3(inside: Inside, place: Path, kind: str) -> None:
     path = bad_media(kind, place)
-    refused(command.run("--input", path), 3, path.name)
+    refused(inside.run("--input", path), 3, path.name)
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, wanted: str) -> None:
@@ -250,24 +278,24 @@ def refused(done: subprocess.CompletedProcess[str], code: int, wanted: str) -> N
     assert wanted in done.stderr
 
 
-def test_video_without_sound_runs_with_sound_absent(command: Command, place: Path) -> None:
+def test_video_without_sound_runs_with_sound_absent(inside: Inside, place: Path) -> None:
     path = write_media(place / "silent.mp4", MediaSpec(seconds=1.0, rate_hz=0))
     output = place / "silent.jsonl"
-    assert command.summary("--input", path, "--pace", "max", "--output", output)["published"] == 5
+    assert inside.summary("--input", path, "--pace", "max", "--output", output)["published"] == 5
     assert {prediction.modalities.acoustic.present for prediction in predictions(output)} == {False}
 
 
-def test_sound_without_video_runs_with_video_absent(command: Command, place: Path) -> None:
+def test_sound_without_video_runs_with_video_absent(inside: Inside, place: Path) -> None:
     path = write_media(place / "sound.wav", MediaSpec(seconds=1.0, fps=0, audio_codec="pcm_s16le"))
     output = place / "sound.jsonl"
-    assert command.summary("--input", path, "--pace", "max", "--output", output)["published"] == 5
+    assert inside.summary("--input", path, "--pace", "max", "--output", output)["published"] == 5
     assert {prediction.degraded for prediction in predictions(output)} == {("vision_absent", "language_absent")}
 
 
-def test_a_file_that_is_corrupt_in_the_middle_goes_on_and_counts(command: Command, place: Path) -> None:
+def test_a_file_that_is_corrupt_in_the_middle_goes_on_and_counts(inside: Inside, place: Path) -> None:
     whole = write_media(place / "whole.mkv", MediaSpec(seconds=3.0))
     path = corrupt_middle(place / "corrupt.mkv", whole)
-    summary = command.summary("--input", path, "--pace", "max")
+    summary = inside.summary("--input", path, "--pace", "max")
     counts = source(summary, "file")["counts"]
     assert summary["published"] >= 10
     assert counts["decode_errors"] + (90 - counts["frames"]) > 0
@@ -276,10 +304,10 @@ def test_a_file_that_is_corrupt_in_the_middle_goes_on_and_counts(command: Comman
     )
 
 
-def test_an_unknown_config_key_is_code_2_with_its_path(command: Command, place: Path) -> None:
+def test_an_unknown_config_key_is_code_2_with_its_path(inside: Inside, place: Path) -> None:
     path = place / "bad.yaml"
     path.write_text("run: {hop_ms: 100}\n")
-    refused(command.run("--config", path), 2, f"{path}: unknown key run.hop_ms; allowed here: settle_ms")
+    refused(inside.run("--config", path), 2, f"{path}: unknown key run.hop_ms; allowed here: settle_ms")
 
 
 def break_hash(folder: Path) -> None:
@@ -309,31 +337,33 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_wrong_bundle_is_code_4_before_any_device_is_opened(
-    command: Command, place: Path, tmp_path: Path, kind: str
+    inside: Inside, place: Path, tmp_path: Path, kind: str
 ) -> None:
     shutil.copytree(place / "bundle", tmp_path / "bundle")
     spoil, wanted = BROKEN[kind]
     spoil(tmp_path / "bundle")
-    refused(command.run("--camera", "/dev/video97", "--mic", "none", bundle=tmp_path / "bundle"), 4, wanted)
+    refused(inside.run("--camera", "/dev/video97", "--mic", "none", bundle=tmp_path / "bundle"), 4, wanted)
 
 
-def test_an_endpoint_in_use_is_code_6_and_the_first_session_goes_on(command: Command, place: Path) -> None:
-    first = command.start("--camera", "test://", "--mic", "none", "--bind", "tcp://127.0.0.1:*", "--stream", "first")
+def test_an_endpoint_in_use_is_code_6_and_the_first_session_goes_on(
+    command: Command, inside: Inside, place: Path
+) -> None:
+    first = command.start("--camera", "none", "--mic", "test://", "--bind", "tcp://127.0.0.1:*", "--stream", "first")
     with first:
         assert first.stderr is not None
         endpoint = first.stderr.readline().split()[-1]
-        refused(command.run("--camera", "test://", "--mic", "none", "--bind", endpoint), 6, endpoint)
+        refused(inside.run("--camera", "none", "--mic", "test://", "--bind", endpoint), 6, endpoint)
         assert first.poll() is None
         first.send_signal(signal.SIGTERM)
         assert first.wait(10) == 0
 
 
-def test_a_stream_name_in_use_is_code_6(command: Command) -> None:
-    first = command.start("--camera", "test://", "--mic", "none", "--stream", "taken")
+def test_a_stream_name_in_use_is_code_6(command: Command, inside: Inside) -> None:
+    first = command.start("--camera", "none", "--mic", "test://", "--stream", "taken")
     with first:
         assert first.stderr is not None
         assert "taken.sock" in first.stderr.readline()
-        refused(command.run("--camera", "test://", "--mic", "none", "--stream", "taken"), 6, "in use by process")
+        refused(inside.run("--camera", "none", "--mic", "test://", "--stream", "taken"), 6, "in use by process")
         first.send_signal(signal.SIGTERM)
         assert first.wait(10) == 0
 
@@ -358,25 +388,25 @@ def test_no_camera_and_no_microphone_wait_as_absent_and_say_so(command: Command,
     assert any(b'"state":"waiting"' in line for line in statuses)
 
 
-def test_malformed_transcript_lines_are_skipped_and_counted(command: Command, place: Path) -> None:
+def test_malformed_transcript_lines_are_skipped_and_counted(inside: Inside, place: Path) -> None:
     path = place / "mixed.jsonl"
     path.write_text('{"start_s": 0.2, "end_s": 1.0, "text": "hello"}\nnonsense\n{"start_s": 2}\n')
     output = place / "mixed-out.jsonl"
     given = ("--input", place / "clip.mp4", "--transcript", path, "--pace", "max", "--output", output)
-    assert source(command.summary(*given), "transcript")["counts"]["malformed"] == 2
+    assert source(inside.summary(*given), "transcript")["counts"]["malformed"] == 2
     assert predictions(output)[-1].modalities.language.present
 
 
-def test_a_transcript_without_one_valid_line_is_code_3(command: Command, place: Path) -> None:
+def test_a_transcript_without_one_valid_line_is_code_3(inside: Inside, place: Path) -> None:
     path = place / "bad.jsonl"
     path.write_text("nonsense\n")
-    refused(command.run("--input", place / "clip.mp4", "--transcript", path), 3, "bad.jsonl")
+    refused(inside.run("--input", place / "clip.mp4", "--transcript", path), 3, "bad.jsonl")
 
 
-def test_a_transcript_alone_is_enough(command: Command, place: Path) -> None:
+def test_a_transcript_alone_is_enough(inside: Inside, place: Path) -> None:
     output = place / "words-only.jsonl"
     given = ("--camera", "none", "--mic", "none", "--transcript", place / "words.jsonl", "--pace", "max")
-    summary = command.summary(*given, "--output", output)
+    summary = inside.summary(*given, "--output", output)
     assert summary["published"] == 5
     assert predictions(output)[-1].degraded == ("vision_absent", "acoustic_absent")
 
@@ -406,20 +436,20 @@ def test_the_default_bundle_starts_in_time_and_in_little_memory(command: Command
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["published"] == TICKS
-    assert summary["first_prediction_s"] < 5.0
+    assert summary["first_prediction_s"] < 5.0 * slowdown()
     assert summary["peak_rss_mb"] < 400
 
 
 @pytest.mark.parametrize("sample_rate_hz", [8_000, 24_000])
 def test_a_bundle_of_another_sample_rate_hears_the_clip_at_the_same_times(
-    command: Command, place: Path, sample_rate_hz: int
+    inside: Inside, place: Path, sample_rate_hz: int
 ) -> None:
     write_bundle(place / f"bundle-{sample_rate_hz}", sample_rate_hz=sample_rate_hz)
     heard = {}
     for name in ("bundle", f"bundle-{sample_rate_hz}"):
         output = place / f"{name}-beside-{sample_rate_hz}.jsonl"
         given = ("--input", place / "clip.mp4", "--pace", "max", "--output", output, "--json")
-        done = command.run(*given, bundle=place / name)
+        done = inside.run(*given, bundle=place / name)
         assert done.returncode == 0, done.stderr
         heard[name] = [
             (one.seq, one.modalities.acoustic.coverage, one.modalities.acoustic.age_ms) for one in predictions(output)
