@@ -165,6 +165,61 @@ def test_words_are_seen_by_the_windows_after_their_end(bundle: Path) -> None:
     assert [coverage is not None and coverage > 0 for coverage in covered] == [False, False, True, True, True]
 
 
+def test_a_last_hop_that_is_not_full_is_predicted_only_when_it_is_rounded_up(bundle: Path) -> None:
+    sound = np.zeros(RATE_HZ // 2, np.float32)  # two hops and a half
+    with Engines.load(bundle, backend="onnxruntime") as engines:
+        covered = []
+        for round_up in (False, True):
+            with engines.stream(pace="max", modalities=("acoustic",)) as stream:
+                stream.push_audio(0, sound)
+                stream.end(round_up)
+                covered.append([one.modalities.acoustic.coverage for one in stream])
+        for seconds, hops in ((1.0, 5), (0.0, 0)):  # a full hop and an empty recording stay what they are
+            with engines.stream(pace="max", modalities=("acoustic", "language")) as stream:
+                for number in range(round(seconds * 10)):
+                    stream.push_audio(number * 100 * NS_PER_MS, sound[: RATE_HZ // 10])
+                stream.end(round_up=True)
+                assert len(list(stream)) == hops
+        with engines.stream(pace="max", modalities=("language",)) as stream:
+            stream.push_text("hello", 0, 250 * NS_PER_MS)
+            stream.end(round_up=True)
+            assert [one.modalities.language.present for one in stream] == [False, True]
+    tokens = 1 / 150
+    assert covered[0] == pytest.approx([5 * tokens, 10 * tokens])
+    assert covered[1] == pytest.approx([5 * tokens, 10 * tokens, 12 * tokens])  # the 13th token is not full
+
+
+def test_faces_of_another_detector_are_taken_as_they_are(bundle: Path) -> None:
+    with Engines.load(bundle, backend="onnxruntime") as engines:
+        face = np.full((engines.face_px, engines.face_px, 3), 90, np.uint8)
+        with engines.stream(pace="max", modalities=("vision",)) as stream:
+            for number in range(6):
+                stream.push_face(number * NS_PER_S // 15, face, quality=0.5)
+                stream.push_face(number * NS_PER_S // 15, face)  # its slot is taken
+            with pytest.raises(SourceError, match=r"push_face: rgb is uint8\(8, 8, 3\), allowed is a uint8 array \("):
+                stream.push_face(NS_PER_S, face[:8, :8])
+            with pytest.raises(SourceError, match=r"push_face: quality is 1\.5, allowed is 0\.\.1"):
+                stream.push_face(NS_PER_S, face, quality=1.5)
+            stream.end()
+            seen = [one.modalities.vision for one in stream]
+    assert [one.coverage for one in seen] == pytest.approx([3 / 90, 6 / 90])
+    assert [one.quality for one in seen] == [0.5, 0.5]
+
+
+def test_a_recording_does_not_wait_for_a_modality_in_its_gap(bundle: Path) -> None:
+    sound = np.zeros(RATE_HZ // 5, np.float32)
+    with Engines.load(bundle, backend="onnxruntime") as engines:
+        with engines.stream(pace="max", modalities=("vision", "acoustic")) as stream:
+            for number in range(60):  # longer than the rings: without the gap the push would be refused
+                stream.push_gap("vision", number * 200 * NS_PER_MS)
+                stream.push_audio(number * 200 * NS_PER_MS, sound)
+            with pytest.raises(SourceError, match="before the last one of vision"):
+                stream.push_frame(0, np.zeros((48, 64, 3), np.uint8))
+            assert next(stream).seq == 1
+            stream.end()
+            assert len(list(stream)) == 59
+
+
 def test_a_recording_waits_for_its_reader_and_loses_nothing(bundle: Path) -> None:
     with clcr_stream.open(input="test://?seconds=20", pace="max", bundle=bundle, backend="null") as stream:
         first = next(stream)

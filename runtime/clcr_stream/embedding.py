@@ -109,6 +109,11 @@ class Engines:
         return self._running.engines.manifest.acoustic.sample_rate_hz
 
     @property
+    def face_px(self) -> int:
+        """The side of the faces that `push_face` takes."""
+        return self._running.engines.manifest.vision.size_px
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The labels of the bundle's predictions; () of a regression."""
         return tuple(self._running.engines.manifest.labels)
@@ -326,6 +331,14 @@ class PushedStream(PredictionStream):
         """A picture, (height, width, 3) uint8 RGB. The face is searched in this call, in the caller's thread."""
         self._source.push_frame(captured_ns, rgb)
 
+    def push_face(self, captured_ns: SupportsIndex, rgb: NDArray[np.uint8], quality: float = 1.0) -> None:
+        """A face of your own detector, (face_px, face_px, 3) uint8 RGB, in place of a frame: none is searched."""
+        self._source.push_face(captured_ns, rgb, quality)
+
+    def push_gap(self, modality: Modality, end_ns: SupportsIndex) -> None:
+        """Nothing of `modality` was captured before `end_ns`: a recording does not wait for it until then."""
+        self._source.push_gap(modality, end_ns)
+
     def push_audio(self, captured_ns: SupportsIndex, samples: NDArray[np.float32], rate_hz: int | None = None) -> None:
         """Mono sound, (n,) float32 in -1..1, at `sample_rate_hz`; `captured_ns` is the time of its first sample."""
         self._source.push_audio(captured_ns, samples, rate_hz)
@@ -342,9 +355,12 @@ class PushedStream(PredictionStream):
         """Words spoken in [start_ns, end_ns); the same `id` with a higher `revision` replaces an earlier text."""
         self._source.push_text(text, start_ns, end_ns, id, revision, final)
 
-    def end(self) -> None:
-        """Nothing more will be pushed: what was pushed is still predicted, then iteration ends."""
-        self._source.end()
+    def end(self, round_up: bool = False) -> None:
+        """Nothing more will be pushed: what was pushed is still predicted, then iteration ends.
+
+        A last hop that is not full is left out; with `round_up` it is predicted too, its rest a gap.
+        """
+        self._source.end_of_recording(round_up)
 
 
 def _config(

@@ -95,6 +95,9 @@ FOLDS = ByTest(
 EVALUATE = ByTest(
     "tests/model/test_evaluate.py::test_the_command_writes_json_prints_a_table_and_refuses_unknown_subsets"
 )
+SCORE = ByTest(
+    "tests/model/test_scoring.py::test_the_command_scores_a_bundle_and_tells_of_every_clip_that_it_could_not"
+)
 EXPORT = ByTest("tests/export/test_export.py::test_the_command_writes_a_bundle_and_says_what_it_proved")
 LOWER = ByTest("tests/export/test_precision.py::test_wrong_arguments_are_one_line_and_exit_code_2")
 PEERS = ByTest("tests/tools/test_bench_tools.py::test_peers_agree_and_their_ratios_follow_from_their_figures")
@@ -208,6 +211,8 @@ PROOFS: dict[str, Proof] = {
     "clcr-eval runs/javased/final --pack cache/packs/javased_av cache/packs/ravdess "
     "--json scores.json --plots plots/": EVALUATE,
     "clcr-eval runs/javased/final --pack cache/packs/javased_av ... --json docs/results/default.json": EVALUATE,
+    "clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --subsets V,A,VA "
+    "--json scores.json --plots plots/": SCORE,
     "clcr-export runs/javased/final -o engines/default --licences docs/model_licences.txt": EXPORT,
     "python -m clcr.training.data.prepare my.csv --media-root /data --cache cache/packs "
     "--tokenizer cache/tokenizer/tokenizer.json": PREPARE,

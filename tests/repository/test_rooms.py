@@ -41,6 +41,8 @@ def test_no_room_imports_what_it_may_not_and_no_modules_import_each_other_in_a_c
         ("model/clcr/network/model.py", "from clcr_stream.window.ring import VisionRing", "clcr.network may import"),
         ("model/clcr/network/model.py", "from clcr.training import checkpoint", "clcr.network may import"),
         ("model/clcr/training/train.py", "import clcr_export", "clcr may import"),
+        ("model/clcr/training/train.py", "from clcr_stream import Engines", "clcr may import"),
+        ("model/clcr/scoring/clips.py", "from clcr_stream.streams import host", "clcr.scoring may import"),
         ("export/clcr_export/proof.py", "from clcr_stream.streams import host", "clcr_export may import"),
     ],
 )

@@ -119,6 +119,18 @@ def test_a_gap_in_the_audio_stays_a_gap() -> None:
     assert not items.samples[40:60].any()
 
 
+def test_sound_that_lasts_longer_than_its_samples_ends_in_a_gap_that_can_still_be_filled() -> None:
+    ring = sound_ring(16_000, 0.01)
+    ring.put(0, ramp(0, 40))
+    ring.reach(100)
+    ring.reach(60)
+    assert ring.newest_ns == GRID.sample_ns(100)
+    ring.put(80, ramp(80, 90))
+    items = ring.read(0, 100)
+    assert np.flatnonzero(items.present).tolist() == [*range(40), *range(80, 90)]
+    assert (items.samples[40:80] == 0).all()
+
+
 def test_an_old_sample_does_not_show_through_a_gap() -> None:
     ring = sound_ring(100, 1.0)
     ring.put(0, np.ones(100, np.float32))

@@ -42,6 +42,12 @@ GROUND = ("errors", "clock", "__init__")
 # Part of the other two packages -> what it may import of the project; the first that fits counts.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "clcr.network": ("clcr.network", "clcr_stream.frontends", "clcr_stream.errors", "clcr_stream.clock"),
+    # Scores a bundle through the product: the library's names, and the decoder of its files.
+    "clcr.scoring": (
+        "clcr",
+        *(f"clcr_stream.{name}" for name in ("Engines", "PushedStream", "Prediction", "ConfigError", "SourceError")),
+        *("clcr_stream.sources.media", "clcr_stream.sources.base", "clcr_stream.errors", "clcr_stream.clock"),
+    ),
     "clcr": ("clcr", "clcr_stream.frontends", "clcr_stream.errors", "clcr_stream.clock"),
     "clcr_export": ("clcr", "clcr_export", "clcr_stream.bundle", "clcr_stream.frontends", "clcr_stream.errors"),
 }

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from clcr_stream.errors import ClcrError
+from clcr_stream.errors import ClcrError, ConfigError, OutputError
 
 _TRAIN_EXAMPLES = """examples:
   clcr-train configs/faces.yaml --run runs/faces
@@ -22,9 +26,15 @@ _EVAL_EXAMPLES = """examples:
   clcr-eval runs/base/final --pack cache/packs/ravdess --json out.json
   clcr-eval runs/javased/final --pack cache/packs/javased_av --by-speaker --plots out/
   clcr-eval runs/javased/final --pack cache/packs/ravdess --fit-temperature
-exit codes: 0 done, 1 other error, 2 recipe or flag, 7 checkpoint
+  clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --json out.json
+  clcr-eval --bundle engines/default --manifest a.csv b.csv --media-root /a /b --subsets V,A,VA --limit 200
+exit codes: 0 done, 1 other error, 2 recipe, flag or manifest, 4 bundle, 5 backend, 7 checkpoint or output, 130 Ctrl-C
 """
+Say = Callable[[str, bool], object]
+_OF_A_CHECKPOINT = {"pack": None, "having": None, "batch": None, "threads": None, "fit_temperature": False}
+_OF_A_BUNDLE = {"manifest": None, "media_root": None, "limit": None, "backend": None}
 STOPPED_CODE = 75
+INTERRUPTED_CODE = 130
 
 
 def train_main(arguments: list[str] | None = None) -> int:
@@ -52,20 +62,34 @@ def train_main(arguments: list[str] | None = None) -> int:
 
 def eval_main(arguments: list[str] | None = None) -> int:
     """clcr-eval: returns the exit code."""
-    parser = _parser("clcr-eval", "Score a checkpoint on prepared packs, by subset of modalities.", _EVAL_EXAMPLES)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("--pack", type=Path, nargs="+", required=True, metavar="DIR")
-    parser.add_argument("--split", default="dev")
+    parser = _parser("clcr-eval", "Score a checkpoint on prepared packs, or a bundle on manifests.", _EVAL_EXAMPLES)
+    parser.add_argument("checkpoint", type=Path, nargs="?", metavar="CHECKPOINT")
+    parser.add_argument("--pack", type=Path, nargs="+", metavar="DIR", help="of a checkpoint: the prepared packs")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="score this bundle through the runtime, hop by hop")
+    parser.add_argument(
+        "--manifest", type=Path, nargs="+", action="extend", metavar="M.csv", help="of a bundle: one set each"
+    )
+    parser.add_argument(
+        "--media-root",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="where the media paths of the manifests begin: one for all, or one each",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="of a bundle: at most N clips a manifest, taken evenly")
+    parser.add_argument("--backend", help="of a bundle: auto (default), onnxruntime or tensorrt")
+    parser.add_argument("--split", default="dev", help="train, dev (default) or test")
     parser.add_argument("--subsets", default="all", help="all, or a list such as V,A,VA")
-    parser.add_argument("--having", help="only clips recorded with all of these, such as VA")
+    parser.add_argument("--having", help="of a checkpoint: only clips recorded with all of these, such as VA")
     parser.add_argument("--by-speaker", action="store_true", help="intervals resample speakers, not clips")
     parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--plots", type=Path, metavar="DIR")
-    parser.add_argument("--batch", type=int, default=32, metavar="N")
-    parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="confusions and reliability as PNG")
+    parser.add_argument("--batch", type=int, metavar="N", help="of a checkpoint: clips in a batch (32)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of a checkpoint: CPU threads")
     parser.add_argument("--fit-temperature", action="store_true", help="fit on these packs, store, report nothing")
     options = parser.parse_args(arguments)
-    return _reporting("clcr-eval", lambda: _evaluate(options))
+    return _reporting("clcr-eval", lambda: _evaluate(options) if options.bundle is None else _score(options))
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -73,7 +97,6 @@ def _train(options: argparse.Namespace) -> int:
 
     from clcr.training import start, train
     from clcr.training.recipe import check_recipe, load_recipe, recipe_kind
-    from clcr_stream.errors import ConfigError
 
     _set_threads(options.threads)
     if recipe_kind(options.recipe) == "faces":
@@ -120,6 +143,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from clcr.training import report
     from clcr.training.checkpoint import load_checkpoint
 
+    if options.checkpoint is None or options.pack is None:
+        raise ConfigError("give CHECKPOINT and --pack, or --bundle, --manifest and --media-root; see clcr-eval --help")
+    _refuse(options, _OF_A_BUNDLE, "--bundle")
     _set_threads(options.threads)
     model = load_checkpoint(options.checkpoint)
     request = report.Request(
@@ -128,7 +154,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         subsets=options.subsets,
         having=options.having,
         by_speaker=options.by_speaker,
-        batch_size=options.batch,
+        batch_size=options.batch or 32,
     )
     if options.fit_temperature:
         print(report.calibrate_checkpoint(options.checkpoint, model, request))
@@ -136,9 +162,86 @@ def _evaluate(options: argparse.Namespace) -> int:
     results = report.evaluate(options.checkpoint, model, request, options.plots)
     print(report.table(results["packs"]))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        _make_folder(options.json.parent)
+        _write_json(options.json, results)
     return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from clcr.scoring.bundle import BundleRequest, score_bundle
+    from clcr.scoring.report import table
+
+    if options.checkpoint is not None:
+        raise ConfigError(f"{options.checkpoint} and --bundle {options.bundle}: give one of them")
+    _refuse(options, _OF_A_CHECKPOINT, "a checkpoint")
+    if options.manifest is None or options.media_root is None:
+        raise ConfigError("--bundle needs --manifest M.csv and --media-root DIR; docs/data.md describes a manifest")
+    request = BundleRequest(
+        bundle=options.bundle,
+        manifests=tuple(options.manifest),
+        media_roots=tuple(options.media_root),
+        split=options.split,
+        subsets=options.subsets,
+        limit=options.limit,
+        backend=options.backend or "auto",
+    )
+    for path in (options.json, options.plots):
+        if path is not None:
+            _make_folder(path.parent if path == options.json else path)
+    with _progress_line() as say:
+        results = score_bundle(request, say, options.plots)
+    print(table(results["sets"], options.by_speaker))
+    if options.json is not None:
+        _write_json(options.json, results)
+    return 0
+
+
+def _refuse(options: argparse.Namespace, defaults: Mapping[str, object], owner: str) -> None:
+    """ConfigError for a flag that was given and belongs to the other way of scoring."""
+    for name, default in defaults.items():
+        if getattr(options, name) != default:
+            raise ConfigError(f"--{name.replace('_', '-')} goes with {owner} only; see clcr-eval --help")
+
+
+@contextmanager
+def _progress_line() -> Iterator[Say]:
+    """Says how far it is on standard error: a line in place on a terminal, else one every 10 s."""
+    terminal, told_s = sys.stderr.isatty(), time.monotonic()
+    width = 0
+
+    def say(text: str, last: bool) -> None:
+        nonlocal told_s, width
+        if terminal:
+            print(f"\r{text:<{width}}", end="", file=sys.stderr, flush=True)
+            width = len(text)
+        elif last or time.monotonic() - told_s >= 10.0:
+            told_s = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+    try:
+        yield say
+    finally:
+        if width:
+            print(file=sys.stderr)
+
+
+def _make_folder(folder: Path) -> None:
+    """Before hours of work, not after them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}); give another place") from error
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder}: cannot be written to; give another place")
+
+
+def _write_json(path: Path, results: dict[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); give another place") from error
 
 
 def _set_threads(threads: int | None) -> None:
@@ -160,6 +263,9 @@ def _reporting(name: str, command: Callable[[], int]) -> int:
     except ClcrError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED_CODE
 
 
 if __name__ == "__main__":

@@ -137,15 +137,3 @@ def empty_batch(model: CLCR) -> Batch:
         acoustic_step=zero,
         language_step=zero,
     )
-
-
-def reliability(predictions: Predictions, temperature: float) -> tuple[list[float], list[float]]:
-    """Mean confidence and accuracy of the occupied ECE bins."""
-    probs = metrics.softmax(predictions.logits, temperature)
-    confidence, right = probs.max(1), probs.argmax(1) == predictions.targets
-    bins = np.clip(np.ceil(confidence * metrics.ECE_BINS).astype(np.int64) - 1, 0, metrics.ECE_BINS - 1)
-    used = np.unique(bins)
-    return (
-        [float(confidence[bins == index].mean()) for index in used],
-        [float(right[bins == index].mean()) for index in used],
-    )

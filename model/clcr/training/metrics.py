@@ -76,6 +76,17 @@ def expected_calibration_error(probs: Floats, labels: Ints, weights: Floats | No
     return _ratio(np.abs(weights @ by_bin).sum(-1), weights.sum(-1))
 
 
+def reliability(probs: Floats, labels: Ints) -> tuple[list[float], list[float]]:
+    """Mean confidence and accuracy of the occupied ECE bins."""
+    confidence, right = probs.max(1), probs.argmax(1) == labels
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    used = np.unique(bins)
+    return (
+        [float(confidence[bins == index].mean()) for index in used],
+        [float(right[bins == index].mean()) for index in used],
+    )
+
+
 def resampling_weights(n: int, bootstrap: Bootstrap) -> Floats:
     """How often each of n clips occurs in each resample, [resamples, n]; clips of one group always occur together."""
     rng = np.random.default_rng(bootstrap.seed)

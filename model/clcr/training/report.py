@@ -12,7 +12,7 @@ from clcr.network.model import CLCR
 from clcr.training import metrics, plots
 from clcr.training.checkpoint import load_info, store_temperature
 from clcr.training.data.cache import Pack
-from clcr.training.evaluate import Predictions, evaluate_subset, reliability
+from clcr.training.evaluate import Predictions, evaluate_subset
 from clcr.training.feed import possible_subsets, restrict
 from clcr.training.recipe import SUBSETS
 from clcr.training.train import class_names
@@ -112,7 +112,10 @@ def _draw(
 ) -> None:
     scores = {subset: results[f"{folder.name}/{subset}"] for subset in predictions}
     plots.plot_confusions(scores, labels, folder / "confusion.png")
-    curves = {subset: reliability(predicted, temperature) for subset, predicted in predictions.items()}
+    curves = {
+        subset: metrics.reliability(metrics.softmax(predicted.logits, temperature), predicted.targets)
+        for subset, predicted in predictions.items()
+    }
     plots.plot_reliability(curves, folder / "reliability.png")
 
 

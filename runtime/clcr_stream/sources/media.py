@@ -25,6 +25,8 @@ JUMP_S = 0.04  # audio time stamps of containers with ms time bases wobble by le
 BLOCK_S = 0.2  # the longest block of sound that is pushed at once
 INTERLEAVE_NS = 2 * NS_PER_S  # a stream that is further behind the other in the file is not waited for
 MAX_READ_FAILURES = 100
+SEEK_FROM_NS = 5 * NS_PER_S  # what begins earlier is read from the start
+SEEK_MARGIN_NS = 2 * NS_PER_S  # decoded before the place that was sought: codecs of sound need a run-up
 # A file may name others (playlists, concat scripts) and some demuxers turn any text into a picture.
 REFUSED_FORMATS = frozenset({"concat", "hls", "dash", "tty", "applehttp", "webvtt", "srt", "ass", "lavfi"})
 _MATROSKA_END = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)$")  # its streams say so in a tag only
@@ -94,8 +96,13 @@ class MediaReader:
         start = (stream.start_time or 0) * stream.time_base - self._start
         return int((start + stream.duration * stream.time_base) * NS_PER_S)
 
-    def items(self) -> Iterator[Item]:
-        """Everything that decodes, to the end of the input."""
+    def items(self, from_ns: int = 0) -> Iterator[Item]:
+        """Everything that decodes, to the end of the input; from a little before `from_ns` on where that can be sought.
+
+        Times count from the container's start either way.
+        """
+        if from_ns > SEEK_FROM_NS and self._start is not None:
+            self._container.seek(int(self._start * 1_000_000) + (from_ns - SEEK_MARGIN_NS) // 1000)
         for packet in self._packets():
             for frame in self._decoded(packet):
                 if packet.stream.type == "video":

@@ -77,6 +77,16 @@ class PushedSource:
             self._changed.notify_all()
         self._sinks.notify()
 
+    def end_of_recording(self, round_up: bool) -> None:
+        """Nothing more will be pushed; with `round_up` the hop that is not full comes too, its rest a gap."""
+        if round_up and not self._finished:
+            rings, grid = self._sinks.rings, self._sinks.grid
+            words_ns = None if set(self.modalities) - {"language"} else rings.transcript.newest_ns
+            end_ns = max(rings.data_end_ns, words_ns or 0)
+            hop_end_ns = grid.tick(grid.closed_by(end_ns - 1) + 1).end_ns
+            rings.acoustic.reach(grid.sample_of(hop_end_ns))
+        self.end()
+
     def filled(self, end_ns: int) -> bool:
         if not self.lossless:
             return True
@@ -114,6 +124,30 @@ class PushedSource:
             assert self._feeder is not None  # else the modality would have been refused
             self._feeder.offer(time_ns, lambda: np.ascontiguousarray(rgb))
             self._pushed("vision", time_ns, "frames", 1)
+
+    def push_face(self, captured_ns: SupportsIndex, rgb: NDArray[np.uint8], quality: float) -> None:
+        """A face that was cut out already, (size, size, 3) uint8 RGB at the model's size; copied. No face is searched.
+
+        quality: 0..1, as predictions report it.
+        """
+        ring = self._sinks.rings.vision
+        if not _is_array(rgb, np.uint8, 3) or rgb.shape != (ring.size_px, ring.size_px, 3):
+            allowed = f"a uint8 array ({ring.size_px}, {ring.size_px}, 3), RGB"
+            raise SourceError(f"{self.name}: push_face: rgb is {_shown(rgb)}, allowed is {allowed}; resize")
+        if not 0.0 <= quality <= 1.0:
+            raise SourceError(f"{self.name}: push_face: quality is {quality!r}, allowed is 0..1")
+        with self._frames_lock:
+            time_ns = self._checked_ns("vision", captured_ns, "captured_ns")
+            self._await_room("vision", time_ns, time_ns)
+            if ring.wants(time_ns):
+                ring.put(time_ns, rgb, quality, 1)
+            self._pushed("vision", time_ns, "frames", 1)
+
+    def push_gap(self, modality: Modality, end_ns: SupportsIndex) -> None:
+        """Nothing of `modality` was captured before `end_ns`: a recording's ticks do not wait for it until then."""
+        time_ns = self._checked_ns(modality, end_ns, "end_ns")
+        self._await_room(modality, time_ns, time_ns)
+        self._pushed(modality, time_ns, "", 0)
 
     def push_audio(self, captured_ns: SupportsIndex, samples: NDArray[np.float32], rate_hz: int | None = None) -> None:
         """Mono sound, (n,) float32 in -1..1, at the bundle's rate; `captured_ns` is when its first sample was captured.

@@ -199,18 +199,10 @@ class Session:
         return all(source.finished for source in self._media or self._sources) and end_ns > self._data_end_ns()
 
     def _data_end_ns(self) -> int:
-        """The end of the newest datum that was pushed: of its slot or its last sample, else of its words."""
-        rings, grid = self._pipeline.rings, self._pipeline.grid
-        if not self._media:
-            words_ns = rings.transcript.newest_ns
-            return grid.origin_ns if words_ns is None else words_ns
-        ends = [grid.origin_ns]
-        sound_ns, picture_ns = rings.acoustic.newest_ns, rings.vision.newest_ns
-        if sound_ns is not None:
-            ends.append(sound_ns)
-        if picture_ns is not None:
-            ends.append(grid.slot_ns(grid.slot_of(picture_ns) + 1))
-        return max(ends)
+        """The end of the newest datum that was pushed; words count where there is neither picture nor sound."""
+        rings = self._pipeline.rings
+        words_ns = None if self._media else rings.transcript.newest_ns
+        return rings.data_end_ns if words_ns is None else max(words_ns, rings.data_end_ns)
 
     def _newest_due(self, first: int, now_ns: int) -> int:
         grid = self._pipeline.grid

@@ -206,7 +206,7 @@ class AudioRing:
 
     @property
     def newest_ns(self) -> int | None:
-        """Time just after the newest sample, None before the first."""
+        """Time just after the newest sample, or after the gap that `reach` left; None before the first."""
         with self._lock:
             return self._grid.sample_ns(self._end) if self._end else None
 
@@ -228,6 +228,11 @@ class AudioRing:
             self._advance(stop)
             for place, offset in self._places(first_sample + skipped, stop):
                 self._write(place, samples[skipped:][offset])
+
+    def reach(self, stop: int) -> None:
+        """The sound lasts until index `stop`: samples that do not come are a gap."""
+        with self._lock:
+            self._advance(stop)
 
     def read(self, start: int, stop: int) -> AudioItems:
         """Copy of samples [start, stop); samples before `stop` are late from now on."""
@@ -289,6 +294,16 @@ class Rings:
     vision: VisionRing
     acoustic: AudioRing
     transcript: Transcript
+
+    @property
+    def data_end_ns(self) -> int:
+        """The end of the newest picture or sound: of its slot or its last sample; the origin before the first."""
+        ends = [self.grid.origin_ns]
+        if self.acoustic.newest_ns is not None:
+            ends.append(self.acoustic.newest_ns)
+        if self.vision.newest_ns is not None:
+            ends.append(self.grid.slot_ns(self.grid.slot_of(self.vision.newest_ns) + 1))
+        return max(ends)
 
 
 def make_rings(grid: TimeGrid, size_px: int, extra_s: float = EXTRA_S) -> Rings:

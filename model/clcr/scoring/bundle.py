@@ -1,0 +1,205 @@
+"""A bundle scored on manifests: the whole runtime, one clip after the other, as fast as the machine goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from clcr.scoring.clips import Answer, play, recordable
+from clcr.scoring.report import draw
+from clcr.scoring.scores import Answered, scores
+from clcr.training.data.manifest import SPLITS, Row, read_manifest
+from clcr.training.recipe import SUBSETS, subset_modalities
+from clcr_stream import ConfigError, Engines, SourceError
+from clcr_stream.sources.base import Modality
+
+Say = Callable[[str, bool], object]  # a line about how far it is, and whether a set has ended with it
+
+
+@dataclass(frozen=True)
+class BundleRequest:
+    """What to score: manifests with their media roots (one for all, or one each), and which of their clips.
+
+    subsets: "all" or a list such as "V,A,VA". limit: at most so many clips of each manifest, taken evenly.
+    """
+
+    bundle: Path
+    manifests: tuple[Path, ...]
+    media_roots: tuple[Path, ...]
+    split: str = "dev"
+    subsets: str = "all"
+    limit: int | None = None
+    backend: str = "auto"
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """The clips of one manifest that are to be scored."""
+
+    manifest: Path
+    media_root: Path
+    rows: tuple[Row, ...]
+    unlabelled: int  # rows of the split without a label: left out
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+        return self.manifest.stem
+
+
+def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None) -> dict[str, Any]:
+    """Score every manifest and subset; `sets` of the result is in the order of manifests, then of subsets.
+
+    `say` hears how far it is; PNGs of each set go to `pictures`/NAME. Raises ConfigError, BundleError, BackendError.
+    """
+    _check(request)
+    with Engines.load(request.bundle, backend=request.backend) as engines:
+        if not engines.labels:
+            raise ConfigError(
+                f"{request.bundle}: a bundle for regression has no labels to score; give a classifying one"
+            )
+        roots = request.media_roots * (len(request.manifests) if len(request.media_roots) == 1 else 1)
+        chosen = [
+            clip_set(manifest, root, request, engines.labels)
+            for manifest, root in zip(request.manifests, roots, strict=True)
+        ]
+        sets: list[dict[str, Any]] = []
+        for clips in chosen:
+            answered: dict[str, Answered] = {}
+            for subset in _subsets(clips, request.subsets):
+                sets.append(_score_set(engines, clips, subset, say, answered))
+            if pictures is not None:
+                draw(pictures / clips.name, answered, engines.labels)
+        return {
+            "bundle": _identity(engines, request.bundle),
+            "labels": list(engines.labels),
+            "split": request.split,
+            "subsets": request.subsets,
+            "limit": request.limit,
+            "sets": sets,
+        }
+
+
+def clip_set(manifest: Path, media_root: Path, request: BundleRequest, labels: Sequence[str]) -> ClipSet:
+    """The clips of a manifest's split, thinned to the limit. Raises ConfigError for what cannot be scored."""
+    rows = [row for row in read_manifest(manifest) if row.split == request.split]
+    labelled = [row for row in rows if row.label]
+    if not labelled:
+        raise ConfigError(f"{manifest}: no labelled clip in split {request.split!r}; give another --split")
+    for row in labelled:
+        if row.label not in labels:
+            known = ", ".join(labels)
+            raise ConfigError(f"{manifest}: label {row.label!r} of {row.id} is none of the bundle's: {known}")
+    kept = labelled
+    if request.limit is not None and request.limit < len(labelled):
+        kept = [labelled[index] for index in np.linspace(0, len(labelled) - 1, request.limit).round().astype(int)]
+    missing = [row.media for row in kept if row.media and not (media_root / row.media.partition("#")[0]).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{manifest}: {len(missing)} of {len(kept)} media files are missing under {media_root}, the first is "
+            f"{missing[0]}; give the right --media-root"
+        )
+    return ClipSet(manifest, media_root, tuple(kept), len(rows) - len(labelled))
+
+
+def _check(request: BundleRequest) -> None:
+    if request.split not in SPLITS:
+        raise ConfigError(f"--split {request.split!r} is not known; allowed: {', '.join(SPLITS)}")
+    if request.limit is not None and request.limit < 1:
+        raise ConfigError(f"--limit is {request.limit}; allowed is 1 or more")
+    if len(request.media_roots) not in (1, len(request.manifests)):
+        raise ConfigError(
+            f"{len(request.media_roots)} --media-root for {len(request.manifests)} manifests; give one, or one for each"
+        )
+    names = [manifest.stem for manifest in request.manifests]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"manifests {', '.join(names)}: two have the same name; rename one")
+    for subset in [] if request.subsets == "all" else request.subsets.split(","):
+        if subset not in SUBSETS:
+            raise ConfigError(f"subset {subset!r}; allowed: all, or a list of {', '.join(SUBSETS)}")
+
+
+def _subsets(clips: ClipSet, wanted: str) -> list[str]:
+    """Those that some clip can have been recorded with; all that are asked for must be."""
+    kinds = [set(recordable(row)) for row in clips.rows]
+    possible = [subset for subset in SUBSETS if any(set(subset_modalities(subset)) <= kind for kind in kinds)]
+    if wanted == "all":
+        return possible
+    asked = wanted.split(",")
+    for subset in asked:
+        if subset not in possible:
+            raise ConfigError(
+                f"{clips.manifest}: no clip was recorded with {subset}; possible are {', '.join(possible)}"
+            )
+    return asked
+
+
+def _score_set(
+    engines: Engines, clips: ClipSet, subset: str, say: Say, answered: dict[str, Answered]
+) -> dict[str, Any]:
+    """Play every clip of a set with the subset's modalities alone."""
+    shown = cast(tuple[Modality, ...], subset_modalities(subset))
+    progress = _Progress(f"{clips.name}/{subset}", len(clips.rows), say)
+    rows: list[Row] = []
+    answers: list[Answer] = []
+    failed: list[dict[str, str]] = []
+    absent = 0
+    for row in clips.rows:
+        try:
+            answer = play(engines, row, clips.media_root, shown)
+        except SourceError as error:
+            failed.append({"id": row.id, "reason": str(error).replace(f"{clips.media_root}/", "")})
+        else:
+            if answer is None:
+                absent += 1
+            else:
+                rows.append(row)
+                answers.append(answer)
+        progress.step()
+    result = {
+        "name": clips.name,
+        "subset": subset,
+        "manifest": clips.manifest.name,
+        "failed": failed,
+        "without_modality": absent,
+        "unlabelled": clips.unlabelled,
+    }
+    if not rows:
+        return {**result, "n": 0}
+    answered[subset] = Answered(rows, answers, engines.labels)
+    return {**result, **scores(answered[subset])}
+
+
+class _Progress:
+    """Says how many clips are done and how many of them in a second, once a second and at the end."""
+
+    def __init__(self, name: str, total: int, say: Say) -> None:
+        self._name, self._total, self._say = name, total, say
+        self._done = 0
+        self._started_s = self._said_s = time.monotonic()
+
+    def step(self) -> None:
+        self._done += 1
+        now_s = time.monotonic()
+        last = self._done == self._total
+        if last or now_s - self._said_s >= 1.0:
+            self._said_s = now_s
+            rate = self._done / max(1e-9, now_s - self._started_s)
+            self._say(f"{self._name}: {self._done} of {self._total} clips, {rate:.1f} clips/s", last)
+
+
+def _identity(engines: Engines, folder: Path) -> dict[str, str]:
+    """What was scored; the sha256 of the manifest names a bundle to the byte."""
+    with engines.stream(pace="max") as stream:
+        session = stream.session
+        return {
+            "folder": str(folder),
+            "name": session.bundle_name,
+            "sha256": session.bundle,
+            "backend": session.backend,
+        }

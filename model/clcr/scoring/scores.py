@@ -1,0 +1,130 @@
+"""The answers about a set of clips as plain JSON values: scores, intervals, per class, per speaker, over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from clcr.scoring.clips import Answer
+from clcr.training import metrics
+from clcr.training.data.manifest import Row
+from clcr.training.metrics import Bootstrap, Floats, Ints
+
+SCORES = ("accuracy", "macro_f1", "ece")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The clips of one manifest and subset that were answered, in the manifest's order."""
+
+    rows: Sequence[Row]
+    answers: Sequence[Answer]
+    labels: tuple[str, ...]
+
+    @property
+    def probs(self) -> Floats:
+        """[n, C]."""
+        return np.array([answer.probs for answer in self.answers], np.float64)
+
+    @property
+    def targets(self) -> Ints:
+        """[n], class indices."""
+        return np.array([self.labels.index(row.label) for row in self.rows], np.int64)
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """[n]."""
+        return tuple(row.speaker for row in self.rows)
+
+
+def scores(answered: Answered) -> dict[str, Any]:
+    """Every score of a set; plain JSON values, None for what is not defined."""
+    probs, targets = answered.probs, answered.targets
+    by_clip = metrics.classification_scores(probs, targets)
+    speakers = answered.speakers
+    by_speaker = None
+    if len(set(speakers)) > 1:
+        by_speaker = _intervals(metrics.classification_scores(probs, targets, Bootstrap(groups=speakers)))
+    return {
+        "n": len(targets),
+        **{name: by_clip[name]["value"] for name in SCORES},
+        "intervals": _intervals(by_clip),
+        "intervals_by_speaker": by_speaker,
+        "bootstrap": {key: by_clip["interval"][key] for key in ("level", "resamples", "seed")},
+        "per_class": _per_class(np.array(by_clip["confusion"]), answered.labels),
+        "per_speaker": _per_speaker(probs, targets, speakers),
+        "confusion": by_clip["confusion"],
+        "unseen": sum(not answer.seen for answer in answered.answers),
+        **_over_time(answered),
+    }
+
+
+def _intervals(scored: dict[str, Any]) -> dict[str, list[float]]:
+    return {name: [scored[name]["low"], scored[name]["high"]] for name in SCORES}
+
+
+def _per_class(counts: Ints, labels: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
+    f1 = metrics.per_class_f1(counts)
+    result: dict[str, dict[str, float | int | None]] = {}
+    for index, label in enumerate(labels):
+        hits, support, answered = int(counts[index, index]), int(counts[index].sum()), int(counts[:, index].sum())
+        result[label] = {
+            "n": support,
+            "precision": hits / answered if answered else None,
+            "recall": hits / support if support else None,
+            "f1": None if np.isnan(f1[index]) else float(f1[index]),
+        }
+    return result
+
+
+def _per_speaker(probs: Floats, targets: Ints, speakers: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    predictions, classes = probs.argmax(1).astype(np.int64), probs.shape[1]
+    result = {}
+    for speaker in sorted(set(speakers) - {""}):
+        chosen = np.array([other == speaker for other in speakers])
+        counts = metrics.confusion(targets[chosen], predictions[chosen], classes)
+        result[speaker] = {
+            "n": int(chosen.sum()),
+            "accuracy": float(metrics.accuracy(counts)),
+            "macro_f1": float(metrics.macro_f1(counts)),
+        }
+    return result
+
+
+def _over_time(answered: Answered) -> dict[str, Any]:
+    """How fast and how steadily the label came, over the clips of video or sound; None for a set without any."""
+    moving = [
+        (target, answer)
+        for row, target, answer in zip(answered.rows, answered.targets, answered.answers, strict=True)
+        if row.kind in ("video", "audio")
+    ]
+    if not moving:
+        return {"time_to_first_correct_s": None, "never_correct": None, "flips_per_s": None}
+    firsts = [_first_correct_s(answer, int(target)) for target, answer in moving]
+    reached = [first for first in firsts if first is not None]
+    flips = sum(_flips(answer.hops) for _, answer in moving)
+    spans_s = sum(_labelled_span_s(answer) for _, answer in moving)
+    return {
+        "time_to_first_correct_s": float(np.median(reached)) if reached else None,
+        "never_correct": 1.0 - len(reached) / len(moving),
+        "flips_per_s": flips / spans_s if spans_s else None,
+    }
+
+
+def _first_correct_s(answer: Answer, target: int) -> float | None:
+    """Seconds from the clip's start to the end of the first hop whose label is right."""
+    return (answer.hops.index(target) + 1) * answer.hop_s if target in answer.hops else None
+
+
+def _flips(hops: Sequence[int]) -> int:
+    """Changes from one label to another between neighbouring hops."""
+    return sum(a != b for a, b in pairwise(hops) if a >= 0 and b >= 0)
+
+
+def _labelled_span_s(answer: Answer) -> float:
+    """The time over which a flip was possible: between neighbouring hops that both have a label."""
+    return sum(a >= 0 and b >= 0 for a, b in pairwise(answer.hops)) * answer.hop_s
