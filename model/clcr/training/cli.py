@@ -129,7 +129,6 @@ def _train(options: argparse.Namespace) -> int:
 def _train_faces(options: argparse.Namespace) -> int:
     from clcr.training.faces import load_face_recipe, train_faces
     from clcr.training.train import FINISHED
-    from clcr_stream.errors import ConfigError
 
     for flag in ("init", "steps", "leave_out", "leave_one_speaker_out"):
         if getattr(options, flag):
