@@ -11,6 +11,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -128,17 +129,23 @@ def largest(values: Iterable[float]) -> float:
     return float("inf") if any(value != value for value in found) else max(found)
 
 
-def sessions(graphs: Mapping[str, Graph]) -> Run:
-    """ONNX Runtime on the exported bytes, one thread each; int8 in float32, so that every CPU gives the same figures.
-
-    ONNX Runtime's own int8 kernels saturate on x86 CPUs without VNNI: they would measure the CPU and not the graph.
-    """
+@lru_cache(maxsize=32)
+def _opened(data: bytes) -> Any:
+    """An engine that runs, and holds no state: one for all comparisons, because opening it takes 20 to 200 ms."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # or importing it writes a device id and events to disk
     onnxruntime: Any = importlib.import_module("onnxruntime")  # its stubs do not export what it does
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    loaded = {name: onnxruntime.InferenceSession(graph.data, options) for name, graph in graphs.items()}
+    return onnxruntime.InferenceSession(data, options)
+
+
+def sessions(graphs: Mapping[str, Graph]) -> Run:
+    """ONNX Runtime on the exported bytes, one thread each; int8 in float32, so that every CPU gives the same figures.
+
+    ONNX Runtime's own int8 kernels saturate on x86 CPUs without VNNI: they would measure the CPU and not the graph.
+    """
+    loaded = {name: _opened(graph.data) for name, graph in graphs.items()}
 
     def run(name: str, inputs: Arrays) -> Arrays:
         session = loaded[name]

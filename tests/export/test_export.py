@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -44,6 +44,7 @@ from clcr_stream.bundle.manifest import ENGINES, contract, language_words
 from clcr_stream.bundle.manifest import MODALITIES as BUNDLE_MODALITIES
 from clcr_stream.errors import BundleError
 from tiny_checkpoint import CONFIG, tiny_model, write_tiny_checkpoint
+from traced import exports_trace_once
 
 GRID = Grid()
 
@@ -62,6 +63,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)  # more threads than idle cores make the small products here ten times slower
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Graph]]:
+    with exports_trace_once(tmp_path_factory) as traced:
+        yield traced
+
+
+@pytest.fixture
+def traces_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports in this test trace their graphs themselves."""
+    monkeypatch.setattr(writer, "export_graph", export_graph)
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +106,9 @@ def model(checkpoint: Path) -> CLCR:
 
 
 @pytest.fixture(scope="module")
-def graphs(model: CLCR) -> dict[str, Graph]:
+def graphs(model: CLCR, traced: Callable[..., Graph]) -> dict[str, Graph]:
     modules = streaming_modules(model, GRID)
-    return {name: export_graph(name, module, half_storage=name == "language") for name, module in modules.items()}
+    return {name: traced(name, module, half_storage=name == "language") for name, module in modules.items()}
 
 
 @pytest.fixture
@@ -161,6 +174,7 @@ def test_the_provenance_says_where_the_weights_come_from_and_what_was_proved(bun
     assert str(checkpoint.parent) not in json.dumps(provenance)
 
 
+@pytest.mark.usefixtures("traces_anew")
 def test_two_exports_of_a_checkpoint_are_the_same_to_the_byte(exported: tuple[Path, Proof], tmp_path: Path) -> None:
     bundle, proof = exported
     torch.manual_seed(99)
@@ -514,10 +528,10 @@ def test_a_bundle_that_the_runtime_would_refuse_is_not_put_in_place(
 
 
 def test_an_operator_that_no_target_runs_stops_the_export(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced: Callable[..., Graph]
 ) -> None:
     def export(name: str, module: Any, half_storage: bool = False) -> Graph:
-        graph = export_graph(name, module, half_storage)
+        graph = traced(name, module, half_storage)
         proto = onnx.load_from_string(graph.data)
         proto.graph.node.append(onnx.helper.make_node("NonZero", [proto.graph.input[0].name], ["z"], name="late"))
         return Graph(proto.SerializeToString(), graph.spec, graph.module)
@@ -545,6 +559,7 @@ def test_an_ablation_that_cannot_be_streamed_is_refused(tmp_path: Path, settings
         export_bundle(tmp_path / "c", tmp_path / "b", ExportOptions("b", proof_hops=8), quietly)
 
 
+@pytest.mark.usefixtures("traces_anew")
 @pytest.mark.parametrize("settings", [{"intraced": False}, {"intercad": False}, {"pool_gate": "log_alpha"}])
 def test_an_ablation_that_can_be_streamed_is_proved_as_well(tmp_path: Path, settings: dict[str, Any]) -> None:
     write_tiny_checkpoint(tmp_path / "c", **settings)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from clcr_export import gates, precision, writer
 from clcr_export.cli import main
 from clcr_export.clips import answers, scenario_of, thinned
 from clcr_export.gates import LIMITS, Limits, PrecisionError, Report
-from clcr_export.graphs import Graph, export_graph, round_to_half, streaming_modules
+from clcr_export.graphs import Graph, round_to_half, streaming_modules
 from clcr_export.half import constants_of, rounded, to_half, types_of
 from clcr_export.macs import UncountableError, multiply_adds, multiply_adds_by_type
 from clcr_export.operators import FLOAT32_ONLY, GraphError, check_operators
@@ -41,6 +40,7 @@ from clcr_stream.inference.choose import open_backend
 from clcr_stream.inference.golden import INT8_TOLERANCE, replay_golden
 from tiny_checkpoint import write_tiny_checkpoint
 from tiny_packs import write_packs
+from traced import exports_trace_once
 
 GRID = Grid()
 
@@ -58,27 +58,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def traced() -> Iterator[dict[str, Graph]]:
-    """Every export of this file takes the graphs that were traced before from the same weights.
-
-    Tracing is half of what an export costs and not what these tests are about; `traced.clear()` traces anew.
-    """
-    graphs: dict[str, Graph] = {}
-
-    def once(name: str, module: Any, half_storage: bool = False) -> Graph:
-        digest = hashlib.sha256(repr((name, half_storage, module.input_names, module.output_names, module)).encode())
-        for key, tensor in module.state_dict().items():
-            digest.update(key.encode() + tensor.numpy().tobytes())
-        if digest.hexdigest() not in graphs:
-            graphs[digest.hexdigest()] = export_graph(name, module, half_storage)
-        else:
-            module.example()  # draws the random numbers that tracing would have drawn: the proof's clips follow
-        return replace(graphs[digest.hexdigest()], module=module)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "export_graph", once)
-        patch.setattr(precision, "export_graph", once)
-        yield graphs
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Graph]]:
+    with exports_trace_once(tmp_path_factory) as traced:
+        yield traced
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +81,8 @@ def model(root: Path) -> CLCR:
 
 
 @pytest.fixture(scope="module")
-def exact(model: CLCR) -> dict[str, Graph]:
-    return {name: export_graph(name, module) for name, module in streaming_modules(model, GRID).items()}
+def exact(model: CLCR, traced: Callable[..., Graph]) -> dict[str, Graph]:
+    return {name: traced(name, module) for name, module in streaming_modules(model, GRID).items()}
 
 
 @pytest.fixture(scope="module")
@@ -413,11 +395,11 @@ def test_every_gate_was_measured_and_the_negative_controls_noticed(lowered: tupl
 
 @pytest.mark.parametrize("lowered", ["int8"], indirect=True)  # it goes through all that fp16 does
 def test_an_export_in_lower_precision_can_be_repeated_to_the_byte(
-    lowered: tuple[str, Path, Report], root: Path, tmp_path: Path, traced: dict[str, Graph]
+    lowered: tuple[str, Path, Report], root: Path, tmp_path: Path
 ) -> None:
+    """That tracing can be repeated, test_export.py shows."""
     mode, bundle, _ = lowered
     torch.manual_seed(99)
-    traced.clear()
     export_bundle(root / "checkpoint", tmp_path / "b", ExportOptions(mode, 12, precision=options(root, mode)), quietly)
     first, again = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in (bundle, tmp_path / "b"))
     assert first == again

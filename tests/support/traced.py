@@ -1,0 +1,69 @@
+"""An engine is traced once per run of the suite, whichever test or process asks for it first.
+
+Tracing is half of what an export costs and the subject of few tests; the others take the graphs from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clcr_export import precision, writer
+from clcr_export.graphs import Graph, export_graph
+from clcr_stream.bundle.manifest import EngineSpec
+
+
+@dataclass(frozen=True)
+class TracedOnce:
+    """`export_graph` with a memory: the graphs that were traced before from the same modules and weights."""
+
+    folder: Path
+
+    def __call__(self, name: str, module: Any, half_storage: bool = False) -> Graph:
+        stem = self.folder / f"{name}-{_digest(name, module, half_storage)}"
+        graph, spec = stem.with_suffix(".onnx"), stem.with_suffix(".json")
+        if not spec.is_file():
+            traced = export_graph(name, module, half_storage)
+            _write(graph, traced.data)
+            _write(spec, msgspec.json.encode(traced.spec))  # last: what is there is whole
+            return traced
+        module.example()  # draws the random numbers that tracing would have drawn: the proof's clips follow
+        return Graph(graph.read_bytes(), msgspec.json.decode(spec.read_bytes(), type=EngineSpec), module)
+
+
+@contextmanager
+def exports_trace_once(factory: pytest.TempPathFactory) -> Iterator[Callable[..., Graph]]:
+    """Every export takes graphs that were traced before, by this process or another one of the same run."""
+    base = factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-") else base) / "traced"
+    folder.mkdir(exist_ok=True)
+    traced = TracedOnce(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "export_graph", traced)
+        patch.setattr(precision, "export_graph", traced)
+        yield traced
+
+
+def _digest(name: str, module: Any, half_storage: bool) -> str:
+    """Of all that a trace depends on: the modules, their plain settings, weights and buffers."""
+    digest = hashlib.sha256(repr((name, half_storage, module.input_names, module.output_names, module)).encode())
+    for part in module.modules():
+        plain = {k: v for k, v in vars(part).items() if isinstance(v, (int, float, str, tuple)) or is_dataclass(v)}
+        digest.update(repr((type(part).__name__, sorted(plain.items()))).encode())
+    for key, tensor in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(key.encode() + tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)
