@@ -21,6 +21,7 @@ from clcr_stream.sources.base import SourceReport, SourceSpec
 from clcr_stream.streams.account import Account
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.reports import Header, make_status
+from clcr_stream.streams.session import NextHop
 from clcr_stream.streams.stream import Hooks, StreamOptions
 from clcr_stream.wire import messages
 from clcr_stream.wire.client import Subscriber
@@ -228,7 +229,7 @@ def test_a_stream_that_has_just_ended_by_itself_does_not_block_its_replacement(b
         assert entered.wait(30)
         assert eventually(lambda: len(seqs(tmp_path / "b")) == 5)
         ended = next(stream for stream in at.host.streams() if stream.options.name == "b")
-        assert eventually(lambda: ended.session.next_due_ns() is None)
+        assert eventually(lambda: ended.session.next_due() is NextHop.NONE)
         done = threading.Event()
         at.host.ask(lambda: at.host.replace([options("a", tmp_path / "a"), options("b", tmp_path / "b2")]))
         at.host.ask(done.set)

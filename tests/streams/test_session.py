@@ -21,7 +21,7 @@ from clcr_stream.inference.program import Graph, Program
 from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageTokens
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.session import AWAITING_DATA_NS, Pipeline, Schedule, Session
+from clcr_stream.streams.session import NextHop, Pipeline, Schedule, Session
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import Tick, TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
@@ -422,23 +422,23 @@ def test_a_session_says_when_it_is_due_and_never_waits_itself() -> None:
     levels = Levels(empty_bundle(MANIFEST), at.levels)
     seat = levels.take()
     for number in (1, 2):
-        assert at.session.next_due_ns() == ORIGIN_NS + number * HOP_NS + SETTLE_NS
+        assert at.session.next_due() == ORIGIN_NS + number * HOP_NS + SETTLE_NS
         assert at.session.deadline_ns() == ORIGIN_NS + (number + 1) * HOP_NS + SETTLE_NS
         at.session.fill(levels, seat)
         at.session.finish(levels, seat, levels.run(seat, 1))
-    assert at.session.next_due_ns() is None
+    assert at.session.next_due() is NextHop.NONE
     assert len(at.sent) == 2
 
 
 def test_a_recording_that_has_not_come_yet_awaits_data_whatever_the_clock_says() -> None:
     at = bench(live(5), seconds=0.4)
     at.source.end_ns = None
-    assert at.session.next_due_ns() == AWAITING_DATA_NS
+    assert at.session.next_due() is NextHop.NO_DATA
     at.clock.take(100 * HOP_NS)
-    assert at.session.next_due_ns() == AWAITING_DATA_NS
+    assert at.session.next_due() is NextHop.NO_DATA
     at.source.end_ns = ORIGIN_NS + 2 * HOP_NS
     # A recording has nothing to settle.
-    assert at.session.next_due_ns() == ORIGIN_NS + HOP_NS
+    assert at.session.next_due() == ORIGIN_NS + HOP_NS
 
 
 def test_a_late_hop_is_due_at_once_and_one_that_nothing_presses_has_no_deadline() -> None:
@@ -448,9 +448,9 @@ def test_a_late_hop_is_due_at_once_and_one_that_nothing_presses_has_no_deadline(
     seat = levels.take()
     at.session.fill(levels, seat)
     at.session.finish(levels, seat, {})
-    assert at.session.next_due_ns() == 0
+    assert at.session.next_due() is NextHop.NOW
     fast = bench(Schedule(ManualClock(), SETTLE_NS, paced=False), seconds=2.0)
-    assert fast.session.next_due_ns() == 0
+    assert fast.session.next_due() is NextHop.NOW
     assert fast.session.deadline_ns() == FOREVER_NS
 
 

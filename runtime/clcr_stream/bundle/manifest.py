@@ -68,7 +68,7 @@ class VisionSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True)
     size_px: int
 
 
-class AcousticSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class AcousticSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The audio grid and the log-mel front-end."""
 
     sample_rate_hz: int
@@ -83,6 +83,7 @@ class AcousticSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     low_hz: float
     high_hz: float
     log_floor: float
+    mel_scale: Literal["htk", "slaney"] = "htk"
 
 
 class LanguageSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True):

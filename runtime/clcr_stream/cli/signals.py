@@ -122,16 +122,16 @@ class _HangupWatch:
         handled = 0
         while not self._over.is_set():
             self._wake.wait(LOOK_S)
-            came = self._hangups != handled
-            if came and self._watches and not self._gone():
+            hangup = self._hangups != handled
+            if hangup and self._watches and not self._gone():
                 self._wake.wait(HANGUP_S)
             handled = self._hangups
             if self._over.is_set():
                 return
-            if self._gone() or (came and self._reload is None):
+            if self._gone() or (hangup and self._reload is None):
                 self._end()
                 return
-            if came and self._reload is not None:
+            if hangup and self._reload is not None:
                 self._reload()
 
     def _gone(self) -> bool:

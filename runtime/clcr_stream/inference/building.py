@@ -62,10 +62,10 @@ class Plan(msgspec.Struct, frozen=True, tag_field="type", tag="plan"):
 
     def line(self) -> str:
         """For a person."""
-        made = "from cache" if self.reason is None else f"built in {self.seconds:.1f} s"
+        origin = "from cache" if self.reason is None else f"built in {self.seconds:.1f} s"
         shares = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in self.precision.items())
         fell_back = f"; {len(self.dla_fallback)} layers not on the DLA" if self.dla_fallback else ""
-        return f"{self.engine}: {made}, {self.bytes / 1e6:.1f} MB, layers {shares}{fell_back}"
+        return f"{self.engine}: {origin}, {self.bytes / 1e6:.1f} MB, layers {shares}{fell_back}"
 
 
 Line: TypeAlias = Step | Plan

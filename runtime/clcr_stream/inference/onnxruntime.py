@@ -191,15 +191,15 @@ def _open_session(name: str, onnx: bytes) -> Any:
     return session
 
 
-def _check_signature(name: str, found: list[Any], wanted: list[TensorSpec]) -> None:
+def _check_signature(name: str, actual: list[Any], expected: list[TensorSpec]) -> None:
     """The graph's own names, dtypes and fixed dimensions must be the manifest's."""
-    tensors = {tensor.name: tensor for tensor in found}
-    if set(tensors) != {tensor.name for tensor in wanted}:
-        difference = sorted(set(tensors) ^ {tensor.name for tensor in wanted})
+    tensors = {tensor.name: tensor for tensor in actual}
+    if set(tensors) != {tensor.name for tensor in expected}:
+        difference = sorted(set(tensors) ^ {tensor.name for tensor in expected})
         raise BackendError(
             f"{name}: graph and manifest differ in tensors {', '.join(difference)}; export again with `clcr-export`"
         )
-    for tensor in wanted:
+    for tensor in expected:
         shape, declared = list(tensors[tensor.name].shape), list(tensor.shape)
         if (
             tensors[tensor.name].type != _ONNX_TYPES[tensor.dtype]

@@ -109,22 +109,22 @@ def tick_program(engines: Mapping[str, EngineSpec]) -> Program:
     outputs: list[str] = []
     for level in LEVELS:
         spec = engines[f"level{level}"]
-        inputs, given = _plain(spec)
+        inputs, results = _plain(spec)
         ins = {name: _input_name(name, level) for name in inputs}
-        outs = {name: _output_name(name, level) for name in given}
+        outs = {name: _output_name(name, level) for name in results}
         tensors.update({ins[name]: _named(ins[name], tensor) for name, tensor in inputs.items()})
-        tensors.update({outs[name]: _named(outs[name], tensor) for name, tensor in given.items()})
-        outputs += [outs[name] for name in given if name.startswith("alpha_") or name == "budget"]
+        tensors.update({outs[name]: _named(outs[name], tensor) for name, tensor in results.items()})
+        outputs += [outs[name] for name in results if name.startswith("alpha_") or name == "budget"]
         calls.append(Call(f"level{level}", ins, outs))
-    inputs, given = _plain(engines["intercad"])
-    tensors.update({**inputs, **given})
-    calls.append(Call("intercad", {name: name for name in inputs}, {name: name for name in given}))
-    made = {name for call in calls for name in call.outputs.values()}
+    inputs, results = _plain(engines["intercad"])
+    tensors.update({**inputs, **results})
+    calls.append(Call("intercad", {name: name for name in inputs}, {name: name for name in results}))
+    computed = {name for call in calls for name in call.outputs.values()}
     return Program(
         calls=tuple(calls),
         tensors=tensors,
-        inputs=tuple(name for name in tensors if name not in made),
-        outputs=(*outputs, "present", *given),
+        inputs=tuple(name for name in tensors if name not in computed),
+        outputs=(*outputs, "present", *results),
     )
 
 

@@ -25,11 +25,11 @@ class Resampler:
         """Samples (n,) that are ready after this `av.AudioFrame`."""
         import av
 
-        wanted = (frame.format.name, frame.layout.name, frame.sample_rate)
+        source_format = (frame.format.name, frame.layout.name, frame.sample_rate)
         tail = np.zeros(0, np.float32)
-        if wanted != self._format:
+        if source_format != self._format:
             tail = self.flush()
-            self._format = wanted
+            self._format = source_format
             self._resampler = av.AudioResampler(format="flt", layout="mono", rate=self.rate_hz)
         frame.pts = None  # the resampler would fill jumps of the time stamps; gaps are the caller's business
         return np.concatenate([tail, *map(_samples, self._resampler.resample(frame))])

@@ -66,8 +66,8 @@ def _resolve_by_id(name: str, by_id: Path) -> str | None:
     names = sorted(entry.name for entry in by_id.iterdir()) if by_id.is_dir() else []
     if name in names:
         return str((by_id / name).resolve())
-    found = [entry for entry in names if name in entry and ("-index" not in entry or "index0" in entry)]
-    return str((by_id / found[0]).resolve()) if len(found) == 1 else None
+    matches = [entry for entry in names if name in entry and ("-index" not in entry or "index0" in entry)]
+    return str((by_id / matches[0]).resolve()) if len(matches) == 1 else None
 
 
 class CameraSource(ThreadedSource):

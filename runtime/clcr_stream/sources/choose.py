@@ -22,7 +22,7 @@ def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
         raise ConfigError("--input gives video and audio: leave out --camera and --mic, or give those alone")
     if spec.pace not in ("real", "max"):
         raise ConfigError(f"pace {spec.pace}: allowed are real and max")
-    sources = [_open(flag, text, wanted, spec, sinks) for flag, text, wanted in _inputs(spec)]
+    sources = [_open(flag, text, requested, spec, sinks) for flag, text, requested in _inputs(spec)]
     if spec.transcript != "none":
         sources.append(_open_transcript(spec.transcript, sinks))
     return sources
@@ -32,9 +32,9 @@ def check_spec(spec: SourceSpec) -> None:
     """SourceError for files that can never work, before anything slow is loaded; touches no device and no network."""
     from clcr_stream.sources.media import check_media_file
 
-    for flag, text, wanted in _inputs(spec):
+    for flag, text, requested in _inputs(spec):
         if not _is_device(text) and _names_file(text):
-            check_media_file(text, wanted, flag)
+            check_media_file(text, requested, flag)
     if spec.transcript.endswith((".srt", ".vtt", ".jsonl")) and not _SCHEME.match(spec.transcript):
         from clcr_stream.sources.subtitles import read_transcript
 
@@ -51,19 +51,19 @@ def _inputs(spec: SourceSpec) -> list[tuple[Flag, str, tuple[Modality, ...]]]:
         ("camera", spec.camera, ("vision",)),
         ("mic", spec.microphone, ("acoustic",)),
     ]
-    return [(flag, text, wanted) for flag, text, wanted in apart if text != "none"]
+    return [(flag, text, requested) for flag, text, requested in apart if text != "none"]
 
 
-def _open(flag: Flag, text: str, wanted: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks) -> Source:
+def _open(flag: Flag, text: str, requested: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks) -> Source:
     """The source of one of `_inputs`; test:// also brings its words unless a transcript is given."""
-    match wanted:
+    match requested:
         case ("vision",):
             return _open_camera(spec, sinks)
         case ("acoustic",):
             return _open_microphone(spec, sinks)
         case _:
             words = text.startswith("test:") and spec.transcript == "none"
-            return _open_media(text, (*wanted, "language") if words else wanted, spec, sinks, flag)
+            return _open_media(text, (*requested, "language") if words else requested, spec, sinks, flag)
 
 
 def _names_file(text: str) -> bool:
@@ -104,7 +104,7 @@ def _is_word(text: str) -> bool:
     return "/" not in text and "." not in text
 
 
-def _open_media(text: str, wanted: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks, flag: Flag) -> Source:
+def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks, flag: Flag) -> Source:
     """A test source, a live URL or a file; an error begins with the `flag` that named it."""
     if text.startswith(("csi:", "gst:")):
         raise SourceError(f"{flag} {redact(text)}: {_WITHOUT_GSTREAMER}")
@@ -112,18 +112,18 @@ def _open_media(text: str, wanted: tuple[Modality, ...], spec: SourceSpec, sinks
     if scheme is not None and scheme.group(1).lower() == "test":
         from clcr_stream.sources.synthetic.source import SyntheticSource
 
-        return SyntheticSource(text, wanted, sinks, spec.pace, flag)
+        return SyntheticSource(text, requested, sinks, spec.pace, flag)
     if scheme is None or scheme.group(1).lower() == "file":
         from clcr_stream.sources.media import FileSource
 
-        return FileSource(text, wanted, sinks, spec.pace, flag)
+        return FileSource(text, requested, sinks, spec.pace, flag)
     from clcr_stream.sources.network import SCHEMES, NetworkSource
 
     if scheme.group(1).lower() not in SCHEMES:
         raise SourceError(
             f"{flag} {redact(text)}: scheme {scheme.group(1)}:// is not read; allowed are {', '.join(SCHEMES)}"
         )
-    return NetworkSource(text, wanted, sinks)
+    return NetworkSource(text, requested, sinks)
 
 
 def _open_transcript(text: str, sinks: Sinks) -> Source:

@@ -58,12 +58,14 @@ class MediaReader:
     """
 
     def __init__(
-        self, container: Any, wanted: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None]
+        self, container: Any, requested: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None]
     ) -> None:
         self._container = container
         self._on_error = on_error
         self._rate_hz = rate_hz
-        self._streams = {found: stream for found in wanted if (stream := _best(container, found)) is not None}
+        self._streams = {
+            candidates: stream for candidates in requested if (stream := _best(container, candidates)) is not None
+        }
         for stream in self._streams.values():
             stream.codec_context.thread_count = 1  # frame threads add latency and reorder errors
         start = container.start_time
@@ -184,7 +186,7 @@ def _best(container: Any, modality: Modality) -> Any:
     """The stream FFmpeg would play, cover pictures aside; None when there is none."""
     from av.stream import Disposition
 
-    found = [
+    candidates = [
         stream
         for stream in container.streams
         if stream.type == STREAM_KIND[modality]
@@ -192,7 +194,7 @@ def _best(container: Any, modality: Modality) -> Any:
         and not stream.disposition & Disposition.attached_pic
     ]
     best = container.streams.best(STREAM_KIND[modality])
-    return best if best in found else next(iter(found), None)
+    return best if best in candidates else next(iter(candidates), None)
 
 
 def _upright_rgb(frame: Any) -> NDArray[np.uint8]:
@@ -201,14 +203,14 @@ def _upright_rgb(frame: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(picture, quarter_turns)) if quarter_turns else picture
 
 
-def check_media_file(location: str, wanted: tuple[Modality, ...], flag: Flag) -> None:
+def check_media_file(location: str, requested: tuple[Modality, ...], flag: Flag) -> None:
     """SourceError for a file that a source could not read; nothing of it is decoded."""
-    with open_file(location, wanted, 16_000, lambda _: None, flag):  # the rate matters to decoding only
+    with open_file(location, requested, 16_000, lambda _: None, flag):  # the rate matters to decoding only
         pass
 
 
 def open_file(
-    location: str, wanted: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None], flag: Flag = "input"
+    location: str, requested: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None], flag: Flag = "input"
 ) -> MediaReader:
     """Open a local media file; SourceError says why it cannot be used, and which flag named it."""
     import av
@@ -226,10 +228,10 @@ def open_file(
     if refusal is not None:
         container.close()
         raise SourceError(f"{what}: {refusal}; give a video or audio file")
-    reader = MediaReader(container, wanted, rate_hz, on_error)
+    reader = MediaReader(container, requested, rate_hz, on_error)
     if not reader.modalities:
         container.close()
-        kinds = " or ".join(STREAM_KIND[modality] for modality in wanted)
+        kinds = " or ".join(STREAM_KIND[modality] for modality in requested)
         raise SourceError(f"{what}: holds no {kinds} stream; see `ffprobe {path.name}`")
     return reader
 
@@ -264,11 +266,11 @@ class FileSource(ThreadedSource):
     """
 
     def __init__(
-        self, location: str, wanted: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real", flag: Flag = "input"
+        self, location: str, requested: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real", flag: Flag = "input"
     ) -> None:
         self._opened = False
         self._early_errors = 0
-        self._reader = open_file(location, wanted, sinks.grid.sample_rate_hz, self._count_error, flag)
+        self._reader = open_file(location, requested, sinks.grid.sample_rate_hz, self._count_error, flag)
         items = self._reader.items()
         begin = list(islice(items, 2))
         if not begin or (len(begin) == 1 and isinstance(begin[0], VideoItem)):
@@ -285,7 +287,7 @@ class FileSource(ThreadedSource):
         self._feeder = FrameFeeder(sinks) if "vision" in self.modalities else None
         self._reached_ns: dict[Modality, int] = dict.fromkeys(self.modalities, 0)
         self._ends_ns = {modality: self._reader.end_ns(modality) for modality in self.modalities}
-        absent = [STREAM_KIND[modality] for modality in wanted if modality not in self.modalities]
+        absent = [STREAM_KIND[modality] for modality in requested if modality not in self.modalities]
         self._note = f"the file holds no {absent[0]}" if absent else ""
 
     def run(self) -> None:

@@ -73,9 +73,9 @@ def quiet_stderr() -> Iterator[None]:
             os.close(null)
 
 
-def choose_device(audio: Any, wanted: str) -> dict[str, Any]:
-    """PortAudio's description of the input that `wanted` names; SourceError when it is not there."""
-    if wanted == "default":
+def choose_device(audio: Any, device: str) -> dict[str, Any]:
+    """PortAudio's description of the input that `device` names; SourceError when it is not there."""
+    if device == "default":
         try:
             info: dict[str, Any] = audio.get_default_input_device_info()
         except OSError:
@@ -86,14 +86,14 @@ def choose_device(audio: Any, wanted: str) -> dict[str, Any]:
         for number in range(audio.get_device_count())
         if (info := audio.get_device_info_by_index(number))["maxInputChannels"] > 0
     ]
-    if wanted.startswith("name:"):
-        text = wanted.removeprefix("name:").casefold()
-        found = [info for info in inputs if text in str(info["name"]).casefold()]
+    if device.startswith("name:"):
+        text = device.removeprefix("name:").casefold()
+        matches = [info for info in inputs if text in str(info["name"]).casefold()]
     else:
-        found = [info for info in inputs if info["index"] == int(wanted)]
-    if not found:
-        raise SourceError(f"no input device {wanted}; `clcr-stream devices` lists inputs")
-    return found[0]
+        matches = [info for info in inputs if info["index"] == int(device)]
+    if not matches:
+        raise SourceError(f"no input device {device}; `clcr-stream devices` lists inputs")
+    return matches[0]
 
 
 class MicrophoneSource(ThreadedSource):
@@ -157,22 +157,22 @@ class MicrophoneSource(ThreadedSource):
             Format(info["index"], rate_hz, channels) for rate_hz in (self._rate_hz, own_hz) for channels in (1, 2)
         ]
         failure: Exception | None = None
-        for wanted in formats:
+        for candidate in formats:
             try:
                 with quiet_stderr():
                     stream = audio.open(
                         format=module.paInt16,
-                        channels=wanted.channels,
-                        rate=wanted.rate_hz,
+                        channels=candidate.channels,
+                        rate=candidate.rate_hz,
                         input=True,
-                        input_device_index=wanted.device,
-                        frames_per_buffer=int(wanted.rate_hz * BLOCK_S),
+                        input_device_index=candidate.device,
+                        frames_per_buffer=int(candidate.rate_hz * BLOCK_S),
                         stream_callback=on_block,
                     )
             except (OSError, ValueError) as error:
                 failure = error
                 continue
-            return stream, wanted
+            return stream, candidate
         raise OSError(f"{info['name']} does not open: {failure}")
 
     def _pump(self, opened: Format) -> None:

@@ -22,7 +22,7 @@ READ_TIMEOUT_S = 1.0
 STALE_NS = 1000 * NS_PER_MS
 
 
-def open_url(url: str, wanted: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None]) -> MediaReader:
+def open_url(url: str, requested: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None]) -> MediaReader:
     """Connect; SourceError (without credentials) when nothing usable answers in time."""
     import av
 
@@ -35,7 +35,7 @@ def open_url(url: str, wanted: tuple[Modality, ...], rate_hz: int, on_error: Cal
         raise SourceError(redact(f"{url}: does not answer within {OPEN_TIMEOUT_S:.0f} s")) from None
     except (OSError, av.error.FFmpegError, ValueError) as error:
         raise SourceError(redact(f"{url}: does not answer ({one_line(str(error))})")) from None
-    reader = MediaReader(container, wanted, rate_hz, on_error)
+    reader = MediaReader(container, requested, rate_hz, on_error)
     if not reader.modalities:
         container.close()
         raise SourceError(redact(f"{url}: sends neither video nor audio"))
@@ -45,11 +45,11 @@ def open_url(url: str, wanted: tuple[Modality, ...], rate_hz: int, on_error: Cal
 class NetworkSource(ThreadedSource):
     """A live URL. What arrives is stamped at arrival; when it stops, it is stale and opened again with back-off."""
 
-    def __init__(self, url: str, wanted: tuple[Modality, ...], sinks: Sinks, open_reader: Any = open_url) -> None:
+    def __init__(self, url: str, requested: tuple[Modality, ...], sinks: Sinks, open_reader: Any = open_url) -> None:
         counts = {"decode_errors": 0, "frames": 0, "samples": 0, "reconnects": 0, "audio_gaps": 0}
-        super().__init__(SourceIdentity(redact(url), "network", wanted), sinks, counts)
-        self._url, self._wanted, self._open_reader = url, wanted, open_reader
-        self._feeder = FrameFeeder(sinks) if "vision" in wanted else None
+        super().__init__(SourceIdentity(redact(url), "network", requested), sinks, counts)
+        self._url, self._requested, self._open_reader = url, requested, open_reader
+        self._feeder = FrameFeeder(sinks) if "vision" in requested else None
         self._sample_clock = SampleClock(sinks.grid)
         self._last_ns: int | None = None
 
@@ -62,7 +62,10 @@ class NetworkSource(ThreadedSource):
             before_ns = self._last_ns
             try:
                 reader = self._open_reader(
-                    self._url, self._wanted, self.sinks.grid.sample_rate_hz, lambda _reason: self.count("decode_errors")
+                    self._url,
+                    self._requested,
+                    self.sinks.grid.sample_rate_hz,
+                    lambda _reason: self.count("decode_errors"),
                 )
                 with reader:
                     self._drain(reader)
@@ -90,7 +93,7 @@ class NetworkSource(ThreadedSource):
             self._feeder.reset()
         if self._last_ns is not None:
             self.count("reconnects")
-        absent = [modality for modality in self._wanted if modality not in reader.modalities]
+        absent = [modality for modality in self._requested if modality not in reader.modalities]
         note = f"the stream holds no {absent[0]} data" if absent else ""
         for item in reader.items():
             if self.stop.is_set():

@@ -31,8 +31,8 @@ class Samples:
         """p50, p95 and p99 of the kept values; nulls before the first."""
         if not self.count:
             return messages.Latency()
-        kept = self._values[: min(self.count, KEPT_SAMPLES)]
-        p50, p95, p99 = (float(value) for value in np.percentile(kept, (50, 95, 99)))
+        recent = self._values[: min(self.count, KEPT_SAMPLES)]
+        p50, p95, p99 = (float(value) for value in np.percentile(recent, (50, 95, 99)))
         return messages.Latency(p50=round(p50, 3), p95=round(p95, 3), p99=round(p99, 3))
 
 

@@ -36,7 +36,7 @@ class Host:
         self._streams: dict[str, Stream] = {}  # those that run, by name
         self._results: dict[str, StreamSummary] = {}  # those that have ended
         self._errors: dict[str, ClcrError] = {}  # what ended those that failed
-        self._left: dict[Stream, threading.Event] = {}  # set once the loop has let the stream out
+        self._released: dict[Stream, threading.Event] = {}  # set once the loop has let the stream out
         self._jobs: deque[Callable[[], None]] = deque()
         self._finished = threading.Event()
         self._closed = False
@@ -90,7 +90,7 @@ class Host:
             for stream in opened:
                 self._streams[stream.options.name] = stream
                 self._errors.pop(stream.options.name, None)
-                self._left[stream] = threading.Event()
+                self._released[stream] = threading.Event()
 
     def end(self, stream: Stream, error: ClcrError | None = None) -> None:
         """Take a stream out and close it, `error` being the reason; nothing when it has ended already.
@@ -98,11 +98,11 @@ class Host:
         Any thread but the loop's. The loop may be in the middle of the stream's tick, so it lets the stream out first.
         """
         with self._guard:
-            left = self._left.get(stream)
-        if left is not None:
+            released = self._released.get(stream)
+        if released is not None:
             stream.error = stream.error or error
             self._loop.remove(stream.session)
-            while not left.wait(0.1) and not self._finished.is_set():
+            while not released.wait(0.1) and not self._finished.is_set():
                 pass
         self._close(stream)
 
@@ -200,7 +200,7 @@ class Host:
             stream.error = stream.error or error
             if len(self.streams()) + len(self._results) > 1:
                 self._say(f"stream {stream.options.name}: ended: {error}")
-        self._left[stream].set()
+        self._released[stream].set()
         self.ask(partial(self._close, stream))
 
     def _close(self, stream: Stream) -> None:
@@ -217,7 +217,7 @@ class Host:
         name = stream.options.name
         with self._guard:
             if self._streams.get(name) is stream:
-                del self._streams[name], self._left[stream]
+                del self._streams[name], self._released[stream]
                 self._results[name] = stream.summary()
                 if stream.error is not None:
                     self._errors[name] = stream.error

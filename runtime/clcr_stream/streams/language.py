@@ -55,7 +55,7 @@ class LanguageStream:
         self._coverage = 0.0
         self._cache: dict[str, _Encoded] = {}
         self._next_step = 0
-        self._shown: tuple[tuple[str, str], ...] = ()
+        self._words: tuple[tuple[str, str], ...] = ()
 
     @property
     def held_segments(self) -> int:
@@ -70,41 +70,43 @@ class LanguageStream:
     def update(self, segments: list[Segment]) -> LanguageTokens:
         """The last tokens of `segments` (time order); the engine runs once per segment that is new or was changed."""
         spoken = [segment for segment in segments if segment.text.strip()]
-        shown = tuple((segment.id, segment.text) for segment in spoken)
+        words = tuple((segment.id, segment.text) for segment in spoken)
         ran = 0
-        if shown != self._shown:
+        if words != self._words:
             for segment in spoken:
-                known = self._cache.get(segment.id)
-                if known is None or known.text != segment.text:
-                    self._cache[segment.id] = self._encode(segment.text, known)
+                cached = self._cache.get(segment.id)
+                if cached is None or cached.text != segment.text:
+                    self._cache[segment.id] = self._encode(segment.text, cached)
                     ran += 1
-            wanted = {segment.id for segment in spoken}
-            self._cache = {name: encoded for name, encoded in self._cache.items() if name in wanted}
+            spoken_ids = {segment.id for segment in spoken}
+            self._cache = {name: encoded for name, encoded in self._cache.items() if name in spoken_ids}
             self._show(spoken)
         newest_ns = max((segment.end_ns for segment in spoken), default=None)
         return LanguageTokens(self._levels, self._revision, self._coverage, newest_ns, ran)
 
-    def _encode(self, text: str, known: _Encoded | None) -> _Encoded:
+    def _encode(self, text: str, cached: _Encoded | None) -> _Encoded:
         ids = self._tokenizer.encode(text, self._limit)
         count = len(ids)
         # A revision of the newest segment grows in place; an older one arrives anew, at the end of the stream.
-        last = known is not None and known.first_step + known.count == self._next_step
-        first_step = known.first_step if known is not None and last else self._next_step
+        last = cached is not None and cached.first_step + cached.count == self._next_step
+        first_step = cached.first_step if cached is not None and last else self._next_step
         self._next_step = first_step + count
         if not ids:
             return _Encoded(text, first_step, 0, {})
-        model, given = self._manifest.model, self._encoder.inputs
-        given["token_ids"][0] = self._manifest.language.pad_id
-        given["token_ids"][0, :count] = ids
-        given["token_valid"][0] = 0.0
-        given["token_valid"][0, :count] = 1.0
-        given["position"][0] = 0.0
+        model, inputs = self._manifest.model, self._encoder.inputs
+        inputs["token_ids"][0] = self._manifest.language.pad_id
+        inputs["token_ids"][0, :count] = ids
+        inputs["token_valid"][0] = 0.0
+        inputs["token_valid"][0, :count] = 1.0
+        inputs["position"][0] = 0.0
         steps = np.arange(first_step, first_step + count, dtype=np.int64)
-        given["position"][0, :count] = sinusoid(steps, model.width, model.position_base)
+        inputs["position"][0, :count] = sinusoid(steps, model.width, model.position_base)
         self._encoder.run(0, 1)
-        said = self._encoder.outputs
+        outputs = self._encoder.outputs
         levels = {
-            level: {name: _first(said[f"{name}_{level}"][0], axis, count).copy() for name, axis in _TOKEN_AXIS.items()}
+            level: {
+                name: _first(outputs[f"{name}_{level}"][0], axis, count).copy() for name, axis in _TOKEN_AXIS.items()
+            }
             for level in LEVELS
         }
         return _Encoded(text, first_step, count, levels)
@@ -121,7 +123,7 @@ class LanguageStream:
                 if encoded:
                     joined = np.concatenate([part.levels[level][name] for part in encoded], axis=_TOKEN_AXIS[name])
                     _first(buffer, _TOKEN_AXIS[name], count)[:] = _last(joined, _TOKEN_AXIS[name], count)
-        self._shown = tuple((segment.id, segment.text) for segment in segments)
+        self._words = tuple((segment.id, segment.text) for segment in segments)
 
 
 def _first(array: NDArray[np.float32], axis: int, count: int) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from functools import partial
 from clcr_stream.clock import FOREVER_NS, Clock, Wake
 from clcr_stream.errors import BackendError, ClcrError, as_clcr_error, one_line
 from clcr_stream.inference.levels import Levels
-from clcr_stream.streams.session import AWAITING_DATA_NS, Session
+from clcr_stream.streams.session import NextHop, Session
 
 COST_WEIGHT = 0.2  # of the newest measurement in the running mean of what a batch costs
 
@@ -59,16 +59,16 @@ def next_batch(due: Iterable[Due], limit: int, now_ns: int, cost: BatchCost) -> 
     part does.
     """
 
-    def urgency(one: Due) -> tuple[bool, bool, int, int]:
+    def urgency(entry: Due) -> tuple[bool, bool, int, int]:
         # Unpaced recordings come after overdue streams, which would otherwise wait for the end of a whole recording.
-        return one.deadline_ns == FOREVER_NS, one.deadline_ns <= now_ns, one.deadline_ns, one.done
+        return entry.deadline_ns == FOREVER_NS, entry.deadline_ns <= now_ns, entry.deadline_ns, entry.done
 
     runs: list[list[Due]] = []
-    for one in sorted(due, key=lambda one: one.seat):
-        if runs and runs[-1][-1].seat + 1 == one.seat and len(runs[-1]) < limit:
-            runs[-1].append(one)
+    for entry in sorted(due, key=lambda entry: entry.seat):
+        if runs and runs[-1][-1].seat + 1 == entry.seat and len(runs[-1]) < limit:
+            runs[-1].append(entry)
         else:
-            runs.append([one])
+            runs.append([entry])
     chosen = min(runs, key=lambda run: min(map(urgency, run)))
     urgent = min(chosen, key=urgency)
     slack_ns = urgent.deadline_ns - now_ns
@@ -150,16 +150,16 @@ class Loop:
             now_ns = self._clock.now_ns()
             for seat, session in enumerate(self._seated):
                 try:
-                    due_ns = session.next_due_ns()
+                    next_due = session.next_due()
                 except Exception as error:  # a source's: it ends its own stream
                     ended[session] = as_clcr_error(error, "a tick failed")
                     continue
-                if due_ns is None:
+                if next_due is NextHop.NONE:
                     ended[session] = session.failure()
-                elif due_ns <= now_ns:
+                elif next_due is NextHop.NOW or (isinstance(next_due, int) and next_due <= now_ns):
                     due.append(Due(seat, session.deadline_ns(), session.done))
-                elif due_ns != AWAITING_DATA_NS:
-                    asleep_until_ns = due_ns if asleep_until_ns is None else min(asleep_until_ns, due_ns)
+                elif isinstance(next_due, int):
+                    asleep_until_ns = next_due if asleep_until_ns is None else min(asleep_until_ns, next_due)
             if ended:
                 for session, reason in ended.items():
                     self._leave(session, reason)

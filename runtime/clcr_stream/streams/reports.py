@@ -166,7 +166,7 @@ def make_status(
 
 def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.Source, ...]:
     """The sources' reports, each with the account of the rings that it fills."""
-    found = []
+    entries = []
     for source in sources:
         report = source.report()
         counts = dict(report.counts)
@@ -174,12 +174,12 @@ def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.S
             counts |= _ring_counts("frames", rings.vision.counts())
         if "acoustic" in source.modalities:
             counts |= _ring_counts("samples", rings.acoustic.counts())
-        found.append(
+        entries.append(
             messages.Source(
                 name=report.name, kind=report.kind, state=report.state, reason=report.reason or None, counts=counts
             )
         )
-    return tuple(found)
+    return tuple(entries)
 
 
 def session_message(
@@ -212,11 +212,11 @@ def session_message(
 
 def versions() -> dict[str, str]:
     """What the session runs on; a package that is not installed is left out."""
-    found = {"clcr-stream": __version__, "python": platform.python_version()}
+    entries = {"clcr-stream": __version__, "python": platform.python_version()}
     for package in (*PACKAGES, *GPU_PACKAGES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            entries[package] = importlib.metadata.version(package)
+    return entries
 
 
 def _ring_counts(unit: str, counts: RingCounts) -> dict[str, int]:

@@ -3,11 +3,12 @@
 Live and replay differ in what a tick waits for: a live one for the clock (the window's end plus a settle time), a
 recording for its sources to have pushed everything before the window's end. Every hop goes through the levels, so that
 their state is exact; when the machine is late only the newest tick due is published. Nothing here ever waits: the loop
-asks `next_due_ns`, lets the hop be cut with `fill` and hands its outputs to `finish`.
+asks `next_due`, lets the hop be cut with `fill` and hands its outputs to `finish`.
 """
 
 from __future__ import annotations
 
+import enum
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,13 @@ from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import Rings, make_rings
 from clcr_stream.wire import messages
 
-AWAITING_DATA_NS = FOREVER_NS  # a recording's next hop was not pushed, or its reader is behind: no time is known
+
+class NextHop(enum.Enum):
+    """When the next hop is due, where no time of the clock says it."""
+
+    NOW = "it is overdue, or nothing paces it"
+    NO_DATA = "a recording's next hop was not pushed, or its reader is behind"
+    NONE = "the stream has ended"
 
 
 @dataclass(frozen=True)
@@ -102,26 +109,26 @@ class Session:
         self._lossless = [source for source in sources if source.lossless]
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
         self._live = len(self._lossless) < len(sources)
-        self._told: dict[str, messages.Transcript] = {}
+        self._sent: dict[str, messages.Transcript] = {}
         self.done = 0  # the last tick that went through the levels or was dropped
         self._target = 0  # the tick to publish; those before it are late
         self._filled: _Filled | None = None
         self._words_shown: int | None = None  # revision of the language rows in the seat
 
-    def next_due_ns(self) -> int | None:
-        """When the next hop is due by the clock: 0 for at once, AWAITING_DATA_NS, or None when there is no next hop."""
+    def next_due(self) -> int | NextHop:
+        """When the next hop is due: ns of the clock, or what else decides it."""
         number = self.done + 1
         if self.done == self._schedule.last_tick:
-            return None
+            return NextHop.NONE
         end_ns = self._pipeline.grid.tick(number).end_ns
         if not all(source.filled(end_ns) for source in self._lossless):
-            return AWAITING_DATA_NS
+            return NextHop.NO_DATA
         if self._ended(end_ns):
-            return None
+            return NextHop.NONE
         if not self._schedule.paced:
-            return 0 if self._schedule.has_room() else AWAITING_DATA_NS
+            return NextHop.NOW if self._schedule.has_room() else NextHop.NO_DATA
         if number <= self._target:
-            return 0
+            return NextHop.NOW
         return end_ns + self._settle_ns()
 
     def deadline_ns(self) -> int:
@@ -134,7 +141,7 @@ class Session:
         """Cut the hop that is due into its rows; `finish` must follow before the next one."""
         started_ns = time.perf_counter_ns()
         if self.done + 1 > self._target:
-            self._aim(levels, seat)
+            self._choose_target(levels, seat)
         pipeline, tick = self._pipeline, self._pipeline.grid.tick(self.done + 1)
         rows = levels.inputs(seat)
         rows["gamma"][0] = self._schedule.gamma
@@ -168,7 +175,7 @@ class Session:
         else:
             self._publish(filled, outputs, engines_ms, count)
 
-    def _aim(self, levels: Levels, seat: int) -> None:
+    def _choose_target(self, levels: Levels, seat: int) -> None:
         """Choose the tick to publish: the newest due; a live stream a whole window behind starts over with it."""
         first, clock = self.done + 1, self._schedule.clock
         if not self._schedule.paced:
@@ -243,11 +250,11 @@ class Session:
     def _tell_transcript(self, answer: Answer) -> None:
         """Publish each segment of the window that readers have not seen in this revision."""
         segments = answer.chunk.segments
-        told: dict[str, messages.Transcript] = {}
+        sent: dict[str, messages.Transcript] = {}
         for segment in segments:
-            known = self._told.get(segment.id)
-            if known is None or (known.revision, known.text) != (segment.revision, segment.text):
-                known = messages.Transcript(
+            message = self._sent.get(segment.id)
+            if message is None or (message.revision, message.text) != (segment.revision, segment.text):
+                message = messages.Transcript(
                     stream=self.identity.stream,
                     session=self.identity.session,
                     seq=0,
@@ -260,9 +267,9 @@ class Session:
                     final=segment.final,
                     revision=segment.revision,
                 )
-                self._send(known)
-            told[segment.id] = known
-        self._told = told
+                self._send(message)
+            sent[segment.id] = message
+        self._sent = sent
 
 
 def show_words(language: LanguageTokens, rows: Rows) -> None:

@@ -106,9 +106,9 @@ class VisionRing:
 
         Raises ValueError for another shape or dtype.
         """
-        wanted = (self.size_px, self.size_px, 3)
-        if crop is not None and (crop.shape != wanted or crop.dtype != np.uint8):
-            raise ValueError(f"crop is {crop.dtype}{crop.shape}, this ring holds uint8{wanted}")
+        expected = (self.size_px, self.size_px, 3)
+        if crop is not None and (crop.shape != expected or crop.dtype != np.uint8):
+            raise ValueError(f"crop is {crop.dtype}{crop.shape}, this ring holds uint8{expected}")
         slot = self._grid.slot_of(captured_ns)
         with self._lock:
             self._seen(captured_ns)
@@ -146,12 +146,12 @@ class VisionRing:
             for row in range(count):
                 slot = first_slot + row
                 place = slot % self.slots
-                known = slot >= 0 and self._index[place] == slot
-                if known:
+                filled = slot >= 0 and self._index[place] == slot
+                if filled:
                     items.captured_ns[row] = self._captured_ns[place]
                     items.quality[row] = self._quality[place]
                     items.faces[row] = self._faces[place]
-                if not (known and self._face[place]):
+                if not (filled and self._face[place]):
                     items.frames[row] = 0
                 else:
                     items.frames[row] = self._frames[place]

@@ -55,13 +55,13 @@ class Transcript:
         self._revisions: dict[str, list[Arrival]] = {}  # each list in order of revision, oldest first
         self._size = 0
         self._newest_end_ns: int | None = None  # of the windows asked for
-        self._shown: list[Segment] = []
+        self._newest: list[Segment] = []
 
     @property
     def newest_ns(self) -> int | None:
         """End of the newest segment held, None when there is none."""
         with self._lock:
-            return max((known[-1].segment.end_ns for known in self._revisions.values()), default=None)
+            return max((revisions[-1].segment.end_ns for revisions in self._revisions.values()), default=None)
 
     def put(self, segment: Segment, arrived_ns: int | None = None) -> bool:
         """Take one revision, visible to windows that end at `arrived_ns` (default: the segment's end) or later.
@@ -74,12 +74,12 @@ class Transcript:
             if self._newest_end_ns is not None and segment.end_ns < self._newest_end_ns - self.keep_ns:
                 self.dropped["late"] += 1
                 return False
-            known = self._revisions.setdefault(segment.id, [])
-            if known and segment.revision <= known[-1].segment.revision:
+            revisions = self._revisions.setdefault(segment.id, [])
+            if revisions and segment.revision <= revisions[-1].segment.revision:
                 self.dropped["stale_revision"] += 1
                 return False
-            self.replaced += bool(known)
-            known.append(arrival)
+            self.replaced += bool(revisions)
+            revisions.append(arrival)
             self._size += 1
             self.version += 1
             if self._size > self._max_revisions:
@@ -90,26 +90,26 @@ class Transcript:
         """Segments that overlap [start_ns, end_ns) and had arrived by `end_ns`, in time order."""
         with self._lock:
             self._expire(end_ns)
-            found = [
+            segments = [
                 segment
-                for known in self._revisions.values()
-                if (segment := _newest_by(known, end_ns)) is not None
+                for revisions in self._revisions.values()
+                if (segment := _newest_by(revisions, end_ns)) is not None
                 and segment.text
                 and segment.start_ns < end_ns
                 and segment.end_ns > start_ns
             ]
-            found.sort(key=lambda segment: (segment.start_ns, segment.end_ns, segment.id))
-            if found != self._shown:
-                self._shown = found
+            segments.sort(key=lambda segment: (segment.start_ns, segment.end_ns, segment.id))
+            if segments != self._newest:
+                self._newest = segments
                 self.version += 1
-            return list(found)
+            return list(segments)
 
     def _expire(self, end_ns: int) -> None:
         if self._newest_end_ns is not None and end_ns <= self._newest_end_ns:
             return
         self._newest_end_ns = end_ns
         horizon_ns = end_ns - self.keep_ns
-        for key in [key for key, known in self._revisions.items() if known[-1].segment.end_ns < horizon_ns]:
+        for key in [key for key, revisions in self._revisions.items() if revisions[-1].segment.end_ns < horizon_ns]:
             self._size -= len(self._revisions.pop(key))
             self.expired += 1
             self.version += 1
@@ -126,8 +126,8 @@ class Transcript:
         self.dropped["overflow"] += 1
 
 
-def _newest_by(known: list[Arrival], time_ns: int) -> Segment | None:
-    for arrival in reversed(known):
+def _newest_by(revisions: list[Arrival], time_ns: int) -> Segment | None:
+    for arrival in reversed(revisions):
         if arrival.arrived_ns <= time_ns:
             return arrival.segment
     return None

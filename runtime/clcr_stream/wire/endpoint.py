@@ -113,8 +113,8 @@ def _checked_path(text: str) -> str:
 
 
 def _not_understood(text: str) -> PublishError:
-    shown = text if text.isprintable() else repr(text)
-    return PublishError(f"--bind {shown}: not understood; allowed are ipc:///PATH and tcp://ADDRESS:PORT")
+    printable = text if text.isprintable() else repr(text)
+    return PublishError(f"--bind {printable}: not understood; allowed are ipc:///PATH and tcp://ADDRESS:PORT")
 
 
 def claim(path: Path, stream: str) -> int:

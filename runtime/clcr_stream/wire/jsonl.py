@@ -21,7 +21,7 @@ from clcr_stream.wire import messages
 
 STDOUT = "-"
 _ANYWHERE = "give a file in a folder that exists, or -"
-_made: set[tuple[int, int]] = set()  # files that this process began: a stream that begins anew goes on in its file
+_begun: set[tuple[int, int]] = set()  # files that this process began: a stream that begins anew goes on in its file
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def check_output(output: Output) -> None:
 def _check_existing(output: Output, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise ConfigError(f"--output {output.shown}: is a folder; {_ANYWHERE}")
-    ours = (status.st_dev, status.st_ino) in _made
+    ours = (status.st_dev, status.st_ino) in _begun
     if stat.S_ISREG(status.st_mode) and status.st_size and not output.append and not ours:
         raise ConfigError(
             f"--output {output.shown}: holds {status.st_size} bytes already; give a new file, or --append to add to it"
@@ -215,7 +215,7 @@ def _begin_file(descriptor: int, output: Output) -> None:
     except OSError:
         pass  # a file system without locks
     _check_existing(output, os.fstat(descriptor))  # again: it may have been written to since the first look
-    _made.add((status.st_dev, status.st_ino))
+    _begun.add((status.st_dev, status.st_ino))
     if status.st_size and not _ends_with_line(output.target, status.st_size):
         os.write(descriptor, b"\n")
 

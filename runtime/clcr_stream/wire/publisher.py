@@ -89,7 +89,7 @@ class Publisher:
         self._guard = threading.Lock()
         self._numbering = Numbering()
         self._inbox: deque[tuple[Kind, bytes]] = deque()
-        self._kept: dict[Kind, bytes] = {}
+        self._newest: dict[Kind, bytes] = {}
         self._peers: set[int] = set()
         self._refused = 0
         self._dropped = 0
@@ -160,9 +160,9 @@ class Publisher:
     def _open(self) -> None:
         check_options(self._options)
         text = self._options.endpoint or default_endpoint(self._options.stream)
-        wanted = checked_endpoint(text, self._options.curve)
-        if wanted.startswith("ipc://"):
-            path = Path(wanted[len("ipc://") :])
+        requested = checked_endpoint(text, self._options.curve)
+        if requested.startswith("ipc://"):
+            path = Path(requested[len("ipc://") :])
             self._cleanup.callback(release, path, claim(path, self._options.stream))
         self._wake = self._cleanup.enter_context(Wake())
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -179,7 +179,7 @@ class Publisher:
         self._monitor = self._xpub.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _REFUSALS)
         self._cleanup.callback(self._monitor.close, linger=0)
         self._cleanup.callback(self._xpub.disable_monitor)
-        self.endpoint = bind(self._xpub, wanted)
+        self.endpoint = bind(self._xpub, requested)
 
     def _numbered(self, message: _M) -> tuple[_M, bytes]:
         message = self._numbering.numbered(message)
@@ -211,12 +211,12 @@ class Publisher:
             # Subscriptions are read before the inbox and answered after it, from what was sent last: a late joiner gets
             # nothing older than others have, and what was handed over meanwhile follows in order. Only the session,
             # which says what all the rest means, goes first.
-            wanted = self._subscriptions() if self._xpub in ready else set()
-            if "session" in wanted:
-                self._xpub.send(self._kept["session"], zmq.DONTWAIT)
+            requested = self._subscriptions() if self._xpub in ready else set()
+            if "session" in requested:
+                self._xpub.send(self._newest["session"], zmq.DONTWAIT)
             answered = self._flush() | {"session"}
-            for kind in sorted(wanted - answered):
-                self._xpub.send(self._kept[kind], zmq.DONTWAIT)
+            for kind in sorted(requested - answered):
+                self._xpub.send(self._newest[kind], zmq.DONTWAIT)
             if self._beat_asked.is_set() or time.monotonic_ns() >= next_ns:
                 self._beat_asked.clear()
                 next_ns = time.monotonic_ns() + period_ns
@@ -240,7 +240,7 @@ class Publisher:
         # XPUB never blocks: a peer whose queue is full misses the frame and sees it in seq.
         self._xpub.send(data, zmq.DONTWAIT)
         if kind in _KEPT:
-            self._kept[kind] = data
+            self._newest[kind] = data
 
     def _send_status(self, goodbye: bool) -> None:
         status = self._heartbeat()
@@ -258,15 +258,15 @@ class Publisher:
 
     def _subscriptions(self) -> set[Kind]:
         """The kinds to send again: those whose kept frame a new subscription matches."""
-        wanted: set[Kind] = set()
+        requested: set[Kind] = set()
         for _ in range(_EVENTS_PER_TURN):
             try:
                 event = self._xpub.recv(zmq.DONTWAIT)
             except zmq.Again:
                 break
             if event[:1] == b"\x01":
-                wanted.update(kind for kind, data in self._kept.items() if data.startswith(event[1:]))
-        return wanted
+                requested.update(kind for kind, data in self._newest.items() if data.startswith(event[1:]))
+        return requested
 
     def _count_peers(self) -> None:
         while self._monitor.poll(0):
@@ -282,8 +282,10 @@ class Publisher:
         """Answer one ZAP request (RFC 27): yes to a CURVE key whose certificate lies in the allow-list's folder."""
         assert self._zap is not None and self._options.curve is not None
         version, request, _domain, _address, _identity, mechanism, *keys = self._zap.recv_multipart()
-        known = mechanism == b"CURVE" and len(keys) == 1 and keys[0] in allowed_keys(self._options.curve.allowed_folder)
-        verdict = [b"200", b"OK"] if known else [b"400", b"key not in the allow-list"]
+        allowed = (
+            mechanism == b"CURVE" and len(keys) == 1 and keys[0] in allowed_keys(self._options.curve.allowed_folder)
+        )
+        verdict = [b"200", b"OK"] if allowed else [b"400", b"key not in the allow-list"]
         self._zap.send_multipart([version, request, *verdict, b"", b""])
 
 

@@ -282,17 +282,17 @@ def _graphs(cuda: Cuda) -> Graphs | None:
 
 def _check_io(engine: Any, spec: Any, name: str) -> None:
     """The plan's tensors must be the manifest's, whoever built it."""
-    found = {}
+    actual = {}
     for index in range(engine.num_io_tensors):
         tensor = engine.get_tensor_name(index)
         dtype = engine.get_tensor_dtype(tensor).name
         shape = tuple(engine.get_tensor_shape(tensor))[1:]
-        found[str(tensor)] = (engine.get_tensor_mode(tensor).name, _DTYPES.get(dtype, dtype), shape)
-    wanted = {tensor.name: ("INPUT", str(tensor.dtype), row_shape(tensor)) for tensor in spec.inputs}
-    wanted.update({tensor.name: ("OUTPUT", str(tensor.dtype), row_shape(tensor)) for tensor in spec.outputs})
-    for tensor in sorted({*found, *wanted}):
-        if found.get(tensor) != wanted.get(tensor):
+        actual[str(tensor)] = (engine.get_tensor_mode(tensor).name, _DTYPES.get(dtype, dtype), shape)
+    expected = {tensor.name: ("INPUT", str(tensor.dtype), row_shape(tensor)) for tensor in spec.inputs}
+    expected.update({tensor.name: ("OUTPUT", str(tensor.dtype), row_shape(tensor)) for tensor in spec.outputs})
+    for tensor in sorted({*actual, *expected}):
+        if actual.get(tensor) != expected.get(tensor):
             raise BackendError(
-                f"{name}: tensor {tensor} is {found.get(tensor)} in the plan, {wanted.get(tensor)} in the manifest; "
+                f"{name}: tensor {tensor} is {actual.get(tensor)} in the plan, {expected.get(tensor)} in the manifest; "
                 "export again with `clcr-export`"
             )

@@ -47,7 +47,7 @@ class Wiring:
     @staticmethod
     def of(program: Program, specs: Mapping[str, Any], seats: int) -> Wiring:
         """Lay out `program` for `seats` streams; BackendError names a tensor that nobody makes or that does not fit."""
-        made = set(program.inputs)
+        computed = set(program.inputs)
         tensors = {name: (name, str(spec.dtype), row_shape(spec)) for name, spec in program.tensors.items()}
         calls: list[Bound] = []
         state, unread = [], []
@@ -55,8 +55,8 @@ class Wiring:
             if any(call.engine == other.engine for other in calls):
                 raise BackendError(f"{call.engine}: a program may run an engine once, it has state")
             spec = specs[call.engine]
-            _check_call(call, spec, tensors, made)
-            made.update(call.outputs.values())
+            _check_call(call, spec, tensors, computed)
+            computed.update(call.outputs.values())
             states = {name: f"{call.engine}/{name}" for name in spec.state}
             outputs = dict(call.outputs)
             for tensor in spec.outputs:
@@ -69,9 +69,9 @@ class Wiring:
             shapes = {tensor.name: row_shape(tensor) for tensor in spec.inputs}
             calls.append(Bound(call.engine, dict(call.inputs), outputs, states, shapes))
         for name in program.outputs:
-            if name not in made or name in program.inputs:
+            if name not in computed or name in program.inputs:
                 raise BackendError(f"program: output {name} is made by no engine")
-        inner = [tensors[name] for name in sorted(made - set(program.inputs) - set(program.outputs))]
+        inner = [tensors[name] for name in sorted(computed - set(program.inputs) - set(program.outputs))]
         return Wiring(
             tuple(calls),
             Layout.of([tensors[name] for name in program.inputs], seats),
@@ -132,7 +132,7 @@ class Tick:
         """The step of this kind, made on first use; the oldest kind of partial run gives way."""
         key, full = (first, count, turn), count == self._wiring.seats
         if key not in self._steps:
-            partial = [kept for kept, step in self._steps.items() if not step.full]
+            partial = [kind_of_step for kind_of_step, step in self._steps.items() if not step.full]
             if not full and len(partial) >= MAX_PARTIAL_STEPS:
                 _free(self._steps.pop(partial[0]))
             profile = min(set(range(MAX_CONTEXTS)) - {step.profile for step in self._steps.values()})
@@ -279,18 +279,18 @@ def row_shape(tensor: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in tensor.shape[1:])
 
 
-def _check_call(call: Any, spec: Any, tensors: Mapping[str, Any], made: set[str]) -> None:
+def _check_call(call: Any, spec: Any, tensors: Mapping[str, Any], computed: set[str]) -> None:
     """Every tensor of the engine but its state is wired to a tensor of the program that fits and is there in time."""
     by_name = {tensor.name: tensor for tensor in (*spec.inputs, *spec.outputs)}
     after = {f"{name}_next" for name in spec.state}
-    wanted = {tensor.name for tensor in spec.inputs} - set(spec.state)
-    if set(call.inputs) != wanted:
+    expected = {tensor.name for tensor in spec.inputs} - set(spec.state)
+    if set(call.inputs) != expected:
         raise BackendError(
-            f"{call.engine}: inputs {sorted(set(call.inputs) ^ wanted)} are not wired or not the engine's"
+            f"{call.engine}: inputs {sorted(set(call.inputs) ^ expected)} are not wired or not the engine's"
         )
-    given = {tensor.name for tensor in spec.outputs} - after
-    if not set(call.outputs) <= given:
-        raise BackendError(f"{call.engine}: {sorted(set(call.outputs) - given)} are no outputs of the engine")
+    allowed = {tensor.name for tensor in spec.outputs} - after
+    if not set(call.outputs) <= allowed:
+        raise BackendError(f"{call.engine}: {sorted(set(call.outputs) - allowed)} are no outputs of the engine")
     for name, tensor in (*call.inputs.items(), *call.outputs.items()):
         if tensor not in tensors:
             raise BackendError(f"{call.engine}: {name} is wired to {tensor}, which the program does not have")
@@ -300,10 +300,10 @@ def _check_call(call: Any, spec: Any, tensors: Mapping[str, Any], made: set[str]
                 f"{tensor} is {tensors[tensor][1]} {['streams', *tensors[tensor][2]]} in the program"
             )
     for tensor in call.inputs.values():
-        if tensor not in made:
+        if tensor not in computed:
             raise BackendError(f"{call.engine}: {tensor} is read before any engine made it")
     for tensor in call.outputs.values():
-        if tensor in made:
+        if tensor in computed:
             raise BackendError(f"{call.engine}: {tensor} is made twice")
 
 

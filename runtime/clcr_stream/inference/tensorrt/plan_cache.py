@@ -141,8 +141,8 @@ class PlanCache:
             raise Refused("the plan's bytes were altered")
         return Entry(data, record["about"], None)
 
-    def _write(self, name: str, fields: Fields, made: tuple[bytes, Mapping[str, Any]], secret: bytes) -> None:
-        data, about = made
+    def _write(self, name: str, fields: Fields, entry: tuple[bytes, Mapping[str, Any]], secret: bytes) -> None:
+        data, about = entry
         digest = hashlib.sha256(data).hexdigest()
         record: dict[str, Any] = {
             "format": FORMAT_VERSION,
@@ -153,11 +153,11 @@ class PlanCache:
             "about": dict(about),
         }
         record["mac"] = _mac(secret, record)
-        kept = self._data_path(name, digest)
-        _write_private(kept, data)
+        data_path = self._data_path(name, digest)
+        _write_private(data_path, data)
         _write_private(self._path(name, ".json"), json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
         for old in self._folder.glob(f"{name}-????????????.bin"):
-            if old != kept:
+            if old != data_path:
                 with contextlib.suppress(OSError):
                     old.unlink()
 
@@ -170,10 +170,10 @@ def _mac(secret: bytes, record: Mapping[str, Any]) -> str:
     return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
 
 
-def _compare(found: Mapping[str, str], wanted: Fields) -> None:
-    for field in sorted({*found, *wanted}):
-        if found.get(field) != wanted.get(field):
-            raise Refused(f"{field} was {found.get(field, 'not noted')}, is {wanted.get(field, 'not noted')}")
+def _compare(stored: Mapping[str, str], current: Fields) -> None:
+    for field in sorted({*stored, *current}):
+        if stored.get(field) != current.get(field):
+            raise Refused(f"{field} was {stored.get(field, 'not noted')}, is {current.get(field, 'not noted')}")
 
 
 def _parse(data: bytes) -> dict[str, Any]:

@@ -195,10 +195,10 @@ def shares(text: str) -> dict[str, float]:
     """Share of the layers per type in an inspector's JSON; "unknown" where it names no type."""
     layers = json.loads(text).get("Layers", [])
     counts: collections.Counter[str] = collections.Counter()
-    for told in layers:
-        outputs = told.get("Outputs", []) if isinstance(told, dict) else []
-        found = _FORMATS.findall(json.dumps(outputs[0])) if outputs else []
-        kind = found[-1].upper() if found else "UNKNOWN"
+    for information in layers:
+        outputs = information.get("Outputs", []) if isinstance(information, dict) else []
+        formats = _FORMATS.findall(json.dumps(outputs[0])) if outputs else []
+        kind = formats[-1].upper() if formats else "UNKNOWN"
         counts[_SAME.get(kind, kind).lower()] += 1
     return {kind: round(count / len(layers), 4) for kind, count in sorted(counts.items())}
 
@@ -230,8 +230,8 @@ def _profiles(trt: Any, config: Any) -> int:
 
 def network_flags(trt: Any) -> int:
     creation = trt.NetworkDefinitionCreationFlag
-    wanted: Iterable[Any] = (getattr(creation, name, None) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
-    return sum(1 << int(flag) for flag in wanted if flag is not None)
+    flags: Iterable[Any] = (getattr(creation, name, None) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
+    return sum(1 << int(flag) for flag in flags if flag is not None)
 
 
 def _constrain(trt: Any, config: Any, network: Any) -> None:
@@ -243,16 +243,16 @@ def _constrain(trt: Any, config: Any, network: Any) -> None:
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     kinds = [[layer.get_output(index).dtype for index in range(layer.num_outputs)] for layer in layers]
     quantised = any(layer.type.name in _QUANTISERS for layer in layers)
-    lower = ["FP16"] if any(trt.DataType.HALF in held for held in kinds) else []
-    lower += ["INT8"] if quantised or any(trt.DataType.INT8 in held for held in kinds) else []
+    lower = ["FP16"] if any(trt.DataType.HALF in dtypes for dtypes in kinds) else []
+    lower += ["INT8"] if quantised or any(trt.DataType.INT8 in dtypes for dtypes in kinds) else []
     if not lower:
         return
     for place, layer in enumerate(layers):
-        held = kinds[place]
-        if layer.type.name in _UNTYPED or not held or any(kind not in floats for kind in held):
+        dtypes = kinds[place]
+        if layer.type.name in _UNTYPED or not dtypes or any(kind not in floats for kind in dtypes):
             continue
-        layer.precision = trt.DataType.HALF if trt.DataType.HALF in held else trt.DataType.FLOAT
-        for index, kind in enumerate(held):
+        layer.precision = trt.DataType.HALF if trt.DataType.HALF in dtypes else trt.DataType.FLOAT
+        for index, kind in enumerate(dtypes):
             layer.set_output_type(index, kind)
     for flag in (*lower, "OBEY_PRECISION_CONSTRAINTS"):
         config.set_flag(getattr(trt.BuilderFlag, flag))

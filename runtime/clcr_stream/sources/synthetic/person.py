@@ -63,7 +63,7 @@ def parse_test_url(url: str, flag: Flag = "input") -> PersonOptions:
     query = url.removeprefix("test://").partition("?")
     if not url.startswith("test://") or query[0].strip("/"):
         raise SourceError(f"{flag} {url}: not a test source; give test:// or test://?seconds=10&emotion=happy")
-    given = dict(parse_qsl(query[2], keep_blank_values=True))
+    parameters = dict(parse_qsl(query[2], keep_blank_values=True))
     allowed = {
         "seconds": "0..86400",
         "fps": "1..120",
@@ -71,16 +71,16 @@ def parse_test_url(url: str, flag: Flag = "input") -> PersonOptions:
         "flash": "0|1",
         "transcript": "0|1",
     }
-    for key, value in given.items():
+    for key, value in parameters.items():
         if key not in allowed or not _fits(key, value):
             choices = ", ".join(f"{name}={what}" for name, what in allowed.items())
             raise SourceError(f"{flag} {url}: option {key}={value} is not known; allowed are {choices}")
     return PersonOptions(
-        seconds=float(given.get("seconds", 0)) or None,
-        fps=int(given.get("fps", 30)),
-        emotion=given.get("emotion"),
-        flash=given.get("flash", "0") == "1",
-        transcript=given.get("transcript", "1") == "1",
+        seconds=float(parameters.get("seconds", 0)) or None,
+        fps=int(parameters.get("fps", 30)),
+        emotion=parameters.get("emotion"),
+        flash=parameters.get("flash", "0") == "1",
+        transcript=parameters.get("transcript", "1") == "1",
     )
 
 
@@ -114,14 +114,14 @@ class Person:
 
     def segments(self, first_s: float, last_s: float, origin_ns: int = 0) -> list[Segment]:
         """The sentences that end in (first_s, last_s]; their times are from `origin_ns`."""
-        found = []
+        segments = []
         for number in range(max(0, int(first_s // UTTERANCE_S) - 1), int(last_s // UTTERANCE_S) + 1):
             start_s = number * UTTERANCE_S
             end_s = start_s + SPEECH_S
             if first_s < end_s <= last_s:
                 start_ns, end_ns = (origin_ns + round(time_s * NS_PER_S) for time_s in (start_s, end_s))
-                found.append(Segment(f"test-{number}", start_ns, end_ns, self.manner(start_s).words))
-        return found
+                segments.append(Segment(f"test-{number}", start_ns, end_ns, self.manner(start_s).words))
+        return segments
 
     def sound(self, first_sample: int, count: int) -> NDArray[np.float32]:
         """Samples [first_sample, first_sample + count) at `rate_hz`, -1..1."""

@@ -24,10 +24,10 @@ class SyntheticSource(ThreadedSource):
     """The drawn person, live at pace `real` (what is not read in time is dropped), lossless at `max`."""
 
     def __init__(
-        self, url: str, wanted: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real", flag: Flag = "input"
+        self, url: str, requested: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real", flag: Flag = "input"
     ) -> None:
         options = parse_test_url(url, flag)
-        modalities = tuple(wanted_ for wanted_ in wanted if wanted_ != "language" or options.transcript)
+        modalities = tuple(modality for modality in requested if modality != "language" or options.transcript)
         counts = {"frames": 0, "samples": 0, "segments": 0}
         super().__init__(SourceIdentity(url, "synthetic", modalities, lossless=pace == "max"), sinks, counts)
         self._rate_hz = sinks.grid.sample_rate_hz
