@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNTIME = Path("runtime/clcr_stream")
 COUNT, SEED, GOAL = 200, 8, 0.9
 BASELINE_TIMEOUT_S = 600.0
+PLUGINS = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")  # the latter only reports, and takes a second
 MARKERS = "not slow and not device and not gpu and not data"
 
 # Tests of a module beside tests/ROOM/test_MODULE.py, fast files first. Paths without ".py".
@@ -170,7 +171,7 @@ class Tree:
 
     def run(self, tests: Sequence[str], timeout_s: float) -> tuple[str, str]:
         """("passed" | "failed" | "timeout", the test that failed first)."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", MARKERS, *tests]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", *PLUGINS, "-m", MARKERS, *tests]
         path = os.pathsep.join(str(self.folder / name) for name in ("runtime", "export", "model"))
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         process = subprocess.Popen(

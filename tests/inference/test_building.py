@@ -411,7 +411,7 @@ class Process:
         self, wanted: Callable[[dict[str, Any]], bool], *arguments: str
     ) -> tuple[dict[str, Any], list[dict[str, Any]], str, int]:
         """Run on live input until a message is `wanted`: that one, those before it, standard error, exit code."""
-        command = [*self.command, "--input", "test://", "--output", "-", *arguments]
+        command = [*self.command, "--camera", "none", "--mic", "test://", "--output", "-", *arguments]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=pipe, text=True) as process:
             assert process.stdout is not None

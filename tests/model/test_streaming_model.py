@@ -277,9 +277,9 @@ def test_a_model_whose_attention_could_lose_a_valid_token_is_not_streamed() -> N
 
 
 @torch.no_grad()
-def test_two_thousand_hops_do_not_drift() -> None:
-    """The newest window after 2,000 hops against a fresh start that sees only the tail with enough context."""
-    hops, context = 2000, 12
+def test_hundreds_of_hops_do_not_drift() -> None:
+    """The newest window after 600 hops against a fresh start that sees only the tail with enough context."""
+    hops, context = 600, 12
     generator = torch.Generator().manual_seed(0)
     engine = StreamingLevel(tiny_model(), 2, GRID).eval()
     inputs = engine.example(1)

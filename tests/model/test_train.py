@@ -45,32 +45,45 @@ def _state(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{n}.{k}": v for n in names for k, v in checkpoint.read_tensors(folder / f"{n}.safetensors").items()}
 
 
-def test_stopping_and_resuming_gives_the_same_bits_as_running_through(recipe: Recipe) -> None:
-    whole = train.start_run(Path("whole"), recipe, start.new_model(recipe))
-    assert train.train(whole) == train.FINISHED
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never stopped."""
+    folder, recipe = tmp_path_factory.mktemp("finished"), load_recipe(CONFIGS / "train_tiny.yaml")
+    write_packs(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train.train(train.start_run(Path("run"), recipe, start.new_model(recipe))) == train.FINISHED
+    return folder / "run"
+
+
+def test_stopping_and_resuming_gives_the_same_bits_as_running_through(recipe: Recipe, finished: Path) -> None:
     parts = train.start_run(Path("parts"), recipe, start.new_model(recipe))
     assert train.train(parts, until_step=2) == train.STOPPED
     assert train.train(train.resume_run(Path("parts"), recipe)) == train.FINISHED
-    expected, got = _state(Path("whole/last")), _state(Path("parts/last"))
+    expected, got = _state(finished / "last"), _state(Path("parts/last"))
     assert expected.keys() == got.keys()
     assert any(name.startswith("optimizer.") for name in expected)
     for name, tensor in expected.items():
         assert torch.equal(tensor, got[name]), name
-    logs = [Path(run, "log.jsonl").read_text(encoding="utf-8").splitlines() for run in ("whole", "parts")]
+    logs = [Path(run, "log.jsonl").read_text(encoding="utf-8").splitlines() for run in (finished, "parts")]
     without_time = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in log] for log in logs]
     assert without_time[0] == without_time[1]
 
 
-def test_a_run_writes_its_recipe_origin_metrics_curves_and_checkpoints(recipe: Recipe) -> None:
-    train.train(train.start_run(Path("run"), recipe, start.new_model(recipe)))
-    assert load_recipe(Path("run/recipe.yaml")) == recipe
-    assert checkpoint.read_json(Path("run/run.json"))["train_packs"] == ["clips", "faces", "texts"]
-    assert checkpoint.read_json(Path("run/metrics.json"))["dev"].keys() == {"clips/V", "clips/A", "clips/VA", "texts/L"}
-    assert Path("run/curves.png").read_bytes().startswith(b"\x89PNG")
+def test_a_run_writes_its_recipe_origin_metrics_curves_and_checkpoints(recipe: Recipe, finished: Path) -> None:
+    assert load_recipe(finished / "recipe.yaml") == recipe
+    assert checkpoint.read_json(finished / "run.json")["train_packs"] == ["clips", "faces", "texts"]
+    assert checkpoint.read_json(finished / "metrics.json")["dev"].keys() == {
+        "clips/V",
+        "clips/A",
+        "clips/VA",
+        "texts/L",
+    }
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("best", "final"):
-        assert checkpoint.load_info(Path("run", name)).provenance["step"] in (3, 6)
-    final = checkpoint.load_checkpoint(Path("run/final"))
-    averaged = checkpoint.read_tensors(Path("run/last/ema.safetensors"))
+        assert checkpoint.load_info(finished / name).provenance["step"] in (3, 6)
+    final = checkpoint.load_checkpoint(finished / "final")
+    averaged = checkpoint.read_tensors(finished / "last/ema.safetensors")
     assert all(torch.equal(value, averaged[name]) for name, value in final.state_dict().items())
 
 

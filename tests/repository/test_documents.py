@@ -471,7 +471,9 @@ def test_the_selections_of_tests_that_documents_show_select_some(command: str) -
     arguments = command.removeprefix("scripts/test ")
     if "/" not in arguments:  # of a file that holds both kinds: collecting every file takes half a minute
         arguments += " tests/repository/test_repository.py"
-    count = shell(f"python -m pytest --collect-only -q -p no:cacheprovider {arguments} | tail -1", ROOT).stdout
+    count = shell(
+        f"python -m pytest --collect-only -q -p no:cacheprovider -p no:hypothesispytest {arguments} | tail -1", ROOT
+    ).stdout
     found = re.match(r"(\d+)(?:/(\d+))? tests? collected", count)
     assert found and int(found[1]) > 0, count
     assert "-m" not in arguments or int(found[1]) < int(found[2] or 0), count

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from clcr_stream.bundle.loader import default_bundle_folder
+from crowd import slowdown
 from job_checks import (
     CLOCK_FIELDS,
     check_coverage,
@@ -126,8 +127,8 @@ def test_every_message_fits_its_schema_and_the_session_is_told_from_start_to_goo
     assert ran.exit_code == 0, ran.stderr
     assert figures["messages"]["transcript"] == (0 if clip.srt is None else clip.srt.read_text().count("-->"))
     skipped = sum(figures["ticks"]["skipped"].values())
-    assert figures["first_seq"] <= 3
-    assert skipped <= figures["ticks"]["due"] // 10, "this machine is too busy for the hop"
+    assert figures["first_seq"] <= 3 * slowdown()
+    assert skipped <= figures["ticks"]["due"] // 10 * slowdown(), "this machine is too busy for the hop"
     wired = [got.message for got in ran.received]
     assert sorted(map(json.dumps, wired)) == sorted(map(json.dumps, _as_sent(ran.lines))), "--output is not the wire"
     record_property("wire", figures | {"clip": clip.name})
@@ -223,7 +224,7 @@ def test_the_runtime_is_small_quick_to_start_private_and_without_torch(
     assert "torch" not in replayed.modules and "onnxruntime" in replayed.modules
     peak_mb = max(ran.probe.peak_rss_mb, replayed.summary["peak_rss_mb"])
     assert peak_mb < 400
-    assert ran.cold_start_s <= 5.0
+    assert ran.cold_start_s <= 5.0 * slowdown()
     assert all("127.0.0.1" in line for line in ran.probe.inet_sockets) and ran.probe.inet_sockets
     assert media_files([*ran.probe.files_written, *ran.files]) == []
     kept = {name for name in ran.files if not name.endswith((".jsonl", ".srt", ".npz", "stderr.txt"))}
@@ -243,7 +244,7 @@ def test_sigterm_ends_a_session_at_once_with_a_goodbye_and_it_never_had_a_tcp_so
         code, seconds = session.terminate()
         goodbye = session.expect(lambda message: message["state"] == "goodbye", 5, "status")
     assert code == 0, session.stderr()
-    assert seconds <= 2.0
+    assert seconds <= 2.0 * slowdown()
     assert goodbye.message["ticks"]["published"] >= 3
     assert probe.inet_sockets == []
     assert session.files_left() == ["stderr.txt"], "the session left files behind"

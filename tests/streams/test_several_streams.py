@@ -218,27 +218,22 @@ def test_a_stream_says_the_same_alone_and_in_a_batch_with_others(
     # At their own pace all are due together; unpaced, each tick goes as soon as its data is there, alone as a rule.
     paced = clip(place) | {"pace": "real"}
     run(config(alone=clip(place)))
-    for _ in range(3):  # a machine that is busy with something else skips ticks
-        for name in ("first", "other", "third"):
-            (tmp_path / f"{name}.jsonl").unlink(missing_ok=True)
-        done = run(config(first=paced, other=paced | {"transcript": "none"}, third=paced))
-        published = {name: one["published"] for name, one in done.items()}
-        assert {one["published"] + sum(one["skipped"].values()) for one in done.values()} == {20}
-        if published == {"first": 20, "other": 20, "third": 20}:
-            break
-    else:
-        pytest.skip(f"this machine cannot run three streams live: of 20 ticks each it published {published}")
-    alone = predictions(tmp_path / "alone.jsonl")
+    done = run(config(first=paced, other=paced | {"transcript": "none"}, third=paced))
+    assert {one["published"] + sum(one["skipped"].values()) for one in done.values()} == {20}
+    alone = {one.seq: one for one in predictions(tmp_path / "alone.jsonl")}
+    assert len(alone) == 20
     batches, differences = set(), []
     for name in ("first", "third"):
-        for together, single in zip(predictions(tmp_path / f"{name}.jsonl"), alone, strict=True):
-            assert together.probs is not None and single.probs is not None
-            assert together.seq == single.seq
-            for label, share in single.probs.items():
+        spoken = predictions(tmp_path / f"{name}.jsonl")
+        assert len(spoken) == done[name]["published"] > 0  # a machine that is busy with something else skips ticks
+        for together in spoken:
+            single = alone[together.seq].probs
+            assert together.probs is not None and single is not None
+            for label, share in single.items():
                 assert together.probs[label] == pytest.approx(share, abs=1e-6)
             batches.add(together.timing_ms["batch"] or 0.0)
-    for other, single in zip(predictions(tmp_path / "other.jsonl"), alone, strict=True):
-        both = other.modalities.language.coverage, single.modalities.language.coverage
+    for other in predictions(tmp_path / "other.jsonl"):
+        both = other.modalities.language.coverage, alone[other.seq].modalities.language.coverage
         assert both[0] is not None and both[1] is not None
         differences.append(abs(both[0] - both[1]))
     assert max(batches) > 1, "nothing went through the levels together"

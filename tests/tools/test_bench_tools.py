@@ -170,7 +170,7 @@ def test_bus_times_readers_in_other_processes_beside_one_that_is_stopped(tmp_pat
 
 
 def test_streams_finds_a_number_and_every_probe_says_why(tmp_path: Path) -> None:
-    found = quick("bench_streams", tmp_path)
+    found = quick("bench_streams", tmp_path, "--seconds", "1.5")
     assert found["drawing_cpu_ms_per_picture"] > 0
     result = found["sources"]["sound"]["batched"]
     assert result["probes"][0]["streams"] == 1
@@ -183,7 +183,7 @@ def test_streams_finds_a_number_and_every_probe_says_why(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("torch") is None or find_spec("onnx") is None, reason="needs the export extra")
 def test_peers_agree_and_their_ratios_follow_from_their_figures(tmp_path: Path) -> None:
-    found = quick("bench_peers", tmp_path)
+    found = quick("bench_peers", tmp_path, "--seconds", "0.8")
     for name in ("ours", "onnxruntime_recompute", "torch_eager"):
         assert found[f"{name}_ms_p50"] > 0
     assert found["torch_compile_ms_p50"] is None and found["torch_compile_reason"]
