@@ -87,11 +87,20 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
 }
 # No behaviour of their own, or text for people only.
 NOT_SAMPLED = ("__init__", "cli/terminal")
+_WITH_A_BOX = "it is read only while there is a face, and finding one sets it"
 # "module:function: line before -> line after": why the program does the same.
 EQUIVALENT: Mapping[str, str] = {
     "config:Config: class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):"
     " -> class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=False):": (
         "allows more calls, and nobody makes one"
+    ),
+    "frontends/faces:FaceFinder.reset: self._missed_calls = 0 -> self._missed_calls = 1": _WITH_A_BOX,
+    "frontends/faces:FaceFinder.reset: self._votes = 0 -> self._votes = 1": _WITH_A_BOX,
+    "frontends/faces:FaceFinder.reset: self._faces = 0 -> self._faces = 1": _WITH_A_BOX,
+    'frontends/faces:FaceFinder._detect: self._box, self._missed_calls, self._state = None, 0, "lost"'
+    ' -> self._box, self._missed_calls, self._state = None, 1, "lost"': _WITH_A_BOX,
+    "frontends/faces:FaceFinder.crop: self._calls += 1 -> self._calls -= 1": (
+        "only whether the number of calls divides without remainder is asked, and -n does where n does"
     ),
     "inference/tensorrt/plan_cache:PlanCache._write: "
     '_write_private(self._path(name, ".json"), json.dumps(record, indent=1, sort_keys=True).encode() + b"\\n") -> '

@@ -184,7 +184,7 @@ def build_manifest(
             mel_frames_per_hop=4 * grid.acoustic_slots,
             tokens_per_hop=grid.acoustic_slots,
             tokens=grid.acoustic_tokens,
-            **{key: value for key, value in asdict(mel).items() if key != "mel_scale"},  # "htk", the only one there
+            **asdict(mel),
         ),
         language=LanguageSpec(
             tokens=grid.language_tokens, pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import zmq.auth
 
 from clcr_stream.cli.main import main
 from clcr_stream.sources import devices
+from curve_keys import write_keys
 from tiny_bundle import write_bundle
 
 
@@ -46,13 +46,7 @@ def test_doctor_names_the_broken_part(bundle: Path, tmp_path: Path, capsys: pyte
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """A folder of certificates, and `allowed`, the folder of those who may read."""
-    for name in ("server", "reader", "stranger"):
-        zmq.auth.create_certificates(tmp_path, name)
-        (tmp_path / f"{name}.key_secret").chmod(0o600)
-    (tmp_path / "allowed").mkdir()
-    (tmp_path / "reader.key").rename(tmp_path / "allowed" / "reader.key")
-    return tmp_path
+    return write_keys(tmp_path)
 
 
 def test_curve_flags_open_an_address_off_loopback(bundle: Path, keys: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import zmq.auth
 
 from clcr_stream.cli.main import main
 from clcr_stream.clock import read_boot_id
@@ -16,6 +15,7 @@ from clcr_stream.streams.reports import Header, make_status
 from clcr_stream.wire import messages
 from clcr_stream.wire.endpoint import CurveServer
 from clcr_stream.wire.publisher import Publisher, PublishOptions
+from curve_keys import write_keys
 
 
 @pytest.fixture(autouse=True)
@@ -36,13 +36,7 @@ def publisher() -> Iterator[Publisher]:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """A folder of certificates, and `allowed`, the folder of those who may read."""
-    for name in ("server", "reader", "stranger"):
-        zmq.auth.create_certificates(tmp_path, name)
-        (tmp_path / f"{name}.key_secret").chmod(0o600)
-    (tmp_path / "allowed").mkdir()
-    (tmp_path / "reader.key").rename(tmp_path / "allowed" / "reader.key")
-    return tmp_path
+    return write_keys(tmp_path)
 
 
 def test_sub_prints_what_an_endpoint_publishes(publisher: Publisher, capsys: pytest.CaptureFixture[str]) -> None:

@@ -297,6 +297,16 @@ def test_an_unexpected_error_in_a_tick_ends_its_own_stream_in_one_line(bundle: B
     assert at.host.summaries()["b"].ticks.published == 10
 
 
+def test_a_prediction_waits_for_what_comes_late_as_long_as_the_options_say(bundle: Bundle, tmp_path: Path) -> None:
+    output, settle_ms = tmp_path / "a.jsonl", 300.0
+    with hosted(bundle) as at:
+        at.host.begin([replace(options("a", output), settle_ms=settle_ms)])
+        at.start()
+        assert eventually(published(output, 1))
+    first = next(message for message in lines(output) if isinstance(message, messages.Prediction))
+    assert first.published_ns - first.window.end_ns >= settle_ms * 1e6
+
+
 class BadSource:
     """A source whose answers raise, as a program's own may."""
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-import zmq.auth
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from clcr_stream.wire.client import CurveClient, Subscriber, TopicTrack
 from clcr_stream.wire.endpoint import CurveServer
 from clcr_stream.wire.messages import Message, Status, Transcript, decode
 from clcr_stream.wire.publisher import Publisher, PublishOptions
+from curve_keys import write_keys
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "wire"
 BOOT = "this boot"
@@ -238,10 +238,8 @@ def test_what_is_not_a_message_of_the_stream_is_counted_and_passed_over(endpoint
 
 
 def test_curve_keys_reach_an_endpoint_that_needs_them(tmp_path: Path) -> None:
-    for name in ("server", "reader"):
-        zmq.auth.create_certificates(tmp_path, name)
-        (tmp_path / f"{name}.key_secret").chmod(0o600)
-    server = CurveServer(tmp_path / "server.key_secret", tmp_path)
+    write_keys(tmp_path)
+    server = CurveServer(tmp_path / "server.key_secret", tmp_path / "allowed")
     keys = CurveClient(tmp_path / "reader.key_secret", tmp_path / "server.key")
     with Publisher(PublishOptions(endpoint="tcp://127.0.0.1:*", curve=server), status) as publisher:
         send(publisher, golden("prediction", 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -110,9 +111,18 @@ def test_a_named_pipe_and_dev_null_take_lines_as_they_did(tmp_path: Path) -> Non
     assert write(Output("/dev/null"), b"{}").failure is None
 
 
-@pytest.mark.parametrize("name", ["missing/a.jsonl", "a\nb/c", "x" * 300, "a\0b"])
-def test_a_place_where_no_file_can_be_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
-    assert "give a file in a folder that exists, or -" in refusal(Output(str(tmp_path / name)))
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing/a.jsonl", "there is no folder"),
+        ("a\nb/c", "there is no folder"),
+        ("x" * 300, "cannot be written (File name too long)"),
+        ("a\0b", "cannot be written (embedded null byte)"),
+    ],
+)
+def test_a_place_where_no_file_can_be_is_refused_in_one_line(tmp_path: Path, name: str, reason: str) -> None:
+    told = refusal(Output(str(tmp_path / name)))
+    assert reason in told and "give a file in a folder that exists, or -" in told
 
 
 def test_a_full_disk_is_told_at_once_and_leaves_whole_lines(tmp_path: Path) -> None:
@@ -143,3 +153,26 @@ def test_a_device_that_is_full_stops_the_lines_and_nothing_else() -> None:
     lines.close()
     assert lines.failure == "No space left on device"
     assert told == ["--output /dev/full has stopped: No space left on device; the session goes on without it"]
+
+
+@pytest.mark.parametrize("target", ["a.jsonl", "/dev/full"])
+def test_a_file_that_cannot_be_closed_is_told_unless_it_had_stopped_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """As a disk over the network does that finds only then that it is full."""
+    told: list[str] = []
+    lines = JsonLines(Output(str(tmp_path / target)), told.append)
+    lines.write_line(b"{}")
+    close = os.close
+
+    def late(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", late)
+        lines.close()
+    lines.close()
+    reason = "No space left on device" if target == "/dev/full" else "Disk quota exceeded"
+    assert lines.failure == reason
+    assert told == [f"--output {tmp_path / target} has stopped: {reason}; the session goes on without it"]
