@@ -189,6 +189,22 @@ def test_a_last_hop_that_is_not_full_is_predicted_only_when_it_is_rounded_up(bun
     assert covered[1] == pytest.approx([5 * tokens, 10 * tokens, 12 * tokens])  # the 13th token is not full
 
 
+def test_a_frame_is_wanted_until_its_slot_is_taken(bundle: Path) -> None:
+    frame = np.zeros((48, 64, 3), np.uint8)
+    with Engines.load(bundle, backend="onnxruntime") as engines:
+        with engines.stream(pace="max", modalities=("vision",)) as stream:
+            wanted = []
+            for time_ms in (0, 10, 67, 77, 133, 143):  # two in each slot
+                wanted.append(stream.wants_frame(time_ms * NS_PER_MS))
+                if wanted[-1]:
+                    stream.push_frame(time_ms * NS_PER_MS, frame)
+            with pytest.raises(SourceError, match=r"captured_ns is 0\.5, allowed is a whole number"):
+                stream.wants_frame(0.5)
+            (source,) = stream.sources()
+    assert wanted == [True, False] * 3
+    assert (source.counts["frames"], source.counts["frames_in"], source.counts["frames_dropped_same_slot"]) == (3, 6, 3)
+
+
 def test_faces_of_another_detector_are_taken_as_they_are(bundle: Path) -> None:
     with Engines.load(bundle, backend="onnxruntime") as engines:
         face = np.full((engines.face_px, engines.face_px, 3), 90, np.uint8)

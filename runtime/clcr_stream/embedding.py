@@ -331,6 +331,10 @@ class PushedStream(PredictionStream):
         """A picture, (height, width, 3) uint8 RGB. The face is searched in this call, in the caller's thread."""
         self._source.push_frame(captured_ns, rgb)
 
+    def wants_frame(self, captured_ns: SupportsIndex) -> bool:
+        """Whether a frame of this time would be used; one that is not need not be made. It is counted as dropped."""
+        return self._source.wants_frame(captured_ns)
+
     def push_face(self, captured_ns: SupportsIndex, rgb: NDArray[np.uint8], quality: float = 1.0) -> None:
         """A face of your own detector, (face_px, face_px, 3) uint8 RGB, in place of a frame: none is searched."""
         self._source.push_face(captured_ns, rgb, quality)

@@ -146,7 +146,10 @@ class _Feeder:
                 self._reached_ns[other] = start_ns - APART_NS
                 self._stream.push_gap(other, start_ns - APART_NS)
         if isinstance(item, VideoItem):
-            self._stream.push_frame(start_ns, item.rgb())
+            if self._stream.wants_frame(start_ns):
+                self._stream.push_frame(start_ns, item.rgb())
+            else:
+                self._stream.push_gap("vision", start_ns)
         else:
             self._stream.push_audio(start_ns, item.samples)
 

@@ -117,7 +117,7 @@ def _over_time(answered: Answered) -> dict[str, Any]:
 
 def _first_correct_s(answer: Answer, target: int) -> float | None:
     """Seconds from the clip's start to the end of the first hop whose label is right."""
-    return (answer.hops.index(target) + 1) * answer.hop_s if target in answer.hops else None
+    return round((answer.hops.index(target) + 1) * answer.hop_s, 6) if target in answer.hops else None
 
 
 def _flips(hops: Sequence[int]) -> int:

@@ -38,7 +38,9 @@ class PushedSource:
         self.name, self.modalities, self.lossless = identity.name, identity.modalities, identity.lossless
         self._kind = identity.kind
         self._sinks = sinks
-        self._feeder = FrameFeeder(sinks) if "vision" in identity.modalities else None
+        # A live stream must not wait for the face finder at its first frame; a recording of faces never needs one.
+        live = not identity.lossless
+        self._feeder = FrameFeeder(sinks) if live and "vision" in identity.modalities else None
         self._frames_lock, self._audio_lock = threading.Lock(), threading.Lock()
         self._sound = _SoundPlacer(sinks)
         self._changed = threading.Condition()
@@ -121,9 +123,14 @@ class PushedSource:
         with self._frames_lock:
             time_ns = self._checked_ns("vision", captured_ns, "captured_ns")
             self._await_room("vision", time_ns, time_ns)
-            assert self._feeder is not None  # else the modality would have been refused
+            if self._feeder is None:
+                self._feeder = FrameFeeder(self._sinks)
             self._feeder.offer(time_ns, lambda: np.ascontiguousarray(rgb))
             self._pushed("vision", time_ns, "frames", 1)
+
+    def wants_frame(self, captured_ns: SupportsIndex) -> bool:
+        """Whether a frame of this time would be used; a refused one counts as seen and dropped."""
+        return self._sinks.rings.vision.wants(self._whole(captured_ns, "captured_ns"))
 
     def push_face(self, captured_ns: SupportsIndex, rgb: NDArray[np.uint8], quality: float) -> None:
         """A face that was cut out already, (size, size, 3) uint8 RGB at the model's size; copied. No face is searched.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import platform
 import resource
@@ -202,7 +203,7 @@ def session_message(
         bundle=identity.bundle,
         bundle_name=manifest.name,
         backend=identity.backend,
-        versions=versions(),
+        versions=dict(versions()),
         sources=sources,
         intended_use=messages.IntendedUse(
             infers_emotion=use.infers_emotion, context=tuple(use.context), notice=use.notice
@@ -210,6 +211,7 @@ def session_message(
     )
 
 
+@functools.cache  # 14 ms for files that do not change: much for a program that opens a stream per clip
 def versions() -> dict[str, str]:
     """What the session runs on; a package that is not installed is left out."""
     entries = {"clcr-stream": __version__, "python": platform.python_version()}
