@@ -21,6 +21,7 @@ from clcr_stream.bundle.loader import Bundle, load_bundle
 
 EXAMPLES = """  tools/bench_peers.py                              the shipped bundle, docs/benchmarks/peers.json
   tools/bench_peers.py --front-end resnet18         the paper's front-end, random weights
+  tools/bench_peers.py --front-end whisper          the pretrained speech encoder, random weights
   tools/bench_peers.py --sweep --seconds 10         growth with window, hop and frame rate, 10 s a point
   tools/bench_peers.py --no-compile --seconds 30 --json fast.json"""
 PEERS = ("ours", "onnxruntime_recompute", "torch_eager", "torch_compile")
@@ -31,7 +32,9 @@ MAC_ENGINES = ("level1", "level2", "level3", "intercad")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The tool's own flags."""
-    parser.add_argument("--front-end", choices=tuple(FRONT_ENDS), default="default", help="what looks at a face")
+    parser.add_argument(
+        "--front-end", choices=tuple(FRONT_ENDS), default="default", help="what looks at a face, or hears: whisper"
+    )
     parser.add_argument(
         "--checkpoint",
         type=Path,

@@ -23,15 +23,23 @@ from clcr_stream.errors import ConfigError
 def opened(source: Path, split: str, model: CLCR, tokenizer: Path) -> Iterator[Pack]:
     """The labelled clips of a pack's split; a manifest (CSV beside its media) is decoded for as long as this is open.
 
-    Raises ConfigError when it is neither, or when the split is empty.
+    Raises ConfigError when it is neither, when the split is empty, or when its sound is for another acoustic encoder.
     """
     if source.is_dir():
-        yield Pack(source, split, model.config.labels)
+        yield _pack(source, split, model)
     elif source.suffix == ".csv" and source.is_file():
+        encoder = model.config.acoustic_encoder
         with tempfile.TemporaryDirectory() as folder:
-            yield Pack(prepare(source, source.parent, Path(folder), tokenizer, False), split, model.config.labels)
+            made = prepare(source, source.parent, Path(folder), tokenizer, progress=False, encoder=encoder)
+            yield _pack(made, split, model)
     else:
         raise ConfigError(f"{source}: is neither a prepared pack nor a manifest .csv; see docs/data.md")
+
+
+def _pack(folder: Path, split: str, model: CLCR) -> Pack:
+    pack = Pack(folder, split, model.config.labels)
+    pack.check_mel(model.config.mel)
+    return pack
 
 
 def scenario_of(clip: Clip, grid: Grid, mel_bands: int) -> Scenario:

@@ -45,8 +45,11 @@ def streaming_modules(model: CLCR, grid: Grid) -> dict[str, nn.Module]:
     return {name: module.eval() for name, module in modules.items()}
 
 
-def export_graph(name: str, module: Any, half_storage: bool = False) -> Graph:
-    """Trace one engine. `half_storage` keeps large weights as float16 in the file; the arithmetic stays float32."""
+def export_graph(name: str, module: Any, half_storage: bool | Literal["exact"] = False) -> Graph:
+    """Trace one engine. `half_storage` keeps large weights as float16 in the file; the arithmetic stays float32.
+
+    exact: only weights that float16 represents, which are those that `round_to_half` rounded.
+    """
     example: dict[str, Tensor] = module.example()
     streams = {key: {0: STREAMS} for key in (*module.input_names, *module.output_names)}
     buffer: Any = io.BytesIO()  # written at once by the tracing exporter, whose signature names paths only
@@ -65,7 +68,7 @@ def export_graph(name: str, module: Any, half_storage: bool = False) -> Graph:
     proto = onnx.load_from_string(buffer.getvalue())
     fold_shapes(proto)
     if half_storage:
-        store_in_half(proto)
+        store_in_half(proto, exact_only=half_storage == "exact")
     tidy(proto, dict(zip(module.output_names, outputs, strict=True)))
     onnx.checker.check_model(proto, full_check=True)
     spec = EngineSpec(
@@ -90,8 +93,8 @@ def round_to_half(module: nn.Module) -> None:
                 parameter.copy_(parameter.half().float())
 
 
-def store_in_half(proto: onnx.ModelProto) -> None:
-    """Store large float32 weights as float16 followed by a Cast; a weight that would change is an error.
+def store_in_half(proto: onnx.ModelProto, exact_only: bool = False) -> None:
+    """Store large float32 weights as float16 followed by a Cast; a weight that would change is an error, or stays.
 
     Weights are the initializers; constants of the graph (the frozen bases, which rounding would bend) stay as they are.
     A table that is only gathered from is cast after the Gather, so that the runtime keeps it in half precision.
@@ -104,6 +107,8 @@ def store_in_half(proto: onnx.ModelProto) -> None:
         full = numpy_helper.to_array(weight)
         half = full.astype(np.float16)
         if not np.array_equal(half.astype(np.float32), full):
+            if exact_only:
+                continue
             raise ValueError(f"{weight.name}: not representable in float16; call round_to_half before tracing")
         users = [node for node in graph.node if weight.name in node.input]
         graph.initializer[index].CopyFrom(numpy_helper.from_array(half, weight.name))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES
 from clcr.network.model import CLCR, Outputs
-from clcr.network.streaming import DESCRIBED, Grid
+from clcr.network.streaming import DESCRIBED, SPEECH_POSITION, Grid
 from clcr_export.graphs import Graph
 from clcr_stream.errors import ClcrError
 
@@ -196,7 +196,7 @@ class Chain:
 def hop_inputs(model: CLCR, scenario: Scenario, index: int) -> Arrays:
     """What one hop brings, in the graphs' shapes for one stream."""
     vision, acoustic = scenario.vision_valid.shape[1], scenario.acoustic_valid.shape[1]
-    return {
+    given = {
         "vision_in": scenario.frames[index : index + 1].astype(np.float32),
         "acoustic_in": scenario.mel[index : index + 1],
         "vision_valid": scenario.vision_valid[index : index + 1],
@@ -205,6 +205,9 @@ def hop_inputs(model: CLCR, scenario: Scenario, index: int) -> Arrays:
         "acoustic_position": model.positions(torch.tensor([index * acoustic]), acoustic).numpy(),
         "gamma": np.full((1, 1), scenario.gamma, np.float32),
     }
+    if model.config.acoustic_encoder == "whisper":
+        given[SPEECH_POSITION] = model.speech_positions(torch.tensor([index * acoustic]), acoustic).numpy()
+    return given
 
 
 def words_of(text: Arrays, level: int) -> Arrays:
@@ -273,9 +276,11 @@ def prove(
         proof.batched[name] = batch_difference(run, name, graph.module)
     scenario = make_scenario(model, grid, hops)
     chain = Chain(graphs, model, run)
+    states = ("vision_conv_1", "acoustic_keys") if model.config.acoustic_encoder == "whisper" else ("vision_conv_1",)
     broken = {
-        f"level{level}.vision_conv_1 zeroed": Chain(graphs, model, run, (f"level{level}", "vision_conv_1"))
+        f"level{level}.{state} zeroed": Chain(graphs, model, run, (f"level{level}", state))
         for level in LEVELS
+        for state in states
     }
     for index in range(hops):
         say(f"chain: tick {index + 1} of {hops} against the offline model")

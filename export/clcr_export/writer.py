@@ -14,8 +14,10 @@ import onnx
 import torch
 from torch import nn
 
+from clcr.network.config import ModelConfig
 from clcr.network.model import CLCR
-from clcr.network.streaming import Grid
+from clcr.network.speech import BLOCK_STEPS
+from clcr.network.streaming import Grid, StreamingLevel
 from clcr.training.checkpoint import CheckpointError, load_checkpoint, load_info, replacing_folder
 from clcr_export import __version__
 from clcr_export.gates import Report
@@ -31,10 +33,11 @@ from clcr_stream.bundle.manifest import (
     LanguageSpec,
     Manifest,
     ModelSpec,
+    SpeechSpec,
     VisionSpec,
     write_manifest,
 )
-from clcr_stream.frontends.mel import MelSpec
+from clcr_stream.frontends.positions import SPEECH_PERIOD
 from clcr_stream.frontends.text import Tokenizer
 
 HOP_NS = 200_000_000
@@ -98,9 +101,12 @@ def _export(checkpoint: Path, target: Path, options: ExportOptions, say: Say) ->
     model = load_checkpoint(checkpoint)
     tokenizer = checkpoint / "tokenizer.json"
     check_tokenizer(tokenizer, vocabulary_size(model))
-    # Weights of the language encoder are stored as float16: PyTorch must compute with what the file will hold.
+    # Weights of the pretrained encoders are stored as float16: PyTorch must compute with what the file will hold.
     round_to_half(model.language)
     round_to_half(model.project["language"])
+    if model.config.acoustic_encoder == "whisper":
+        round_to_half(model.acoustic)
+        round_to_half(model.stages["acoustic"])
     engines = _proved(model, _modules(checkpoint, model, grid), options.proof_hops, say)
     if options.precision.mode != "fp32":
         with evaluation_packs(model, options.precision, tokenizer) as packs:
@@ -127,7 +133,8 @@ def _proved(model: CLCR, modules: Mapping[str, nn.Module], hops: int, say: Say) 
     graphs: dict[str, Graph] = {}
     for name, module in modules.items():
         say(f"{name}: exporting")
-        graphs[name] = export_graph(name, module, half_storage=name == "language")
+        speech = model.config.acoustic_encoder == "whisper" and isinstance(module, StreamingLevel)
+        graphs[name] = export_graph(name, module, half_storage="exact" if speech else name == "language")
     operators = _operators(graphs)
     proof = prove(model, Grid(), graphs, hops, say)
     proof.check()
@@ -160,7 +167,7 @@ def build_manifest(
     model: CLCR, grid: Grid, graphs: Mapping[str, Graph], options: ExportOptions, origin: dict[str, Any]
 ) -> Manifest:
     """The manifest without its `files`, which `write_manifest` fills in."""
-    mel = MelSpec()
+    mel = model.config.mel
     hops = grid.vision_tokens // grid.vision_slots
     tokenizer = Tokenizer(Path(origin["checkpoint"]["path"]) / "tokenizer.json")
     config = model.config
@@ -185,6 +192,7 @@ def build_manifest(
             tokens_per_hop=grid.acoustic_slots,
             tokens=grid.acoustic_tokens,
             **asdict(mel),
+            speech=speech_spec(config),
         ),
         language=LanguageSpec(
             tokens=grid.language_tokens, pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id
@@ -201,6 +209,13 @@ def build_manifest(
         provenance=origin | {"checkpoint": {k: v for k, v in origin["checkpoint"].items() if k != "path"}},
         intended_use=IntendedUse(infers_emotion=config.task == "classification", context=CONTEXTS, notice=NOTICE),
     )
+
+
+def speech_spec(config: ModelConfig) -> SpeechSpec | None:
+    """What the manifest says of the speech encoder; None where sound has its own stem."""
+    if config.acoustic_encoder != "whisper":
+        return None
+    return SpeechSpec(steps_per_hop=BLOCK_STEPS, width=config.speech_width, period_steps=SPEECH_PERIOD)
 
 
 def provenance(checkpoint: Path, temperature: float, engines: Engines) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from clcr_stream.bundle import loader as bundle
 from clcr_stream.bundle.loader import default_bundle_folder, load_bundle
-from clcr_stream.bundle.manifest import MANIFEST_NAME, check_manifest, parse_manifest
+from clcr_stream.bundle.manifest import MANIFEST_NAME, SpeechSpec, check_manifest, contract, parse_manifest
 from clcr_stream.errors import BundleError
 from tiny_bundle import tiny_manifest, write_bundle
 
@@ -328,3 +328,52 @@ def test_a_size_is_refused_from_its_limit_on(
             messages.append("")
     assert expected not in messages[0]
     assert expected in messages[1]
+
+
+SPEECH = {"steps_per_hop": 10, "width": 384, "period_steps": 1500}
+
+
+@pytest.mark.parametrize(
+    ("field", "allowed", "refused"),
+    [
+        ("steps_per_hop", 5, 0),
+        ("steps_per_hop", 15, 12),  # 5 tokens a hop
+        ("width", 2, 0),
+        ("width", 16384, 16386),
+        ("width", 6, 7),
+        ("period_steps", 1, 0),
+        ("period_steps", 1 << 20, (1 << 20) + 1),
+    ],
+)
+def test_a_size_of_the_speech_encoder_is_refused_from_its_limit_on(
+    folder: Path, field: str, allowed: int, refused: int
+) -> None:
+    messages = []
+    for value in (allowed, refused):
+
+        def change(tree: dict[str, Any], value: int = value) -> None:
+            tree["acoustic"]["speech"] = SPEECH | {field: value}
+
+        edit_manifest(folder, change)
+        messages.append(refusal(folder))  # the engines of the tiny bundle are others: refused in either case
+    assert "acoustic.speech is out of range" not in messages[0] and "differs from the contract" in messages[0]
+    assert "acoustic.speech is out of range" in messages[1]
+
+
+def test_a_bundle_with_its_own_stem_says_nothing_of_a_speech_encoder(folder: Path) -> None:
+    acoustic = json.loads((folder / MANIFEST_NAME).read_text())["acoustic"]
+    assert not {"mel_scale", "speech"} & set(acoustic)
+    shipped = json.loads((default_bundle_folder() / MANIFEST_NAME).read_text())["acoustic"]
+    assert set(acoustic) == set(shipped)
+
+
+def test_the_speech_encoder_changes_the_shapes_of_sound_and_adds_its_positions_to_level_1() -> None:
+    plain = tiny_manifest()
+    acoustic = msgspec.structs.replace(plain.acoustic, speech=SpeechSpec(**SPEECH), mel_scale="slaney")
+    speech = msgspec.structs.replace(plain, acoustic=acoustic)
+    for level, added in ((1, {"speech_position"}), (2, set()), (3, set())):
+        (before, _), (after, outputs) = (contract(manifest, f"level{level}") for manifest in (plain, speech))
+        assert set(after) - set(before) == added
+        assert outputs["acoustic_out"] == ("float32", (10, 384))
+        assert after["acoustic_in"][1] == ((20, 64) if level == 1 else (10, 384))
+    assert speech.acoustic.mel.mel_scale == "slaney" and plain.acoustic.mel.mel_scale == "htk"

@@ -67,7 +67,7 @@ def test_weights_of_other_sizes_are_refused_and_those_that_fit_are_all_taken() -
         stem.second.weight.detach().reshape(WIDTHS.width, 3, WIDTHS.width)[:, 1],
         variables["encoder/conv2/weight"][:, :, 1],
     )
-    with pytest.raises(ConfigError, match=r"first.weight has shape \(8, 18\), the recipe's model wants \(384, 240\)"):
+    with pytest.raises(ConfigError, match=r"first.weight has shape \(8, 36\), the recipe's model wants \(384, 240\)"):
         load_stem(SpeechStem(ModelConfig(mel_bands=80)), variables)
     with pytest.raises(ConfigError, match="no variable 'encoder/layer_3/self_attention/layer_norm/gamma'"):
         load_layer(layer, variables, 3)

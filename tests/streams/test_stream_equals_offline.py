@@ -7,36 +7,27 @@ tests the session loop. What it is compared with is in streaming_reference.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clcr.network.config import MODALITIES
-from clcr.network.model import CLCR
-from clcr_export.graphs import round_to_half
-from clcr_export.writer import ExportOptions, export_bundle
-from clcr_stream.bundle.loader import Bundle, load_bundle
 from clcr_stream.clock import FOREVER_NS, VirtualClock
 from clcr_stream.frontends.positions import sinusoid
-from clcr_stream.frontends.text import Tokenizer
-from clcr_stream.inference.levels import Levels, open_encoder
-from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeRunner
-from clcr_stream.inference.program import Graph, Program, Runner
 from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.session import Pipeline, Schedule, Session, open_pipeline, show_words, valid_tokens
-from clcr_stream.window.grid import TimeGrid
+from clcr_stream.streams.session import Schedule, Session
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
 from driving import drive
+from streamed_runtime import Runtime, Said, difference, opened_runtime, stream, worst_difference
 from streaming_reference import (
     HOP_NS,
     ORIGIN_NS,
@@ -44,119 +35,20 @@ from streaming_reference import (
     WINDOW_HOPS,
     Feeder,
     Frame,
-    Offline,
     Recording,
     Words,
     record,
     without,
 )
-from tiny_checkpoint import write_tiny_checkpoint
-from traced import exports_trace_once
 
 TOLERANCE = 1e-4
 CONTEXT_HOPS = 15  # the temporal network sees 28 steps back: 10 hops of picture, 6 of sound
-KINDS = ("shared", "private")  # of a level's summaries
-Said = dict[str, NDArray[Any]]
-
-
-class WatchedBackend:
-    """ONNX Runtime whose programs also show the summaries that a level passes to InterCAD."""
-
-    name = "onnxruntime"
-
-    def __init__(self) -> None:
-        self._backend = OnnxRuntimeBackend()
-        self.runner: OnnxRuntimeRunner | None = None  # of the levels
-
-    def open(self, program: Program, graphs: Mapping[str, Graph], seats: int) -> OnnxRuntimeRunner:
-        summaries = tuple(name for name in program.tensors if name.startswith(("shared_", "private_")))
-        program = replace(program, outputs=(*program.outputs, *summaries))
-        runner = self._backend.open(program, graphs, seats)
-        if summaries:
-            self.runner = runner
-        return runner
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """The product's parts on an exported bundle, and the model that it was exported from."""
-
-    bundle: Bundle
-    model: CLCR
-    backend: WatchedBackend
-    levels: Levels
-    encoder: Runner
-    tokenizer: Tokenizer
-
-    def pipeline(self, feeder: Feeder) -> Pipeline:
-        """Everything that a hop goes through before the levels, at the start of a stream."""
-        manifest, grid = self.bundle.manifest, TimeGrid.of(self.bundle.manifest, ORIGIN_NS)
-        return replace(open_pipeline(manifest, grid.origin_ns, self.tokenizer, self.encoder), rings=feeder.rings)
-
-    def offline(self, recording: Recording) -> Offline:
-        return Offline(self.model, self.tokenizer, recording)
-
-    def levels_said(self) -> Said:
-        """Shared and private summaries of the last tick, (levels, modalities, width)."""
-        assert self.backend.runner is not None
-        said = self.backend.runner.outputs
-        return {kind: np.stack([said[f"{kind}_{level}"][0].copy() for level in (1, 2, 3)]) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more threads than idle cores make the small products here ten times slower
-    folder = tmp_path_factory.mktemp("stream")
-    model = write_tiny_checkpoint(folder / "checkpoint")
-    with exports_trace_once(tmp_path_factory):
-        options = ExportOptions("tiny", proof_hops=10)
-        export_bundle(folder / "checkpoint", folder / "bundle", options, lambda text: None)
-    round_to_half(model.language)  # as the bundle stores them
-    round_to_half(model.project["language"])
-    bundle, backend = load_bundle(folder / "bundle"), WatchedBackend()
-    levels, encoder = Levels(bundle, backend), open_encoder(bundle, backend)
-    yield Runtime(bundle, model, backend, levels, encoder, Tokenizer(bundle.files["tokenizer.json"]))
-    torch.set_num_threads(threads)
-
-
-def stream(
-    runtime: Runtime, recording: Recording, seed: int = 0, whole: bool = False, forget_after: int = 0
-) -> list[Said]:
-    """What the product says at every tick of the recording; after tick `forget_after` the levels lose their state."""
-    feeder = Feeder(recording, seed, whole)
-    pipeline = runtime.pipeline(feeder)
-    ticks = []
-    levels, seat = runtime.levels, runtime.levels.take()
-    rows = levels.inputs(seat)
-    rows["gamma"][0] = recording.gamma
-    for number in range(recording.first_hop + 1, recording.first_hop + recording.hops + 1):
-        tick = pipeline.grid.tick(number)
-        feeder.fill(tick.end_ns)
-        chunk = pipeline.cutter.cut(feeder.rings, tick, rows)
-        language = pipeline.language.update(chunk.segments)
-        show_words(language, rows)
-        levels.run(seat, 1)
-        out = levels.outputs(seat, valid_tokens(chunk, language, runtime.bundle.manifest))
-        names = ("output", "omega", "beta", "eta", "mass", "budget", "present")
-        ticks.append({name: getattr(out, name) for name in names} | runtime.levels_said())
-        if number == forget_after:
-            levels.clear(seat)
-    levels.leave(seat)
-    return ticks
-
-
-def difference(got: Said, wanted: Said) -> tuple[float, str]:
-    """The worst of the compared outputs and its name; NaN counts as infinitely different."""
-    found = {name: float(np.abs(got[name] - wanted[name]).max()) for name in got}
-    return max((np.inf if np.isnan(value) else value, name) for name, value in found.items())
-
-
-def worst_difference(runtime: Runtime, ticks: list[Said], recording: Recording) -> float:
-    """The worst of all ticks against the model on the whole recording (causal: what comes later changes nothing)."""
-    offline = runtime.offline(recording)
-    encoded = offline.encode(recording.hops)
-    return max(difference(said, offline.at(hops, encoded))[0] for hops, said in enumerate(ticks, 1))
+    with opened_runtime(tmp_path_factory, "stream") as found:
+        yield found
 
 
 @pytest.mark.parametrize("seed", [1, 2])

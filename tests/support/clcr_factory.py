@@ -16,7 +16,7 @@ from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES, ModelConfig
 from clcr.network.language import LanguageEncoder
 from clcr.network.model import CLCR, Tokens
-from clcr.network.streaming import DESCRIBED, Grid, StreamingLevel
+from clcr.network.streaming import DESCRIBED, SPEECH_POSITION, Grid, StreamingLevel
 
 TINY = ModelConfig(
     labels=("a", "b", "c"),
@@ -51,6 +51,19 @@ def tiny_model(seed: int = 0, **changes: Any) -> CLCR:
     """A tiny model in evaluation mode with the seeded weights of the reference."""
     model = CLCR(replace(TINY, **changes), TableLanguage())
     load_weights(model, reference.seeded_weights(seed))
+    return model.eval()
+
+
+SPEECH = replace(TINY, acoustic_encoder="whisper", speech_width=12, speech_heads=2, speech_inner=16, speech_context=30)
+
+
+def speech_model(seed: int = 0, **changes: Any) -> CLCR:
+    """A tiny model in evaluation mode with a seeded random speech encoder as its acoustic encoder."""
+    torch.manual_seed(seed)
+    model = CLCR(replace(SPEECH, **changes), TableLanguage())
+    for layer in model.stages_of("acoustic"):
+        layer.get_buffer("mean").uniform_(-0.5, 0.5)
+        layer.get_buffer("deviation").uniform_(0.5, 1.5)
     return model.eval()
 
 
@@ -174,6 +187,8 @@ class Streamed:
         self.positions = {
             m: model.positions(getattr(batch, f"{m}_step"), batch_steps(batch, m)) for m in ("vision", "acoustic")
         }
+        self.speech = model.config.acoustic_encoder == "whisper"
+        self.speech_positions = model.speech_positions(batch.acoustic_step, batch_steps(batch, "acoustic"))
         with torch.no_grad():
             self.language = language_inputs(model, batch)
         self.frames = dense_frames(batch)
@@ -197,6 +212,8 @@ class Streamed:
             "acoustic_position": self.positions["acoustic"][:, a],
             "gamma": torch.full((rows, 1), gamma),
         }
+        if self.speech:
+            given[SPEECH_POSITION] = self.speech_positions[:, 2 * a.start : 2 * a.stop]
         outputs = []
         for index, level in enumerate(self.levels):
             inputs = given | self.language[index] | self.state[index]

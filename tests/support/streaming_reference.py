@@ -208,7 +208,7 @@ class Offline:
         slots, tokens = slice(begin * SLOTS, hops * SLOTS), slice(begin * TOKENS, hops * TOKENS)
         crops = [None if frame is None else frame.crop for frame in self.slots[slots]]
         faces = [crop for crop in crops if crop is not None]
-        mel = log_mel(self.heard[begin * SAMPLES : hops * SAMPLES + LEFT_SAMPLES])
+        mel = log_mel(self.heard[begin * SAMPLES : hops * SAMPLES + LEFT_SAMPLES], self.model.config.mel)
         batch = replace(
             nothing(),
             frames=torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2) if faces else nothing().frames,

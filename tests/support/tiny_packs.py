@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,22 @@ from numpy.typing import NDArray
 
 from clcr.network.config import EMOTIONS
 from clcr.training.data.prepare import PACK_FORMAT
+from clcr_stream.frontends.mel import DEFAULT_MEL, MelSpec
 
 SPEAKERS = ("s1", "s2", "s3")
 SLOTS, ACOUSTIC_TOKENS = 9, 15
 
 
-def write_packs(folder: Path) -> None:
+def write_packs(folder: Path, spec: MelSpec = DEFAULT_MEL) -> None:
     """packs/faces, packs/clips (video with sound, sound alone), packs/texts and a tokenizer file, below `folder`."""
-    _write(folder / "packs" / "faces", [_sample(index, "face") for index in range(36)])
+    _write(folder / "packs" / "faces", [_sample(index, "face", DEFAULT_MEL) for index in range(36)], DEFAULT_MEL)
     kinds = ["clip", "clip", "sound"]
-    _write(folder / "packs" / "clips", [_sample(index, kinds[index // 6 % 3]) for index in range(54)])
-    _write(folder / "packs" / "texts", [_sample(index, "text") for index in range(24)])
+    _write(folder / "packs" / "clips", [_sample(index, kinds[index // 6 % 3], spec) for index in range(54)], spec)
+    _write(folder / "packs" / "texts", [_sample(index, "text", DEFAULT_MEL) for index in range(24)], DEFAULT_MEL)
     (folder / "packs" / "tokenizer.json").write_text("{}", encoding="utf-8")
 
 
-def _sample(index: int, kind: str) -> dict[str, NDArray[np.generic] | str]:
+def _sample(index: int, kind: str, spec: MelSpec) -> dict[str, NDArray[np.generic] | str]:
     rng = np.random.default_rng(index)
     label = index % len(EMOTIONS)
     frames = 1 if kind == "face" else SLOTS if kind == "clip" else 0
@@ -41,12 +43,12 @@ def _sample(index: int, kind: str) -> dict[str, NDArray[np.generic] | str]:
         "grey": (grey if kind == "face" else grey[:0]).astype(np.uint8),
         "rgb": (rgb if kind == "clip" else np.zeros((0, 112, 112, 3))).astype(np.uint8),
         "slots": np.ones(frames, np.uint8),
-        "mel": (rng.normal(size=(sounds, 64)) - 12 + 2 * label).astype(np.float16),
+        "mel": (rng.normal(size=(sounds, spec.mel_bands)) - 12 + 2 * label).astype(np.float16),
         "tokens": np.array([2, 10 + label, 3] if kind == "text" else [], np.int32),
     }
 
 
-def _write(folder: Path, samples: list[dict[str, NDArray[np.generic] | str]]) -> None:
+def _write(folder: Path, samples: list[dict[str, NDArray[np.generic] | str]], spec: MelSpec) -> None:
     folder.mkdir(parents=True)
     columns = {
         name: np.array([sample[name] for sample in samples]) for name in ("id", "label", "split", "speaker", "kind")
@@ -58,4 +60,4 @@ def _write(folder: Path, samples: list[dict[str, NDArray[np.generic] | str]]) ->
         np.save(folder / f"{name}.npy", joined if len(joined) else np.zeros((1, *joined.shape[1:]), joined.dtype))
     arrays: dict[str, Any] = columns  # numpy's own stub takes the names for its flags
     np.savez(folder / "items.npz", **arrays)
-    (folder / "pack.json").write_text(json.dumps({"format": PACK_FORMAT}), encoding="utf-8")
+    (folder / "pack.json").write_text(json.dumps({"format": PACK_FORMAT, "mel": asdict(spec)}), encoding="utf-8")

@@ -19,7 +19,7 @@ CODES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 class Widths:
     """Sizes of the tiny model."""
 
-    bands: int = 6
+    bands: int = 12
     width: int = 8
     heads: int = 2
     inner: int = 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import msgspec
 import numpy as np
@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.frontends.mel import log_mel
-from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.bundle.manifest import Manifest, SpeechSpec
+from clcr_stream.frontends.mel import SPEECH_MEL, log_mel
+from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.window.cutter import Chunk, Cutter
 from clcr_stream.window.grid import Tick, TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
@@ -271,3 +271,26 @@ def _short_window(hops_in_window: int) -> Manifest:
         vision=msgspec.structs.replace(manifest.vision, tokens=3 * hops_in_window),
         acoustic=msgspec.structs.replace(manifest.acoustic, tokens=5 * hops_in_window),
     )
+
+
+def test_a_speech_encoder_gets_the_positions_of_the_hop_s_steps_and_its_own_log_mel(rings: Rings) -> None:
+    mel = SPEECH_MEL
+    acoustic = msgspec.structs.replace(
+        MANIFEST.acoustic,
+        speech=SpeechSpec(steps_per_hop=10, width=6, period_steps=35),
+        **asdict(mel),
+    )
+    manifest = msgspec.structs.replace(MANIFEST, acoustic=acoustic)
+    cutter, grid = Cutter(manifest, TimeGrid.of(manifest, ORIGIN_NS)), TimeGrid.of(manifest, ORIGIN_NS)
+    sound = np.random.default_rng(0).normal(0, 0.1, 3200 * 9).astype(np.float32)
+    rings.acoustic.put(0, sound)
+    rows = make_rows() | {
+        "acoustic_in": np.zeros((20, 80), np.float32),
+        "speech_position": np.full((10, 6), np.nan, np.float32),
+    }
+    for number in (1, 4, 9):
+        cutter.cut(rings, grid.tick(number), rows)
+        steps = [(10 * (number - 1) + step) % 35 for step in range(10)]
+        np.testing.assert_array_equal(rows["speech_position"], speech_positions(np.array(steps), 6, 1500))
+    heard = np.concatenate([np.zeros(240, np.float32), sound])[3200 * 8 :]
+    np.testing.assert_allclose(rows["acoustic_in"], log_mel(heard, mel), atol=1e-6)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bench.command import BenchError
 from bench.machine import ROOT
+from clcr_stream.frontends.mel import DEFAULT_MEL, MelSpec, log_mel
 
 REAL_CLIP = ROOT.parent / "shared/data/mosi400/clips/v04_014.mp4"
 RENDERED_S = 8.0
@@ -33,11 +34,11 @@ class Clip:
         return len(self.frames)
 
 
-def load_clip(cache: Path, slots: int = 3, size_px: int = 112) -> Clip:
+def load_clip(cache: Path, slots: int = 3, size_px: int = 112, mel_spec: MelSpec = DEFAULT_MEL) -> Clip:
     """The real clip of the shared data, else the rendered person, on the default grid (15 Hz, hops of 200 ms)."""
     path = REAL_CLIP if REAL_CLIP.is_file() else rendered(cache)
     faces, valid = _faces(path, size_px)
-    mel, heard = _sound(path)
+    mel, heard = _sound(path, mel_spec)
     hops = min(len(valid) // slots, len(heard) // 5)
     if hops < 2:
         raise BenchError(f"{path}: holds {hops} hops of picture and sound; give a clip of at least 2 s")
@@ -92,12 +93,10 @@ def _faces(path: Path, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.floa
     return faces, valid
 
 
-def _sound(path: Path) -> tuple[NDArray[Any], NDArray[np.float32]]:
+def _sound(path: Path, spec: MelSpec) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Log-mel frames of the whole clip and the validity of its tokens of four frames."""
     from clcr.training.data.decode import decode_audio
-    from clcr_stream.frontends.mel import MelSpec, log_mel
 
-    spec = MelSpec()
     samples = decode_audio(path, 0.0, 0.0)
     tokens = len(samples) // (4 * MEL_HOP_SAMPLES)
     samples = np.concatenate([np.zeros(spec.context_samples, np.float32), samples[: tokens * 4 * MEL_HOP_SAMPLES]])

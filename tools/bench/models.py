@@ -17,7 +17,12 @@ from bench.machine import ROOT
 SEED = 0
 SAMPLE_RATE_HZ = 16000
 CHECKPOINT = ROOT / "runs/javased/final"
-FRONT_ENDS = {"default": "small", "resnet18": "resnet18"}
+# name -> settings of the model: what looks at a face, or what hears
+FRONT_ENDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "resnet18": {"vision_front_end": "resnet18"},
+    "whisper": {"acoustic_encoder": "whisper", "mel_bands": 80},
+}
 _LAYERS, _HEADS, _HIDDEN = 3, 2, 128  # of the random language encoder, which no tick runs
 
 
@@ -67,7 +72,6 @@ def random_model(front_end: str, tokenizer: Path) -> Any:
     from clcr_stream.frontends.text import Tokenizer
 
     torch.manual_seed(SEED)
-    settings = {"vision_front_end": FRONT_ENDS[front_end]} if front_end != "default" else {}
     encoder = LanguageEncoder.from_config(
         {
             "model_type": "bert",
@@ -80,7 +84,7 @@ def random_model(front_end: str, tokenizer: Path) -> Any:
             "pad_token_id": 0,
         }
     )
-    return CLCR(ModelConfig.from_dict(settings), encoder).eval()
+    return CLCR(ModelConfig.from_dict(FRONT_ENDS[front_end]), encoder).eval()
 
 
 def trained_model(bundle: Path, checkpoint: Path) -> tuple[Any, str] | None:
@@ -138,12 +142,12 @@ def write_bundle(folder: Path, model: Any, variant: Variant, tokenizer: Path) ->
 
 def manifest_of(model: Any, variant: Variant, specs: dict[str, Any], tokenizer: Path) -> Any:
     """The manifest of a bench bundle, its files not yet listed."""
+    from clcr_export.writer import speech_spec
     from clcr_stream.bundle import manifest as contract
-    from clcr_stream.frontends.mel import MelSpec
     from clcr_stream.frontends.text import Tokenizer
 
     grid, config, words = variant.grid(), model.config, Tokenizer(tokenizer)
-    mel = asdict(MelSpec()) | {"hop_samples": SAMPLE_RATE_HZ // (4 * variant.sound_hz)}
+    mel = asdict(config.mel) | {"hop_samples": SAMPLE_RATE_HZ // (4 * variant.sound_hz)}
     return contract.Manifest(
         format=contract.FORMAT_VERSION,
         name=f"bench-{variant.front_end}",
@@ -165,6 +169,7 @@ def manifest_of(model: Any, variant: Variant, specs: dict[str, Any], tokenizer: 
             tokens_per_hop=grid.acoustic_slots,
             tokens=grid.acoustic_tokens,
             **mel,
+            speech=speech_spec(config),
         ),
         language=contract.LanguageSpec(
             tokens=grid.language_tokens, pad_id=words.pad_id, cls_id=words.cls_id, sep_id=words.sep_id

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from bench.clip import WORDS, Clip, load_clip, random_clip
 from clcr_stream.bundle.loader import Bundle, load_bundle
-from clcr_stream.bundle.manifest import TOKENIZER_NAME, Manifest
-from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.bundle.manifest import TOKENIZER_NAME, Manifest, SpeechSpec
+from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.frontends.text import Tokenizer
 from clcr_stream.inference.choose import open_backend
 from clcr_stream.inference.levels import Levels, open_encoder
@@ -33,11 +33,12 @@ class Playback:
     width: int
     position_base: float
     gamma: float
+    speech: SpeechSpec | None = None
 
     def hop(self, number: int) -> Arrays:
         """Level 1's inputs of one hop for one stream, (1, ...) float32."""
         index = (number - 1) % self.clip.hops
-        return {
+        given = {
             "vision_in": self.clip.frames[index : index + 1].astype(np.float32),
             "acoustic_in": self.clip.mel[index : index + 1],
             "vision_valid": self.clip.vision_valid[index : index + 1],
@@ -46,6 +47,11 @@ class Playback:
             "acoustic_position": self._position(number, self.clip.acoustic_valid.shape[1]),
             "gamma": np.full((1, 1), self.gamma, np.float32),
         }
+        if self.speech is not None:
+            steps = np.arange((number - 1) * self.speech.steps_per_hop, number * self.speech.steps_per_hop)
+            table = speech_positions(steps, self.speech.width, self.speech.period_steps)
+            given["speech_position"] = table[None]
+        return given
 
     def _position(self, number: int, count: int) -> NDArray[np.float32]:
         steps = np.arange((number - 1) * count, number * count)
@@ -54,7 +60,8 @@ class Playback:
 
 def playback(clip: Clip, manifest: Manifest) -> Playback:
     """The clip on a bundle's grid."""
-    return Playback(clip, manifest.hop_ns, manifest.model.width, manifest.model.position_base, manifest.gamma)
+    model, speech = manifest.model, manifest.acoustic.speech
+    return Playback(clip, manifest.hop_ns, model.width, model.position_base, manifest.gamma, speech)
 
 
 def spoken(bundle: Bundle, words: str = WORDS) -> Arrays:
@@ -101,5 +108,5 @@ def clip_for(manifest: Manifest, cache: Path) -> Clip:
     """A clip of a person where the bundle has the default grid, seeded noise on any other."""
     vision, acoustic = manifest.vision, manifest.acoustic
     if (manifest.hop_ns, vision.rate_hz, acoustic.tokens_per_hop) == (200_000_000, 15, 5):
-        return load_clip(cache, vision.slots_per_hop, vision.size_px)
+        return load_clip(cache, vision.slots_per_hop, vision.size_px, acoustic.mel)
     return random_clip(8, vision.slots_per_hop, acoustic.tokens_per_hop, vision.size_px, acoustic.mel_bands)

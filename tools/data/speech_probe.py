@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from data.manifests import EMODB_DEV, RAVDESS_DEV, acted_speech, javased
 Floats = NDArray[np.float64]
 Mel = NDArray[np.float32]
 MEL_PER_BLOCK = 20
+WHOLE_MEL = replace(SPEECH_MEL, log_floor=1e-10)  # Whisper's own floor before any of the compared ones
 LN10 = float(np.log(10.0))
 LAYERS = 3
 PENALTY = 3.0
@@ -182,7 +184,7 @@ def probe(rows: list[Row], root: Path, count: int, encoder: Encoder, floors: Seq
         samples = decode_audio(root / row.media, row.start_s, row.end_s)
         whole = len(samples) // 640 * 640
         mels.append(
-            log_mel(np.concatenate([np.zeros(SPEECH_MEL.context_samples, np.float32), samples[:whole]]), SPEECH_MEL)
+            log_mel(np.concatenate([np.zeros(WHOLE_MEL.context_samples, np.float32), samples[:whole]]), WHOLE_MEL)
         )
     found: dict[str, Any] = {"n": len(rows), "speakers": len({row.speaker for row in rows}), "folds": count}
     found["log-mel"] = score(np.stack([statistics(mel.astype(np.float64)) for mel in mels]), rows, count)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.inference import program
 from clcr_stream.inference.program import Call, Graph, Program, single_program
 
@@ -116,6 +116,10 @@ def hop_inputs(bundle: Bundle, program: Program, words: Mapping[str, Any], hop: 
         "acoustic_position": positions(hop * tokens, tokens, bundle),
         "gamma": np.full(1, golden["gamma"], np.float32),
     }
+    speech = manifest["acoustic"].get("speech")
+    if speech is not None:
+        steps = np.arange(hop * speech["steps_per_hop"], (hop + 1) * speech["steps_per_hop"], dtype=np.int64)
+        given["speech_position"] = speech_positions(steps, speech["width"], speech["period_steps"])
     given.update({name: golden[name][hop] for name in ("vision_valid", "acoustic_valid")})
     given.update(words)
     missing = [name for name in program.inputs if name not in given]

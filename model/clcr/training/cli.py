@@ -119,7 +119,7 @@ def _train(options: argparse.Namespace) -> int:
     else:
         model = start.new_model(recipe) if options.init is None else start.model_from(options.init, recipe)
         run = train.start_run(options.run, recipe, model, left_out)
-        if options.init is None:
+        if start.sound_is_fresh(recipe, options.init):
             train.calibrate(run)
     outcome = train.train(run)
     print(f"{outcome} at step {run.progress.step}; best {run.progress.best_score:.3f} at step {run.progress.best_step}")

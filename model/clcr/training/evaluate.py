@@ -101,8 +101,12 @@ class ExchangeTally:
 
 @torch.no_grad()
 def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32) -> Predictions:
-    """Run a pack through the model in float32 with only the modalities of `subset`, such as "VA"."""
+    """Run a pack through the model in float32 with only the modalities of `subset`, such as "VA".
+
+    Raises ConfigError when its sound was prepared for another acoustic encoder.
+    """
     model.eval()
+    pack.check_mel(model.config.mel)
     tally, logits = ExchangeTally(), np.zeros((len(pack), model.config.outputs))
     seen = np.zeros(len(pack), bool)
     with parametrize.cached():

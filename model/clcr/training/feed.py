@@ -21,6 +21,7 @@ from clcr.training.data.cache import Clip, Pack
 from clcr.training.data.mixture import Mixture
 from clcr.training.recipe import SUBSETS, DevPack, Recipe, TrainPack, subset_modalities
 from clcr_stream.errors import ConfigError
+from clcr_stream.frontends.mel import MelSpec
 
 AHEAD = 3  # batches made ahead of their use
 
@@ -49,22 +50,34 @@ class Selected(Pack):
         pack, row = self._sources[index]
         return pack.clip(row)
 
+    def check_mel(self, wanted: MelSpec) -> None:
+        for pack in {id(pack): pack for pack, _ in self._sources}.values():
+            pack.check_mel(wanted)
+
 
 class Feed:
     """The training batches of a recipe; those of step k depend on the recipe's seed and k alone.
 
     Packs of one `group` share a batch; every other pack has its own, so that single images are not padded to the length
     of a sound. labels: the model's, None for regression. leave_out: speakers never drawn, as SPEAKER (of any pack) or
-    PACK/SPEAKER. Raises ConfigError.
+    PACK/SPEAKER. mel: what the model hears, to be compared with the packs. Raises ConfigError.
     """
 
-    def __init__(self, recipe: Recipe, labels: tuple[str, ...] | None, leave_out: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        labels: tuple[str, ...] | None,
+        leave_out: tuple[str, ...] = (),
+        mel: MelSpec | None = None,
+    ) -> None:
         self._recipe = recipe
         self._counts: dict[str, dict[str, int]] = {}
         packs: dict[str, list[Pack]] = {}
         found: set[str] = set()
         for use in recipe.train:
             pack = train_pack(use, labels)
+            if mel is not None:
+                pack.check_mel(mel)
             folder = Path(use.pack).name
             names = np.array([f"{folder}/{speaker}" for speaker in pack.speakers])
             found.update(names.tolist())

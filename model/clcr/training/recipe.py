@@ -51,6 +51,13 @@ class Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config: dict[str, Any] | None = None
 
 
+class Acoustic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the weights of acoustic_encoder whisper come from: a folder with model.bin, or an installed package."""
+
+    folder: str | None = None
+    package: str | None = None
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a run depends on besides the data and an --init checkpoint. Paths are from the working folder."""
 
@@ -60,6 +67,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: str
     steps: int
     language: Language = Language()
+    acoustic: Acoustic | None = None  # for a fresh acoustic_encoder whisper, and with --init for one under renew
     vision: str | None = None  # a folder with a trained face network, for a fresh model with vision_front_end grid
     model: dict[
         str, Any

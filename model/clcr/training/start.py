@@ -7,16 +7,20 @@ from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import torch
 
+from clcr.network.batch import Batch
 from clcr.network.config import ModelConfig
 from clcr.network.language import LanguageEncoder
 from clcr.network.model import CLCR
+from clcr.network.speech import SpeechLayer, SpeechStem
 from clcr.training import checkpoint
 from clcr.training.checkpoint import CheckpointError, load_checkpoint, load_weights
 from clcr.training.feed import Group
-from clcr.training.recipe import Language, Recipe
+from clcr.training.pretrained import load_layer, load_stem, read_ctranslate2, whisper_file
+from clcr.training.recipe import Acoustic, Language, Recipe
 from clcr_stream.errors import ConfigError
 
 CALIBRATION_STEPS = 8
@@ -29,9 +33,28 @@ def new_model(recipe: Recipe) -> CLCR:
         model = CLCR(ModelConfig.from_dict(recipe.model), language_encoder(recipe.language))
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(f"recipe: {error}") from error
+    _take_speech_encoder(model, recipe)
     if recipe.vision is not None:
         take_face_network(model, Path(recipe.vision))
     return model
+
+
+def _take_speech_encoder(model: CLCR, recipe: Recipe) -> None:
+    """Begin with Whisper's weights where the acoustic encoder is Whisper's. Raises ConfigError."""
+    if not isinstance(model.acoustic, SpeechStem):
+        if recipe.acoustic is not None:
+            raise ConfigError("recipe: acoustic is given, but model.acoustic_encoder is stem; set it to whisper")
+        return
+    source = recipe.acoustic or Acoustic()
+    variables = read_ctranslate2(whisper_file(source.package, source.folder))
+    load_stem(model.acoustic, variables)
+    for index, layer in enumerate(model.stages_of("acoustic")):
+        load_layer(cast(SpeechLayer, layer), variables, index)
+
+
+def sound_is_fresh(recipe: Recipe, init: Path | None) -> bool:
+    """Whether the run's acoustic encoder begins untrained by us, so that its constants are still to be fitted."""
+    return init is None or "acoustic.first.weight".startswith(recipe.renew)
 
 
 def take_face_network(model: CLCR, folder: Path) -> None:
@@ -64,12 +87,20 @@ def model_from(folder: Path, recipe: Recipe) -> CLCR:
     changes = ModelConfig.from_dict(recipe.model)
     model.config = replace(model.config, **{name: getattr(changes, name) for name in recipe.model})
     fresh = CLCR(model.config, LanguageEncoder.from_config(model.language.backbone_config))
-    if {n: v.shape for n, v in fresh.state_dict().items()} != {n: v.shape for n, v in model.state_dict().items()}:
-        raise CheckpointError(f"{folder}: the recipe's model settings change the shape of its weights; leave them out")
-    carried = {name: value for name, value in model.state_dict().items() if not name.startswith(recipe.renew)}
+    own, carried = (
+        {name: value for name, value in weights.items() if not name.startswith(recipe.renew)}
+        for weights in (fresh.state_dict(), model.state_dict())
+    )
+    if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in carried.items()}:
+        raise CheckpointError(
+            f"{folder}: the recipe's model settings change the shape of its weights; leave them out, or name under "
+            "renew what is to start fresh"
+        )
     if recipe.renew and len(carried) == len(model.state_dict()):
         raise ConfigError(f"recipe: renew names no parameter: {', '.join(recipe.renew)}")
     fresh.load_state_dict(carried, strict=False)
+    if sound_is_fresh(recipe, folder):
+        _take_speech_encoder(fresh, recipe)
     return fresh
 
 
@@ -91,8 +122,40 @@ def language_encoder(source: Language) -> LanguageEncoder:
     return LanguageEncoder.from_folder(folder, kept)
 
 
-def calibrate_mel(model: CLCR, steps: Iterable[list[Group]]) -> None:
-    """Set the log-mel normalisation to the mean and deviation per band of some training batches with sound."""
+def calibrate_sound(model: CLCR, steps: Iterable[list[Group]]) -> None:
+    """Set the constants of the acoustic encoder to what some training batches with sound show: mean and deviation.
+
+    Of the log-mel by band, or of the speech encoder's tokens by level and column.
+    """
+    if isinstance(model.acoustic, SpeechStem):
+        _calibrate_layers(model, (group.batch for groups in steps for group in groups))
+    else:
+        _calibrate_mel(model, steps)
+
+
+@torch.no_grad()
+def _calibrate_layers(model: CLCR, batches: Iterable[Batch]) -> None:
+    layers = [cast(SpeechLayer, layer) for layer in model.stages_of("acoustic")]
+    found: list[list[torch.Tensor]] = [[] for _ in layers]
+    for layer in layers:
+        layer.mean.zero_()
+        layer.deviation.fill_(1.0)
+    training = model.training
+    model.eval()
+    for batch in batches:
+        heard = batch.acoustic_valid.bool()
+        tokens = model.temporal_features("acoustic", batch.mel, batch.acoustic_valid, batch.acoustic_step)
+        for rows, values in zip(found, tokens, strict=True):
+            rows.append(values[heard])
+    model.train(training)
+    for layer, rows in zip(layers, found, strict=True):
+        values = torch.cat(rows) if rows else torch.zeros(0)
+        if len(values) > 1:
+            layer.mean.copy_(values.mean(0))
+            layer.deviation.copy_(values.std(0).clamp(min=1e-3))
+
+
+def _calibrate_mel(model: CLCR, steps: Iterable[list[Group]]) -> None:
     rows = []
     for groups in steps:
         for group in groups:

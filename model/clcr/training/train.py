@@ -31,7 +31,7 @@ from clcr.training.feed import Feed, Group, dev_pack
 from clcr.training.optimisation import Average, build_optimizer, freeze_statistics, rate_factor, set_rates
 from clcr.training.plots import plot_curves
 from clcr.training.recipe import Recipe, recipe_to_yaml
-from clcr.training.start import CALIBRATION_STEPS, calibrate_mel
+from clcr.training.start import CALIBRATION_STEPS, calibrate_sound
 from clcr_stream.clock import Clock, MonotonicClock
 from clcr_stream.errors import ClcrError, ConfigError
 
@@ -102,9 +102,9 @@ def resume_run(folder: Path, recipe: Recipe, leave_out: tuple[str, ...] = ()) ->
 
 
 def calibrate(run: Run) -> None:
-    """Fit the log-mel normalisation of a fresh model to its own training batches."""
-    feed = Feed(run.recipe, class_names(run.model), run.leave_out)
-    calibrate_mel(run.model, (feed.at(run.recipe.steps + step) for step in range(CALIBRATION_STEPS)))
+    """Fit the constants of a fresh acoustic encoder to the run's own training batches."""
+    feed = _feed(run)
+    calibrate_sound(run.model, (feed.at(run.recipe.steps + step) for step in range(CALIBRATION_STEPS)))
     if run.average is not None:
         run.average = Average.of(run.model, run.recipe.ema_decay)
 
@@ -130,7 +130,7 @@ def train(run: Run, until_step: int | None = None) -> str:
     started_ns, saved_ns = run.clock.now_ns(), run.clock.now_ns()
     before_seconds = run.progress.seconds
     window: list[dict[str, float]] = []
-    feed = Feed(recipe, class_names(run.model), run.leave_out)
+    feed = _feed(run)
     with (
         stop_signals() as stopping,
         feed.prefetching(run.progress.step, end) as batches,
@@ -250,6 +250,10 @@ def _assemble(folder: Path, recipe: Recipe, model: CLCR, leave_out: tuple[str, .
     run.average = Average.of(model, recipe.ema_decay) if recipe.ema_decay > 0 else None
     run.provenance = provenance
     return run
+
+
+def _feed(run: Run) -> Feed:
+    return Feed(run.recipe, class_names(run.model), run.leave_out, run.model.config.mel)
 
 
 def _info(run: Run) -> checkpoint.CheckpointInfo:

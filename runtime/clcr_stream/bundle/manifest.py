@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from clcr_stream.errors import BundleError
+from clcr_stream.frontends.mel import MelSpec
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -68,8 +70,16 @@ class VisionSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True)
     size_px: int
 
 
+class SpeechSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A pretrained speech encoder: its steps in a hop, their width, and after how many steps its positions repeat."""
+
+    steps_per_hop: int
+    width: int
+    period_steps: int
+
+
 class AcousticSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """The audio grid and the log-mel front-end."""
+    """The audio grid, the log-mel front-end and, where sound has one, the speech encoder."""
 
     sample_rate_hz: int
     samples_per_hop: int
@@ -84,6 +94,12 @@ class AcousticSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     high_hz: float
     log_floor: float
     mel_scale: Literal["htk", "slaney"] = "htk"
+    speech: SpeechSpec | None = None
+
+    @property
+    def mel(self) -> MelSpec:
+        """The constants of the log-mel front-end."""
+        return MelSpec(**{field.name: getattr(self, field.name) for field in fields(MelSpec)})
 
 
 class LanguageSpec(_Strict, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -216,9 +232,11 @@ def contract(manifest: Manifest, engine: str) -> tuple[Io, Io]:
         )
         return inputs, outputs | {"omega": triple, "beta": triple, "eta": triple}
     first = engine == "level1"
+    speech = acoustic.speech
+    features = (tokens, width) if speech is None else (speech.steps_per_hop, speech.width)
     inputs = {
         "vision_in": (f32, (slots, 3, vision.size_px, vision.size_px) if first else (slots, width)),
-        "acoustic_in": (f32, (acoustic.mel_frames_per_hop, acoustic.mel_bands) if first else (tokens, width)),
+        "acoustic_in": (f32, (acoustic.mel_frames_per_hop, acoustic.mel_bands) if first else features),
         "vision_valid": (f32, (slots,)),
         "acoustic_valid": (f32, (tokens,)),
         "vision_position": (f32, (slots, width)),
@@ -226,9 +244,11 @@ def contract(manifest: Manifest, engine: str) -> tuple[Io, Io]:
         **language_words(manifest),
         "gamma": (f32, (1,)),
     }
+    if first and speech is not None:
+        inputs["speech_position"] = (f32, features)
     outputs = {
         "vision_out": (f32, (slots, width)),
-        "acoustic_out": (f32, (tokens, width)),
+        "acoustic_out": (f32, features),
         "shared": per_modality,
         "private": per_modality,
         "alpha_vision": (f32, (vision.tokens,)),
@@ -285,6 +305,7 @@ def _check_numbers(manifest: Manifest, where: str) -> None:
         "acoustic.mel_bands": 0 < acoustic.mel_bands <= 1024,
         "acoustic.high_hz": 0 <= acoustic.low_hz < acoustic.high_hz <= acoustic.sample_rate_hz / 2,
         "acoustic.log_floor": acoustic.log_floor > 0,
+        "acoustic.speech": acoustic.speech is None or _fits(acoustic.speech, acoustic),
         "language.tokens": 2 < manifest.language.tokens <= 4096,
         "model.width": 0 < model.width <= 1 << 14 and model.width % 2 == 0,
         "model.heads": model.heads > 0 and 0 < model.shared_rank < model.width and model.shared_rank % model.heads == 0,
@@ -294,6 +315,16 @@ def _check_numbers(manifest: Manifest, where: str) -> None:
     for field, holds in rules.items():
         if not holds:
             raise BundleError(f"{where}: {field} is out of range or contradicts the hop, the window or the rates")
+
+
+def _fits(speech: SpeechSpec, acoustic: AcousticSpec) -> bool:
+    return (
+        speech.steps_per_hop > 0
+        and speech.steps_per_hop % acoustic.tokens_per_hop == 0
+        and 0 < speech.width <= 1 << 14
+        and speech.width % 2 == 0
+        and 0 < speech.period_steps <= 1 << 20
+    )
 
 
 def _check_engine(manifest: Manifest, name: str, where: str) -> None:

@@ -33,8 +33,8 @@ class MelSpec:
 
 
 DEFAULT_MEL = MelSpec()
-# What the pretrained speech encoder hears: Whisper's bands.
-SPEECH_MEL = MelSpec(fft_samples=400, mel_bands=80, low_hz=0.0, high_hz=8000.0, log_floor=1e-10, mel_scale="slaney")
+# What the pretrained speech encoder hears: Whisper's bands, with a constant floor (docs/LOG.md).
+SPEECH_MEL = MelSpec(fft_samples=400, mel_bands=80, low_hz=0.0, high_hz=8000.0, log_floor=1e-6, mel_scale="slaney")
 
 
 def log_mel(samples: NDArray[np.float32], spec: MelSpec = DEFAULT_MEL) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clcr_stream.bundle.loader import Bundle
 from clcr_stream.bundle.manifest import Manifest, language_words
 from clcr_stream.errors import BackendError
-from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.program import LEVELS, Arrays, Backend, Runner
 
@@ -85,8 +85,8 @@ def _language_inputs(golden: Arrays, hop: int, manifest: Manifest) -> Arrays:
 
 
 def _hop_inputs(golden: Arrays, hop: int, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    slots, tokens = manifest.vision.slots_per_hop, manifest.acoustic.tokens_per_hop
-    return {
+    slots, tokens, speech = manifest.vision.slots_per_hop, manifest.acoustic.tokens_per_hop, manifest.acoustic.speech
+    given = {
         "vision_in": golden["frames"][hop].astype(np.float32),
         "acoustic_in": golden["mel"][hop],
         "vision_valid": golden["vision_valid"][hop],
@@ -94,6 +94,10 @@ def _hop_inputs(golden: Arrays, hop: int, manifest: Manifest) -> dict[str, NDArr
         "vision_position": _positions(hop * slots, slots, manifest),
         "acoustic_position": _positions(hop * tokens, tokens, manifest),
     }
+    if speech is not None:
+        steps = np.arange(hop * speech.steps_per_hop, (hop + 1) * speech.steps_per_hop)
+        given["speech_position"] = speech_positions(steps, speech.width, speech.period_steps)
+    return given
 
 
 def _positions(first: int, count: int, manifest: Manifest) -> NDArray[Any]:

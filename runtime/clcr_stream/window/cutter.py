@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import NS_PER_MS
-from clcr_stream.frontends.mel import MelSpec, log_mel
-from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.frontends.mel import log_mel
+from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.window.grid import Tick, TimeGrid
 from clcr_stream.window.ring import NEVER_NS, AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment
@@ -82,16 +82,7 @@ class Cutter:
         vision, acoustic = manifest.vision, manifest.acoustic
         self._manifest = manifest
         self._grid = grid
-        self._mel = MelSpec(
-            sample_rate_hz=acoustic.sample_rate_hz,
-            fft_samples=acoustic.fft_samples,
-            window_samples=acoustic.window_samples,
-            hop_samples=acoustic.hop_samples,
-            mel_bands=acoustic.mel_bands,
-            low_hz=acoustic.low_hz,
-            high_hz=acoustic.high_hz,
-            log_floor=acoustic.log_floor,
-        )
+        self._mel = acoustic.mel
         self._left = self._mel.context_samples
         self._steps = np.arange(max(vision.slots_per_hop, acoustic.tokens_per_hop), dtype=np.int64)
         self._vision = _History(manifest.window_hops, vision.tokens)
@@ -106,7 +97,8 @@ class Cutter:
         """Write the hop of `tick` into `rows`; ticks must be cut in order, each once, or after `clear`.
 
         rows, float32: vision_in (slots, 3, size, size) RGB 0..255, vision_valid (slots,), vision_position (slots,
-        width), acoustic_in (mel frames, bands), acoustic_valid (tokens,), acoustic_position (tokens, width).
+        width), acoustic_in (mel frames, bands), acoustic_valid (tokens,), acoustic_position (tokens, width) and, for a
+        speech encoder, speech_position (its steps, its width).
         """
         self._cut_vision(rings.vision, tick, rows)
         self._cut_acoustic(rings.acoustic, tick, rows)
@@ -151,3 +143,7 @@ class Cutter:
         positions = sinusoid(steps, model.width, model.position_base)
         rows["vision_position"][:] = positions[:slots]
         rows["acoustic_position"][:] = positions[slots:]
+        speech = self._manifest.acoustic.speech
+        if speech is not None:
+            steps = np.arange(past * speech.steps_per_hop, tick.number * speech.steps_per_hop, dtype=np.int64)
+            rows["speech_position"][:] = speech_positions(steps, speech.width, speech.period_steps)

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from clcr.training.data.cache import MEL_PER_TOKEN, MODALITIES, TOKENS_PER_HOP, WINDOW_HOPS, Clip
 from clcr.training.data.prepare import FACE_PX, GREY_PX
-from clcr_stream.frontends.mel import DEFAULT_MEL
 
 _LN_PER_DB = float(np.log(10.0) / 10.0)
-_LOG_FLOOR = float(np.log(DEFAULT_MEL.log_floor))
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Augment:
         return replace(
             clip,
             frames=self._frames(clip.frames, rng),
-            mel=self._sound(clip.mel, rng, alone=not len(clip.slots)) if len(clip.mel) else clip.mel,
+            mel=self._sound(clip, rng) if len(clip.mel) else clip.mel,
             tokens=self._words(clip.tokens, rng),
         )
 
@@ -105,7 +103,8 @@ class Augment:
         moved = (FACE_PX - 1) / 2 + rng.uniform(-self.shift, self.shift, 2) * FACE_PX
         return np.column_stack([turn, moved - turn @ np.full(2, (side - 1) / 2)])
 
-    def _sound(self, mel: NDArray[np.float32], rng: np.random.Generator, alone: bool) -> NDArray[np.float32]:
+    def _sound(self, clip: Clip, rng: np.random.Generator) -> NDArray[np.float32]:
+        mel, alone, floor = clip.mel, not len(clip.slots), float(np.log(clip.mel_floor))
         mel = _resampled(mel, 1.0 + rng.uniform(-self.warp, self.warp), axis=1, length=mel.shape[1])
         if alone:
             tempo = 1.0 + rng.uniform(-self.stretch, self.stretch)
@@ -115,7 +114,7 @@ class Augment:
         mel = mel[offset : offset + (len(mel) - offset) // MEL_PER_TOKEN * MEL_PER_TOKEN]
         gain = rng.uniform(-self.gain_db, self.gain_db) * _LN_PER_DB
         # Digital silence has no energy to amplify.
-        out = np.where(mel > _LOG_FLOOR + 0.01, np.maximum(mel + np.float32(gain), _LOG_FLOOR), _LOG_FLOOR)
+        out = np.where(mel > floor + 0.01, np.maximum(mel + np.float32(gain), floor), floor)
         out = out.astype(np.float32)
         if rng.random() < self.noise_p:
             out = np.logaddexp(out, self._noise(out, rng))

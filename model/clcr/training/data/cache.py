@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr.training.data.manifest import LABELS
-from clcr.training.data.prepare import PACK_FORMAT
+from clcr.training.data.prepare import MELS, PACK_FORMAT
 from clcr_stream.errors import ConfigError
+from clcr_stream.frontends.mel import DEFAULT_MEL, MelSpec
 
 MODALITIES = ("vision", "acoustic", "language")
 SLOTS_PER_HOP, TOKENS_PER_HOP, MEL_PER_TOKEN, WINDOW_HOPS = 3, 5, 4, 30
@@ -27,6 +28,7 @@ class Clip:
     slots: NDArray[np.bool_]  # (video slots,) True where a face was found; frames hold these, in order
     mel: NDArray[np.float32]  # (4 * acoustic tokens, bands)
     tokens: NDArray[np.int64]  # (language tokens,)
+    mel_floor: float = DEFAULT_MEL.log_floor  # of the energy in a band: what silence is
     start_hop: int = 0  # hops of 0.2 s between the source's start and slot 0
 
     @property
@@ -79,12 +81,14 @@ class Pack:
             raise ConfigError(
                 f"{folder}: no prepared pack; run `python -m clcr.training.data.prepare MANIFEST.csv --media-root DIR`"
             )
-        version = json.loads(description.read_text(encoding="utf-8"))["format"]
+        described = json.loads(description.read_text(encoding="utf-8"))
+        version = described["format"]
         if version != PACK_FORMAT:
             raise ConfigError(
                 f"{folder}: pack format {version}, this code reads {PACK_FORMAT}; delete it and prepare again"
             )
         self.name = folder.name
+        self.mel = MelSpec(**described.get("mel", {}))
         with np.load(folder / "items.npz", allow_pickle=False) as archive:
             items = {name: archive[name] for name in archive.files}
         numbers = _targets(items["label"], labels)
@@ -110,8 +114,19 @@ class Pack:
             frames=grey if len(grey) else self._stored("rgb", index),
             slots=self._stored("slots", index).astype(np.bool_),
             mel=self._stored("mel", index).astype(np.float32),
+            mel_floor=self.mel.log_floor,
             tokens=self._stored("tokens", index).astype(np.int64),
         )
+
+    def check_mel(self, wanted: MelSpec) -> None:
+        """Raise ConfigError when the pack holds sound and it was not prepared for the model's acoustic encoder."""
+        bounds = self._bounds["mel"]
+        if self.mel != wanted and bool((bounds[:, 1] > bounds[:, 0]).any()):
+            kinds = {spec: name for name, spec in MELS.items()}
+            raise ConfigError(
+                f"{self.name}: its sound is prepared for acoustic_encoder {kinds.get(self.mel, self.mel)}, the model "
+                f"has {kinds.get(wanted, wanted)}; prepare it again with --acoustic-encoder"
+            )
 
     def _stored(self, name: str, index: int) -> NDArray[Any]:
         start, end = self._bounds[name][index]

@@ -16,7 +16,6 @@ from clcr.training.data.augment import Augment, at_model_size
 from clcr.training.data.cache import MEL_PER_TOKEN, MODALITIES, SLOTS_PER_HOP, TOKENS_PER_HOP, WINDOW_HOPS, Clip, Pack
 from clcr.training.data.prepare import FACE_PX
 from clcr_stream.errors import ConfigError
-from clcr_stream.frontends.mel import DEFAULT_MEL
 
 _STEPS = 1 << 20  # random start offsets
 
@@ -128,7 +127,8 @@ def collate(clips: Sequence[Clip], offsets: NDArray[np.int64] | None = None) -> 
     words = max(len(clip.tokens) for clip in clips)
     vision_valid = np.zeros((size, slots), np.float32)
     acoustic_valid = np.zeros((size, sounds), np.float32)
-    mel = np.zeros((size, sounds * MEL_PER_TOKEN, DEFAULT_MEL.mel_bands), np.float32)
+    bands = next((clip.mel.shape[1] for clip in clips if len(clip.mel)), clips[0].mel.shape[1])
+    mel = np.zeros((size, sounds * MEL_PER_TOKEN, bands), np.float32)
     token_ids = np.zeros((size, words), np.int64)
     token_valid = np.zeros((size, words), np.float32)
     for index, clip in enumerate(clips):

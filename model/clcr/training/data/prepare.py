@@ -17,7 +17,7 @@ from clcr.training.data.decode import decode_audio, decode_frames, load_image
 from clcr.training.data.manifest import Row, read_manifest
 from clcr_stream.errors import ClcrError, SourceError
 from clcr_stream.frontends.faces import FaceFinder
-from clcr_stream.frontends.mel import DEFAULT_MEL, log_mel
+from clcr_stream.frontends.mel import DEFAULT_MEL, SPEECH_MEL, MelSpec, log_mel
 from clcr_stream.frontends.text import Tokenizer
 
 PACK_FORMAT = 1
@@ -26,13 +26,14 @@ GREY_PX = 48
 TOKEN_LIMIT = 64
 SAMPLES_PER_TOKEN = 640
 ROWS_PER_PART = 128
+MELS = {"stem": DEFAULT_MEL, "whisper": SPEECH_MEL}  # by acoustic encoder
 _STRINGS = ("id", "label", "split", "speaker", "kind")
-# name of an array file -> shape of one element, dtype
+# name of an array file -> shape of one element (of mel: as many bands as the acoustic encoder hears), dtype
 _ARRAYS: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
     "grey": ((GREY_PX, GREY_PX), np.uint8),
     "rgb": ((FACE_PX, FACE_PX, 3), np.uint8),
     "slots": ((), np.uint8),
-    "mel": ((DEFAULT_MEL.mel_bands,), np.float16),
+    "mel": ((-1,), np.float16),
     "tokens": ((), np.int32),
 }
 
@@ -41,45 +42,62 @@ _ARRAYS: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
 class Sample:
     """One decoded sample, in the arrays of a pack; an absent modality has no elements."""
 
+    mel: NDArray[np.float16]
     grey: NDArray[np.uint8] = field(default_factory=lambda: _empty("grey"))
     rgb: NDArray[np.uint8] = field(default_factory=lambda: _empty("rgb"))
     slots: NDArray[np.uint8] = field(default_factory=lambda: _empty("slots"))  # 1 where the slot has a face
-    mel: NDArray[np.float16] = field(default_factory=lambda: _empty("mel"))
     tokens: NDArray[np.int32] = field(default_factory=lambda: _empty("tokens"))
 
 
-def prepare(manifest: Path, media_root: Path, cache_dir: Path, tokenizer: Path, progress: bool = True) -> Path:
-    """Prepare the pack `cache_dir/<manifest's name>` and return its folder.
+def prepare(
+    manifest: Path, media_root: Path, cache_dir: Path, tokenizer: Path, progress: bool = True, encoder: str = "stem"
+) -> Path:
+    """Prepare the pack `cache_dir/<manifest's name>` and return its folder; sound as the acoustic `encoder` hears it.
+
+    The pack of another encoder than the stem has the encoder's name after the manifest's: `<name>_whisper`.
 
     Finished parts are kept, so an interrupted run goes on where it stopped; a pack made from the same manifest and
     tokenizer is returned as it is. A sample that does not decode is left out and listed in pack.json.
     """
     rows = read_manifest(manifest)
-    encoder = Tokenizer(tokenizer)
-    key = hashlib.sha256(manifest.read_bytes() + tokenizer.read_bytes() + b"%d" % PACK_FORMAT).hexdigest()
-    folder = cache_dir / manifest.stem
+    spec, words = MELS[encoder], Tokenizer(tokenizer)
+    kind = b"" if spec == DEFAULT_MEL else repr(spec).encode()
+    key = hashlib.sha256(manifest.read_bytes() + tokenizer.read_bytes() + b"%d" % PACK_FORMAT + kind).hexdigest()
+    folder = cache_dir / (manifest.stem if spec == DEFAULT_MEL else f"{manifest.stem}_{encoder}")
     description = folder / "pack.json"
     if description.is_file() and json.loads(description.read_text(encoding="utf-8"))["key"] == key:
         return folder
     parts = folder / f"parts-{key[:16]}"
     parts.mkdir(parents=True, exist_ok=True)
-    _make_parts(rows, media_root, parts, encoder, progress)
-    _join(parts, folder, key)
+    decoder = Decoder(media_root, FaceFinder(FACE_PX), words, spec)
+    _make_parts(rows, parts, decoder, progress)
+    _join(parts, folder, key, spec)
     return folder
 
 
-def encode(row: Row, media_root: Path, finder: FaceFinder, tokenizer: Tokenizer) -> Sample:
+@dataclass(frozen=True)
+class Decoder:
+    """What turns the rows of a manifest into samples."""
+
+    media_root: Path
+    finder: FaceFinder
+    tokenizer: Tokenizer
+    mel: MelSpec
+
+
+def encode(row: Row, decoder: Decoder) -> Sample:
     """Decode one row. Raises SourceError when its media is missing, unreadable or holds nothing."""
-    sample = Sample(tokens=np.asarray(tokenizer.encode(row.text, TOKEN_LIMIT), np.int32))
-    path = media_root / row.media.partition("#")[0]
+    words = np.asarray(decoder.tokenizer.encode(row.text, TOKEN_LIMIT), np.int32)
+    sample = Sample(mel=_empty("mel", decoder.mel), tokens=words)
+    path = decoder.media_root / row.media.partition("#")[0]
     if row.media and not path.is_file():
-        raise SourceError(f"{row.media}: no such file under {media_root}")
+        raise SourceError(f"{row.media}: no such file under {decoder.media_root}")
     if row.kind == "video":
-        _add_frames(sample, row, path, finder)
+        _add_frames(sample, row, path, decoder.finder)
     if row.kind in ("video", "audio"):
-        sample.mel = _mel_tokens(decode_audio(path, row.start_s, row.end_s))
+        sample.mel = _mel_tokens(decode_audio(path, row.start_s, row.end_s), decoder.mel)
     if row.kind in ("image", "face"):
-        _add_image(sample, row, media_root, finder)
+        _add_image(sample, row, decoder.media_root, decoder.finder)
     if not (sample.slots.any() or len(sample.mel) or len(sample.tokens)):
         raise SourceError(f"{row.id}: no face, no sound and no words found")
     return sample
@@ -119,38 +137,38 @@ def _add_image(sample: Sample, row: Row, media_root: Path, finder: FaceFinder) -
     sample.slots = np.ones(1, np.uint8)
 
 
-def _mel_tokens(samples: NDArray[np.float32]) -> NDArray[np.float16]:
+def _mel_tokens(samples: NDArray[np.float32], spec: MelSpec) -> NDArray[np.float16]:
     """Log-mel of the whole acoustic tokens (4 frames each) that the sound fills; no sound before its start."""
     whole = len(samples) // SAMPLES_PER_TOKEN * SAMPLES_PER_TOKEN
-    padded = np.concatenate([np.zeros(DEFAULT_MEL.context_samples, np.float32), samples[:whole]])
-    return log_mel(padded).astype(np.float16)
+    padded = np.concatenate([np.zeros(spec.context_samples, np.float32), samples[:whole]])
+    return log_mel(padded, spec).astype(np.float16)
 
 
-def _make_parts(rows: list[Row], media_root: Path, parts: Path, tokenizer: Tokenizer, progress: bool) -> None:
+def _make_parts(rows: list[Row], parts: Path, decoder: Decoder, progress: bool) -> None:
     from tqdm import tqdm
 
-    finder = FaceFinder(FACE_PX)
     with tqdm(total=len(rows), unit="item", disable=not progress, desc=parts.parent.name) as bar:
         for start in range(0, len(rows), ROWS_PER_PART):
             block = rows[start : start + ROWS_PER_PART]
             path = parts / f"{start // ROWS_PER_PART:06d}.npz"
             if not path.is_file():
-                _save(path, _make_part(block, media_root, finder, tokenizer))
+                _save(path, _make_part(block, decoder))
             bar.update(len(block))
 
 
-def _make_part(rows: list[Row], media_root: Path, finder: FaceFinder, tokenizer: Tokenizer) -> dict[str, NDArray[Any]]:
+def _make_part(rows: list[Row], decoder: Decoder) -> dict[str, NDArray[Any]]:
     import av
 
     done: list[tuple[Row, Sample]] = []
     skipped: list[str] = []
     for row in rows:
         try:
-            done.append((row, encode(row, media_root, finder, tokenizer)))
+            done.append((row, encode(row, decoder)))
         except (SourceError, av.error.FFmpegError) as error:
             skipped.append(f"{row.id}: {error}")
     part: dict[str, NDArray[Any]] = {
-        name: np.concatenate([_empty(name), *(getattr(sample, name) for _, sample in done)]) for name in _ARRAYS
+        name: np.concatenate([_empty(name, decoder.mel), *(getattr(sample, name) for _, sample in done)])
+        for name in _ARRAYS
     }
     for name in _ARRAYS:
         part[f"{name}_count"] = np.array([len(getattr(sample, name)) for _, sample in done], np.int64)
@@ -160,18 +178,19 @@ def _make_part(rows: list[Row], media_root: Path, finder: FaceFinder, tokenizer:
     return part
 
 
-def _join(parts: Path, folder: Path, key: str) -> None:
+def _join(parts: Path, folder: Path, key: str, spec: MelSpec) -> None:
     """Concatenate the parts into one array file each, then remove them; pack.json is written last."""
     paths = sorted(parts.glob("*.npz"))
     columns: dict[str, NDArray[Any]] = {}
     for name in (*_STRINGS, "skipped", *(f"{name}_count" for name in _ARRAYS)):
         columns[name] = np.concatenate([_read(path, name) for path in paths] or [np.zeros(0, np.str_)])
     skipped = [str(reason) for reason in columns.pop("skipped")]
-    for name, (shape, dtype) in _ARRAYS.items():
+    for name in _ARRAYS:
+        like = _empty(name, spec)
         total = int(columns[f"{name}_count"].sum())
         # An empty file cannot be mapped; one unused element does no harm, the counts never reach it.
         joined = np.lib.format.open_memmap(
-            folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(max(1, total), *shape)
+            folder / f"{name}.npy", mode="w+", dtype=like.dtype, shape=(max(1, total), *like.shape[1:])
         )
         place = 0
         for path in paths:
@@ -183,7 +202,7 @@ def _join(parts: Path, folder: Path, key: str) -> None:
     description = {
         "format": PACK_FORMAT,
         "key": key,
-        "mel": asdict(DEFAULT_MEL),
+        "mel": asdict(spec),
         "items": len(columns["id"]),
         "skipped": skipped,
         "slots": int(columns["slots_count"].sum()),
@@ -208,9 +227,9 @@ def _save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     part.replace(path)
 
 
-def _empty(name: str) -> NDArray[Any]:
+def _empty(name: str, spec: MelSpec = DEFAULT_MEL) -> NDArray[Any]:
     shape, dtype = _ARRAYS[name]
-    return np.zeros((0, *shape), dtype)
+    return np.zeros((0, *(spec.mel_bands if size < 0 else size for size in shape)), dtype)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -227,10 +246,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--cache", type=Path, default=Path("cache/packs"), help="where the packs go (cache/packs)")
     parser.add_argument("--tokenizer", type=Path, default=Path("cache/tokenizer/tokenizer.json"))
+    parser.add_argument(
+        "--acoustic-encoder", choices=sorted(MELS), default="stem", help="whose log-mel is stored (stem)"
+    )
     options = parser.parse_args(arguments)
+    encoder = options.acoustic_encoder
     try:
         for manifest in options.manifests:
-            folder = prepare(manifest, options.media_root, options.cache, options.tokenizer)
+            folder = prepare(manifest, options.media_root, options.cache, options.tokenizer, encoder=encoder)
             report = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
             line = f"{folder}: {report['items']} items, {len(report['skipped'])} skipped"
             if report["slots"]:
