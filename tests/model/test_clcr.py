@@ -18,7 +18,7 @@ from clcr.network.batch import Batch
 from clcr.network.config import MODALITIES, ModelConfig
 from clcr.network.intraced import LevelExchange, LevelOutputs
 from clcr.network.model import CLCR, Outputs, Tokens
-from clcr_factory import TINY, batch_of, changed, random_batch, removed, row_of, tiny_model, without
+from clcr_factory import TINY, batch_of, changed, fixed_model, random_batch, removed, row_of, tiny_model, without
 
 SWITCHES = ("hierarchy", "intraced", "intercad", "level_order", "pool_gate", "position")
 checked = settings(deadline=None, max_examples=15)
@@ -72,7 +72,7 @@ def test_the_model_gives_the_golden_numbers(name: str, golden: dict[str, Any]) -
 @checked
 @given(seeds, gammas)
 def test_alpha_is_in_the_budget_of_every_level_and_modality(seed: int, gamma: float) -> None:
-    for level in run(tiny_model(), random_batch(seed), gamma).levels:
+    for level in run(fixed_model(), random_batch(seed), gamma).levels:
         for index, m in enumerate(MODALITIES):
             alpha = level.alpha[m]
             assert bool(((alpha >= 0) & (alpha <= 1)).all())
@@ -87,7 +87,7 @@ def test_alpha_is_in_the_budget_of_every_level_and_modality(seed: int, gamma: fl
 def test_weights_of_levels_and_modalities_sum_to_one_and_gates_are_open_intervals(seed: int, gamma: float) -> None:
     rng = np.random.default_rng(seed)
     hidden = [m for m in MODALITIES if rng.random() < 0.4]
-    out = run(tiny_model(), without(random_batch(seed, coverage=0.6), *hidden), gamma)
+    out = run(fixed_model(), without(random_batch(seed, coverage=0.6), *hidden), gamma)
     present = out.levels[0].present
     torch.testing.assert_close(out.omega.sum(-1), torch.ones(2), atol=1e-6, rtol=0)
     torch.testing.assert_close(out.beta.sum(-1), present.amax(-1), atol=1e-6, rtol=0)
@@ -99,7 +99,7 @@ def test_weights_of_levels_and_modalities_sum_to_one_and_gates_are_open_interval
 @checked
 @given(seeds)
 def test_the_active_rate_grows_with_gamma(seed: int) -> None:
-    model, batch = tiny_model(), random_batch(seed, hops=6)
+    model, batch = fixed_model(), random_batch(seed, hops=6)
     previous: list[LevelOutputs] | None = None
     for gamma in (0.0, 0.1, 0.3, 0.6, 1.0, 1.5, 3.0, 5.0):
         levels = list(run(model, batch, gamma).levels)
@@ -115,7 +115,7 @@ def test_the_active_rate_grows_with_gamma(seed: int) -> None:
 @given(seeds)
 def test_gamma_zero_is_the_model_without_exchange_bit_for_bit(seed: int) -> None:
     batch = random_batch(seed)
-    zero, off = run(tiny_model(), batch, 0.0), run(tiny_model(intraced=False), batch, 1.0)
+    zero, off = run(fixed_model(), batch, 0.0), run(fixed_model(intraced=False), batch, 1.0)
     assert torch.equal(zero.logits, off.logits)
     for a, b in zip(zero.levels, off.levels, strict=True):
         assert torch.equal(a.shared, b.shared)
@@ -127,7 +127,7 @@ def test_gamma_zero_is_the_model_without_exchange_bit_for_bit(seed: int) -> None
 @given(seeds)
 def test_a_token_without_alpha_is_unchanged_whatever_the_others_hold(seed: int) -> None:
     """s of a window whose only token has alpha 0 is the norm of that token's own shared part; with alpha it is not."""
-    model = tiny_model()
+    model = fixed_model()
     with torch.no_grad():
         tokens = model.encode(random_batch(seed, coverage=1.0))
         for exchange, level in zip(model.exchanges, tokens, strict=True):
@@ -157,7 +157,7 @@ def leaves(model: CLCR, seed: int) -> list[Tokens]:
 @checked
 @given(seeds)
 def test_private_parts_know_nothing_of_other_modalities_nor_levels_of_each_other(seed: int) -> None:
-    model = tiny_model()
+    model = fixed_model()
     tokens = leaves(model, seed)
     outputs = model.fuse(tokens)
     for index, level in enumerate(outputs):
@@ -182,7 +182,7 @@ def test_a_private_summary_is_the_same_whatever_the_others_say(seed: int, kept: 
     batch, other = random_batch(seed), random_batch(seed + 1)
     fields = {"vision": ["frames", "vision_valid"], "acoustic": ["mel", "acoustic_valid"], "language": ["token_ids"]}
     swapped = {name: getattr(other, name) for m in MODALITIES if m != kept for name in fields[m]}
-    one, two = (run(tiny_model(), b) for b in (batch, changed(batch, **swapped)))
+    one, two = (run(fixed_model(), b) for b in (batch, changed(batch, **swapped)))
     row = MODALITIES.index(kept)
     for a, b in zip(one.levels, two.levels, strict=True):
         torch.testing.assert_close(a.private[:, row], b.private[:, row], atol=1e-6, rtol=0)
@@ -193,7 +193,7 @@ def test_a_private_summary_is_the_same_whatever_the_others_say(seed: int, kept: 
 @given(seeds, st.lists(st.sampled_from(MODALITIES), min_size=1, max_size=3, unique=True))
 def test_a_masked_modality_equals_a_removed_one(seed: int, gone: list[str]) -> None:
     batch = random_batch(seed)
-    masked, cut = (run(tiny_model(), f(batch, *gone)) for f in (without, removed))
+    masked, cut = (run(fixed_model(), f(batch, *gone)) for f in (without, removed))
     for key in ("logits", "omega", "beta", "eta"):
         torch.testing.assert_close(getattr(masked, key), getattr(cut, key), atol=2e-6, rtol=0)
     for index, m in enumerate(MODALITIES):
@@ -212,7 +212,7 @@ def test_finite_garbage_in_masked_slots_has_no_effect(seed: int, garbage: float)
         mel=torch.where(quiet, torch.tensor(garbage), batch.mel),
         token_ids=torch.where(batch.token_valid == 0, 19 - batch.token_ids, batch.token_ids),
     )
-    one, two = run(tiny_model(), batch), run(tiny_model(), other)
+    one, two = run(fixed_model(), batch), run(fixed_model(), other)
     assert torch.equal(one.logits, two.logits)
     assert all(torch.equal(a.shared, b.shared) for a, b in zip(one.levels, two.levels, strict=True))
 
@@ -222,16 +222,16 @@ def test_finite_garbage_in_masked_slots_has_no_effect(seed: int, garbage: float)
 def test_a_sample_alone_equals_itself_in_a_batch(seed: int) -> None:
     rng = np.random.default_rng(seed)
     batch = random_batch(seed, samples=3, coverage=float(rng.random()))
-    together = run(tiny_model(), batch)
+    together = run(fixed_model(), batch)
     for row in range(3):
-        alone = run(tiny_model(), row_of(batch, row))
+        alone = run(fixed_model(), row_of(batch, row))
         torch.testing.assert_close(together.logits[row], alone.logits[0], atol=5e-6, rtol=0)
 
 
 @checked
 @given(seeds)
 def test_hidden_tokens_have_the_length_that_evidence_is_measured_by(seed: int) -> None:
-    exchange = tiny_model().exchanges[0]
+    exchange = fixed_model().exchanges[0]
     torch.manual_seed(seed)
     with torch.no_grad():
         hidden = exchange.tokenise(
@@ -283,7 +283,7 @@ def alphas_equal(a: Outputs, b: Outputs) -> bool:
 
 def test_without_intraced_only_the_shared_summaries_change() -> None:
     batch = random_batch(4)
-    full, off = run(tiny_model(), batch), run(tiny_model(intraced=False), batch)
+    full, off = run(fixed_model(), batch), run(fixed_model(intraced=False), batch)
     assert alphas_equal(full, off)
     assert levels_equal(full, off, "private")
     assert not torch.allclose(full.levels[0].shared, off.levels[0].shared, atol=1e-4)
@@ -292,7 +292,7 @@ def test_without_intraced_only_the_shared_summaries_change() -> None:
 
 def test_without_intercad_levels_and_modalities_are_plainly_averaged() -> None:
     batch = without(random_batch(4), "language")
-    full, off = run(tiny_model(), batch), run(tiny_model(intercad=False), batch)
+    full, off = run(fixed_model(), batch), run(fixed_model(intercad=False), batch)
     assert levels_equal(full, off, "shared")
     assert levels_equal(full, off, "private")
     torch.testing.assert_close(off.omega, torch.full((2, 3), 1 / 3))
@@ -303,7 +303,7 @@ def test_without_intercad_levels_and_modalities_are_plainly_averaged() -> None:
 
 def test_without_hierarchy_every_level_reads_the_deepest_features() -> None:
     batch = random_batch(4)
-    full, off = run(tiny_model(), batch), run(tiny_model(hierarchy=False), batch)
+    full, off = run(fixed_model(), batch), run(fixed_model(hierarchy=False), batch)
     assert torch.equal(full.levels[2].shared, off.levels[2].shared)
     assert not torch.allclose(full.levels[0].shared, off.levels[0].shared, atol=1e-3)
     model = tiny_model(hierarchy=False)
@@ -316,7 +316,7 @@ def test_without_hierarchy_every_level_reads_the_deepest_features() -> None:
 
 def test_full_mix_takes_the_pool_from_other_levels() -> None:
     batch = random_batch(4)
-    full, mixed = run(tiny_model(), batch), run(tiny_model(level_order="shuffled"), batch)
+    full, mixed = run(fixed_model(), batch), run(fixed_model(level_order="shuffled"), batch)
     for index in range(3):
         assert torch.equal(mixed.levels[index].valid["vision"], full.levels[index].valid["vision"])
         for j, m in enumerate(MODALITIES):
@@ -328,7 +328,7 @@ def test_full_mix_takes_the_pool_from_other_levels() -> None:
 
 def test_the_pool_gate_changes_only_what_is_received() -> None:
     batch = random_batch(4)
-    full, gated = run(tiny_model(), batch, 0.5), run(tiny_model(pool_gate="log_alpha"), batch, 0.5)
+    full, gated = run(fixed_model(), batch, 0.5), run(fixed_model(pool_gate="log_alpha"), batch, 0.5)
     assert alphas_equal(full, gated)
     assert levels_equal(full, gated, "private")
     assert not torch.allclose(full.levels[0].shared, gated.levels[0].shared, atol=1e-5)
@@ -338,9 +338,9 @@ def test_positions_of_the_window_forget_the_stream_and_absolute_ones_do_not() ->
     batch = random_batch(4)
     later = changed(batch, vision_step=batch.vision_step + 777)
     assert torch.equal(
-        run(tiny_model(position="window"), batch).logits, run(tiny_model(position="window"), later).logits
+        run(fixed_model(position="window"), batch).logits, run(fixed_model(position="window"), later).logits
     )
-    assert not torch.allclose(run(tiny_model(), batch).logits, run(tiny_model(), later).logits, atol=1e-5)
+    assert not torch.allclose(run(fixed_model(), batch).logits, run(fixed_model(), later).logits, atol=1e-5)
 
 
 def test_a_stream_that_starts_later_has_the_same_tokens_at_the_same_absolute_steps() -> None:

@@ -25,6 +25,7 @@ from clcr_factory import (
     Streamed,
     batch_of,
     changed,
+    fixed_model,
     fused,
     language_inputs,
     random_batch,
@@ -63,12 +64,12 @@ def check_every_hop(model: CLCR, batch: Batch, gamma: float = 1.0, grid: Grid = 
 @given(seeds, st.floats(0.0, 1.0), st.floats(0.0, 1.5))
 def test_every_hop_equals_the_offline_model_on_the_prefix(seed: int, coverage: float, gamma: float) -> None:
     """Random masks, ten hops of a four-hop window: warm-up, a full window and its wrap."""
-    check_every_hop(tiny_model(seed % 3), random_batch(seed, hops=10, coverage=coverage), gamma)
+    check_every_hop(fixed_model(seed % 3), random_batch(seed, hops=10, coverage=coverage), gamma)
 
 
 def test_the_default_window_wraps_after_thirty_hops_and_still_equals_the_prefix() -> None:
     grid = Grid(language_tokens=6, size_px=8)
-    check_every_hop(tiny_model(), random_batch(5, samples=1, hops=34), grid=grid)
+    check_every_hop(fixed_model(), random_batch(5, samples=1, hops=34), grid=grid)
 
 
 @checked
@@ -83,7 +84,7 @@ def test_a_modality_that_comes_late_or_goes_missing_equals_the_prefix(seed: int,
         mask[(come + stay) * per_hop :] = 0.0
     else:
         mask[:] = 0.0
-    check_every_hop(tiny_model(), batch_of([sample]))
+    check_every_hop(fixed_model(), batch_of([sample]))
 
 
 @checked
@@ -96,8 +97,8 @@ def test_future_input_never_changes_a_past_output(seed: int, from_hop: int) -> N
     valid[:, 5 * from_hop :] = 1.0 - valid[:, 5 * from_hop :]
     frames = batch.frames.clone()
     frames[torch.nonzero(batch.vision_valid)[:, 1] >= 3 * from_hop] = 0
-    one = Streamed(tiny_model(), batch)
-    two = Streamed(tiny_model(), changed(batch, mel=mel, acoustic_valid=valid, frames=frames))
+    one = Streamed(fixed_model(), batch)
+    two = Streamed(fixed_model(), changed(batch, mel=mel, acoustic_valid=valid, frames=frames))
     two.frames = torch.where(batch.vision_valid.bool()[..., None, None, None], two.frames, one.frames)
     differs = False
     for index, (a, b) in enumerate(zip(one.hops(), two.hops(), strict=True)):
@@ -111,7 +112,7 @@ def test_future_input_never_changes_a_past_output(seed: int, from_hop: int) -> N
 @checked
 @given(seeds)
 def test_cached_tokens_are_bit_identical_while_they_slide(seed: int) -> None:
-    streamed = Streamed(tiny_model(), random_batch(seed, hops=9))
+    streamed = Streamed(fixed_model(), random_batch(seed, hops=9))
     previous: Hop | None = None
     for hop in streamed.hops():
         for old, new in zip(previous or hop, hop, strict=True):
@@ -131,7 +132,7 @@ def test_cached_tokens_are_bit_identical_while_they_slide(seed: int) -> None:
 @given(seeds, st.floats(-1e4, 1e4))
 def test_finite_garbage_in_masked_slots_changes_no_output_and_no_state(seed: int, garbage: float) -> None:
     torch.manual_seed(seed)
-    model = tiny_model()
+    model = fixed_model()
     for level in LEVELS:
         engine = StreamingLevel(model, level, GRID).eval()
         given = engine.example(2)
@@ -160,7 +161,7 @@ def test_finite_garbage_in_masked_slots_changes_no_output_and_no_state(seed: int
 @checked
 @given(seeds, st.integers(1, 3))
 def test_a_stream_in_a_batch_equals_the_stream_alone(seed: int, others: int) -> None:
-    model, batch = tiny_model(), random_batch(seed, samples=1 + others, hops=6)
+    model, batch = fixed_model(), random_batch(seed, samples=1 + others, hops=6)
     together = list(Streamed(model, batch).hops())
     for row in range(1 + others):
         alone = Streamed(model, row_of(batch, row)).hops()
@@ -173,7 +174,7 @@ def test_a_stream_in_a_batch_equals_the_stream_alone(seed: int, others: int) -> 
 @checked
 @given(seeds, st.lists(st.floats(0.0, 1.5), min_size=6, max_size=6))
 def test_gamma_may_change_every_hop_and_leaves_no_trace_in_the_state(seed: int, gammas: list[float]) -> None:
-    model, batch = tiny_model(), random_batch(seed, hops=6)
+    model, batch = fixed_model(), random_batch(seed, hops=6)
     steady, varied = Streamed(model, batch), Streamed(model, batch)
     varied.frames = steady.frames
     for index, gamma in enumerate(gammas):
@@ -241,7 +242,7 @@ def test_the_language_engine_describes_the_tokens_of_the_offline_model() -> None
 @given(seeds, st.floats(-1e4, 1e4))
 def test_finite_garbage_in_masked_words_is_not_described(seed: int, garbage: float) -> None:
     torch.manual_seed(seed)
-    model = tiny_model()
+    model = fixed_model()
     engine = StreamingLanguage(model, GRID).eval()
     ids, valid = torch.randint(0, 20, (2, 6), dtype=torch.int32), (torch.rand(2, 6) < 0.5).float()
     position = torch.randn(2, 6, TINY.width)
@@ -335,7 +336,7 @@ def test_modes_that_cannot_run_incrementally_are_refused(change: dict[str, Any])
 
 @pytest.mark.parametrize("change", [{"intraced": False}, {"pool_gate": "log_alpha"}, {"intercad": False}])
 def test_the_other_ablations_stream_as_the_full_model_does(change: dict[str, Any]) -> None:
-    check_every_hop(tiny_model(**change), random_batch(2, hops=6))
+    check_every_hop(fixed_model(**change), random_batch(2, hops=6))
 
 
 def test_frozen_bases_are_orthonormal_for_every_level() -> None:

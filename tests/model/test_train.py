@@ -26,8 +26,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture(autouse=True)
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with packs. Curves, which cost more than these trainings, are drawn by the run of `finished` alone."""
     write_packs(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "plot_curves", lambda *_: None)
     return tmp_path
 
 

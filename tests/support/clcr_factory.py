@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,12 @@ def speech_model(seed: int = 0, **changes: Any) -> CLCR:
         layer.get_buffer("mean").uniform_(-0.5, 0.5)
         layer.get_buffer("deviation").uniform_(0.5, 1.5)
     return model.eval()
+
+
+@lru_cache(maxsize=16)
+def fixed_model(seed: int = 0, **changes: Any) -> CLCR:
+    """As `tiny_model`, made once: for tests that leave it as it is. Making one costs as much as running it twice."""
+    return tiny_model(seed, **changes)
 
 
 def load_weights(model: CLCR, weights: reference.Weights) -> None:
