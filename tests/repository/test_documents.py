@@ -88,7 +88,9 @@ NO_TENSORRT = r"^clcr-stream: error: tensorrt cannot be imported .*; use --backe
 DOCTOR = r"ok   bundle: .*default, 8 files verified[^\n]*\nok   backend: onnxruntime: all engines run and repeat"
 SUITE = Options("this is the suite that runs here")
 TRAIN = ByTest("tests/model/test_train.py::test_the_command_trains_stops_with_its_code_and_reports_errors_in_one_line")
-FACES = ByTest("tests/model/test_faces.py::test_the_command_trains_a_face_network_and_refuses_what_is_not_for_one")
+FACES = ByTest(
+    "tests/model/test_face_training.py::test_the_command_trains_a_face_network_and_refuses_what_is_not_for_one"
+)
 FOLDS = ByTest(
     "tests/model/test_train.py::test_a_fold_trains_without_its_speaker_and_the_stopped_one_reports_incomplete"
 )
@@ -219,7 +221,7 @@ PROOFS: dict[str, Proof] = {
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare": DEVELOPMENT_DATA,
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests": DEVELOPMENT_DATA,
     "python tools/data/face_sets.py --data ../shared/data --out cache/faces": ByTest(
-        "tests/model/test_faces.py::test_the_development_sets_are_written_with_their_splits"
+        "tests/model/test_face_training.py::test_the_development_sets_are_written_with_their_splits"
     ),
     # docs/proof.md, docs/benchmarks.md, tools/README.md
     "python tools/prove.py": Options("two minutes of tests that are part of this suite"),

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -49,3 +49,9 @@ def test_a_file_stays_in_one_process_and_the_files_are_spread() -> None:
     assert sorted(workers) == files
     assert [len(names) for names in workers.values()] == [1, 1]
     assert len(set.union(*workers.values())) == 2
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by name alone: the second one would stop the run of the whole suite."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
