@@ -62,6 +62,8 @@ class Recompute(nn.Module):
             raise ValueError(
                 f"left_context is {left_context}; allowed: 0 (not exact) to {receptive_field(model)} (exact)"
             )
+        if model.config.baseline:
+            raise ValueError("a model with baselines cannot be recomputed from its window: they are older than that")
         self.grid = grid
         self.vision_steps = Steps(grid.vision_tokens + left_context, grid.vision_tokens)
         sound = max(0, acoustic_field(model) - receptive_field(model) + left_context) if left_context else 0
@@ -114,7 +116,8 @@ class Recompute(nn.Module):
             for m in STREAMED:
                 z[m] = _whole(engine.stage(m), z[m], valid[m])
                 rate = z[m].shape[1] // valid[m].shape[1]  # features a token
-                windows[m] = engine.describe(m, z[m][:, rate * start[m] :], position[m], valid[m][:, start[m] :])
+                features = engine.features(m, z[m][:, rate * start[m] :])
+                windows[m] = engine.describe(m, features, position[m], valid[m][:, start[m] :])
             windows["language"] = Described(*(given[f"language_{part}_{level}"] for part in DESCRIBED))
             out = engine.fuse(windows, gamma)
             summaries += [out.shared, out.private]

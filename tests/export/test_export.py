@@ -560,7 +560,9 @@ def test_an_ablation_that_cannot_be_streamed_is_refused(tmp_path: Path, settings
 
 
 @pytest.mark.usefixtures("traces_anew")
-@pytest.mark.parametrize("settings", [{"intraced": False}, {"intercad": False}, {"pool_gate": "log_alpha"}])
+@pytest.mark.parametrize(
+    "settings", [{"intraced": False}, {"intercad": False}, {"pool_gate": "log_alpha"}, {"baseline": True}]
+)
 def test_an_ablation_that_can_be_streamed_is_proved_as_well(tmp_path: Path, settings: dict[str, Any]) -> None:
     write_tiny_checkpoint(tmp_path / "c", **settings)
     proof = export_bundle(tmp_path / "c", tmp_path / "b", ExportOptions("b", proof_hops=4), quietly).proof

@@ -339,6 +339,17 @@ def test_the_other_ablations_stream_as_the_full_model_does(change: dict[str, Any
     check_every_hop(fixed_model(**change), random_batch(2, hops=6))
 
 
+@torch.no_grad()
+def test_a_model_with_baselines_streams_as_it_encodes_the_prefix() -> None:
+    model = tiny_model(baseline=True)
+    for m in ("vision", "acoustic"):
+        for index, layer in enumerate(model.baselines_of(m)):
+            layer.shift.copy_(torch.linspace(-1, 1, layer.width) * (index + 1))
+    check_every_hop(model, random_batch(2, hops=8))
+    names = StreamingLevel(model, 2, GRID).state_names
+    assert {"vision_baseline", "vision_baseline_steps", "acoustic_baseline"} < set(names)
+
+
 def test_frozen_bases_are_orthonormal_for_every_level() -> None:
     model = tiny_model()
     for index in range(3):

@@ -32,6 +32,7 @@ class ModelConfig:
     speech_inner: int = 1536
     speech_context: int = 100  # steps of 20 ms that a block sees of its past
     dilations: tuple[int, int, int] = (1, 2, 4)
+    baseline: bool = False  # what is usual for the person is taken out of the features of vision and sound
     dropout: float = 0.1
     position: Literal["absolute", "window"] = "absolute"
     position_base: float = 10000.0

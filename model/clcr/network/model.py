@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from clcr.network.baseline import BLOCK, Baseline
 from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES, ModelConfig
 from clcr.network.encoders import AcousticStem, TemporalStage, vision_front_end
@@ -25,6 +26,17 @@ Tokens = dict[str, Described]
 Stage = TemporalStage | SpeechLayer  # what makes a level's features out of those of the level before
 
 
+@dataclass(frozen=True)
+class Usual:
+    """What is usual for the person of each sample, of vision and sound: a history, or what one sample adds to it."""
+
+    mean: Tensor  # (B, 2, 3, width): by modality and level, of projected features
+    steps: Tensor  # (B, 2): of how many steps; 0 where nothing is known
+
+
+History = Usual | Tensor
+
+
 @dataclass
 class Outputs:
     """What CLCR exposes for a batch of windows."""
@@ -35,6 +47,7 @@ class Outputs:
     eta: Tensor  # (B, 3): private gates, zero where absent
     summaries: Tensor  # (B, 3, 2 * width): g_l
     levels: tuple[LevelOutputs, ...]
+    usual: Usual | None = None  # of these samples alone, without gradients, where the model has baselines
 
 
 class CLCR(nn.Module):
@@ -57,14 +70,23 @@ class CLCR(nn.Module):
         self.project = nn.ModuleDict(
             {m: nn.ModuleList(nn.Linear(inputs[m], width, bias=False) for _ in LEVELS) for m in MODALITIES}
         )
+        if config.baseline:
+            self.baselines = nn.ModuleDict(
+                {m: nn.ModuleList(Baseline(width, block) for _ in LEVELS) for m, block in BLOCK.items()}
+            )
         self.levels = nn.ModuleList(LevelExchange(config) for _ in LEVELS)
         self.intercad = InterCAD(config)
         self.register_buffer("temperature", torch.ones(()))
 
-    def forward(self, batch: Batch, gamma: float = 1.0) -> Outputs:
-        """A batch in which every sample is one window (all its tokens are used)."""
+    def forward(self, batch: Batch, gamma: float = 1.0, history: History | None = None) -> Outputs:
+        """A batch in which every sample is one window (all its tokens are used), after what `history` says.
+
+        While training, the history is made of the batch itself: a matrix (B, B) with a 1 where the sample of the row
+        has that of the column in its past.
+        """
         with parametrize.cached():  # each basis is computed once per step
-            return self.aggregate(self.fuse(self.encode(batch), gamma))
+            levels, usual = self._encode(batch, history)
+            return replace(self.aggregate(self.fuse(levels, gamma)), usual=usual)
 
     @property
     def exchanges(self) -> list[LevelExchange]:
@@ -79,8 +101,18 @@ class CLCR(nn.Module):
         """W_1, W_2, W_3 of a modality."""
         return [cast(nn.Linear, layer) for layer in cast(nn.ModuleList, self.project[modality])]
 
-    def encode(self, batch: Batch) -> list[Tokens]:
+    def baselines_of(self, modality: str) -> list[Baseline]:
+        """The baselines of vision or sound, shallow to deep; none where the model or the modality has none."""
+        if not self.config.baseline or modality not in BLOCK:
+            return []
+        return [cast(Baseline, layer) for layer in cast(nn.ModuleList, self.baselines[modality])]
+
+    def encode(self, batch: Batch, history: History | None = None) -> list[Tokens]:
         """Described tokens of the whole prefix, per level and modality."""
+        return self._encode(batch, history)[0]
+
+    def _encode(self, batch: Batch, history: History | None) -> tuple[list[Tokens], Usual | None]:
+        """Described tokens, and what is usual in these samples."""
         hidden = {
             "vision": self.temporal_features("vision", self._frames(batch), batch.vision_valid),
             "acoustic": self.temporal_features("acoustic", batch.mel, batch.acoustic_valid, batch.acoustic_step),
@@ -90,6 +122,7 @@ class CLCR(nn.Module):
         steps = {"vision": batch.vision_step, "acoustic": batch.acoustic_step, "language": batch.language_step}
         position = {m: self.positions(steps[m], valid[m].shape[1]) for m in MODALITIES}
         levels: list[Tokens] = []
+        usual: dict[str, list[Tensor]] = {m: [] for m in BLOCK}
         for index, level in enumerate(self.exchanges):
             source = index if self.config.hierarchy else len(self.levels) - 1
             matrices = level.matrices(*level.bases())
@@ -97,10 +130,32 @@ class CLCR(nn.Module):
             for m in MODALITIES:
                 projected = self.projections(m)[index](hidden[m][source])
                 with torch.autocast("cpu", enabled=False):
-                    h = level.tokenise(m, projected.float(), position[m], valid[m])
+                    features = projected.float()
+                    if self.baselines_of(m):
+                        mean = _masked_mean(features, valid[m])
+                        usual[m].append(mean.detach())
+                        past = self._past(m, index, mean, valid[m], history)
+                        features = _unusual(self.baselines_of(m)[index], features, valid[m], past)
+                    h = level.tokenise(m, features, position[m], valid[m])
                     tokens[m] = level.describe(m, h, valid[m], matrices[m])
             levels.append(tokens)
-        return levels
+        if not self.config.baseline:
+            return levels, None
+        counts = torch.stack([valid[m].sum(1) for m in BLOCK], 1)
+        return levels, Usual(torch.stack([torch.stack(means, 1) for means in usual.values()], 1), counts)
+
+    def _past(
+        self, modality: str, index: int, mean: Tensor, valid: Tensor, history: History | None
+    ) -> tuple[Tensor, Tensor]:
+        """The state (B, width) and (B, 1) with which the baselines of a level begin; `mean` is of these samples."""
+        place = list(BLOCK).index(modality)
+        if history is None:
+            return torch.zeros_like(mean), mean.new_zeros(len(mean), 1)
+        if isinstance(history, Usual):
+            return history.mean[:, place, index], history.steps[:, place, None]
+        share = history * valid.sum(1)
+        steps = share.sum(1, keepdim=True)
+        return share @ mean / steps.clamp(min=1.0), steps
 
     def fuse(self, levels: list[Tokens], gamma: float = 1.0) -> list[LevelOutputs]:
         """The exchange of each level over the given windows of described tokens."""
@@ -204,3 +259,17 @@ class CLCR(nn.Module):
 def temporal_stages(config: ModelConfig) -> list[TemporalStage]:
     """Three stages of the temporal network, their dilations growing."""
     return [TemporalStage(config, dilation) for dilation in config.dilations]
+
+
+def _masked_mean(x: Tensor, valid: Tensor) -> Tensor:
+    """(B, T, width) and (B, T) -> (B, width): zeros where nothing is valid."""
+    return (x * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp(min=1.0)
+
+
+def _unusual(baseline: Baseline, x: Tensor, valid: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
+    """Features (B, T, width) without what is usual for the person; the last hop is filled up with masked tokens."""
+    missing = -x.shape[1] % baseline.block
+    padded = nn.functional.pad(x, (0, 0, 0, missing))
+    states = [past[0], past[1].clamp(max=baseline.horizon)]
+    out: Tensor = baseline(padded, nn.functional.pad(valid, (0, missing)), states)[0]
+    return out[:, : x.shape[1]]

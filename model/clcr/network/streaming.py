@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from clcr.network.baseline import BLOCK, Baseline
 from clcr.network.config import LEVELS, MODALITIES
 from clcr.network.intercad import Aggregate, InterCAD
 from clcr.network.intraced import SCORE_LIMIT, Described, LevelOutputs
@@ -78,7 +80,11 @@ class StreamingLevel(nn.Module):
         self.vision_stage, self.acoustic_stage = (model.stages_of(m)[index] for m in STREAMED)
         self.vision_project, self.acoustic_project = (model.projections(m)[index] for m in ("vision", "acoustic"))
         self.width = model.config.width
+        self.baselines = nn.ModuleDict({m: model.baselines_of(m)[index] for m in STREAMED if model.baselines_of(m)})
         self.speech = model.config.acoustic_encoder == "whisper"
+        slots = {"vision": grid.vision_slots, "acoustic": grid.acoustic_slots}
+        if self.baselines and slots != BLOCK:
+            raise ValueError(f"baselines work by hops of {BLOCK} tokens, not {slots}")
         if self.speech and grid.acoustic_slots != BLOCK_TOKENS:
             raise ValueError(f"the speech encoder works by hops of {BLOCK_TOKENS} tokens, not {grid.acoustic_slots}")
         if level == 1:
@@ -94,7 +100,7 @@ class StreamingLevel(nn.Module):
     @property
     def state_names(self) -> tuple[str, ...]:
         stem = tuple(f"acoustic_{part}" for part in self.acoustic.state_parts) if self.level == 1 else ()
-        return (*stem, *(f"{m}_{part}" for m in STREAMED for part in (*self.stage(m).state_parts, *DESCRIBED)))
+        return (*stem, *(f"{m}_{part}" for m in STREAMED for part in (*self._parts(m), *DESCRIBED)))
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -139,6 +145,8 @@ class StreamingLevel(nn.Module):
         ):
             stage = self.stage(m)
             state |= self._named(m, stage.state_parts, stage.initial_state(streams))
+            if m in self.baselines:
+                state |= self._named(m, Baseline.state_parts, self._baseline(m).initial_state(streams))
             state |= self._empty(m, streams, tokens, tokens // slots)
         return state
 
@@ -172,7 +180,12 @@ class StreamingLevel(nn.Module):
             stage = self.stage(m)
             z[m], following = stage(z[m], valid[m], [given[f"{m}_{part}"] for part in stage.state_parts])
             state |= self._named(m, stage.state_parts, following)
-            new = self.describe(m, z[m], given[f"{m}_position"], valid[m])
+            features = self.features(m, z[m])
+            if m in self.baselines:
+                states = [given[f"{m}_{part}"] for part in Baseline.state_parts]
+                features, following = self._baseline(m)(features, valid[m], states)
+                state |= self._named(m, Baseline.state_parts, following)
+            new = self.describe(m, features, given[f"{m}_position"], valid[m])
             steps = new.length
             windows[m] = Described(
                 torch.cat([given[f"{m}_qkv"][:, :, steps:], new.qkv], 2),
@@ -202,10 +215,21 @@ class StreamingLevel(nn.Module):
         """What makes this level's features of vision or sound out of those of the level before."""
         return self.vision_stage if modality == "vision" else self.acoustic_stage
 
-    def describe(self, modality: str, z: Tensor, position: Tensor, valid: Tensor) -> Described:
-        """Features of this level, as its stage gives them -> described tokens."""
+    def _parts(self, modality: str) -> tuple[str, ...]:
+        """The names of what is carried of a modality, before its described tokens."""
+        return (*self.stage(modality).state_parts, *(Baseline.state_parts if modality in self.baselines else ()))
+
+    def _baseline(self, modality: str) -> Baseline:
+        return cast(Baseline, self.baselines[modality])
+
+    def features(self, modality: str, z: Tensor) -> Tensor:
+        """Features of this level, as its stage gives them -> one projected row a token (B, T, width)."""
         project = self.vision_project if modality == "vision" else self.acoustic_project
-        hidden = self.exchange.tokenise(modality, project(self.stage(modality).tokens(z)), position, valid)
+        return project(self.stage(modality).tokens(z))  # type: ignore[no-any-return]
+
+    def describe(self, modality: str, features: Tensor, position: Tensor, valid: Tensor) -> Described:
+        """Projected features -> described tokens."""
+        hidden = self.exchange.tokenise(modality, features, position, valid)
         return self.exchange.describe(modality, hidden, valid, self.get_buffer(f"matrix_{modality}"))
 
     def fuse(self, windows: dict[str, Described], gamma: Tensor) -> LevelOutputs:
