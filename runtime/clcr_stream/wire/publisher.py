@@ -7,6 +7,7 @@ delays the caller.
 from __future__ import annotations
 
 import contextlib
+import struct
 import threading
 import time
 from collections import deque
@@ -17,7 +18,6 @@ from typing import TypeVar
 
 import msgspec
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from clcr_stream.clock import NS_PER_MS, Wake
 from clcr_stream.errors import PublishError
@@ -270,11 +270,12 @@ class Publisher:
 
     def _count_peers(self) -> None:
         while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)
-            if event["event"] == zmq.EVENT_ACCEPTED:
-                self._peers.add(int(event["value"]))
-            elif event["event"] == zmq.EVENT_DISCONNECTED:
-                self._peers.discard(int(event["value"]))
+            # As zmq.utils.monitor reads it, which imports asyncio: 25 ms of every start.
+            event, descriptor = struct.unpack("=Hi", self._monitor.recv_multipart()[0])
+            if event == zmq.EVENT_ACCEPTED:
+                self._peers.add(descriptor)
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._peers.discard(descriptor)
             else:
                 self._refused += 1
 
