@@ -67,6 +67,8 @@ class Recompute(nn.Module):
         self.grid = grid
         self.vision_steps = Steps(grid.vision_tokens + left_context, grid.vision_tokens)
         sound = max(0, acoustic_field(model) - receptive_field(model) + left_context) if left_context else 0
+        if model.config.acoustic_encoder == "whisper":
+            sound = sound // BLOCK_TOKENS * BLOCK_TOKENS
         self.acoustic_steps = Steps(grid.acoustic_tokens + sound, grid.acoustic_tokens)
         self.levels = nn.ModuleList(StreamingLevel(model, level, grid) for level in LEVELS)
         self.vision, self.acoustic = model.vision, model.acoustic

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from clcr.network.config import LEVELS
 from clcr.network.model import CLCR
-from clcr.network.streaming import DESCRIBED, Grid
+from clcr.network.streaming import DESCRIBED, SPEECH_POSITION, Grid
 from clcr_export.graphs import Graph, export_graph, streaming_modules
 from clcr_export.operators import check_operators
 from clcr_export.proof import Arrays, Chain, Scenario, hop_inputs, make_scenario, sessions
-from clcr_export.recompute import Recompute, export_recompute, receptive_field
+from clcr_export.recompute import Recompute, acoustic_field, export_recompute, receptive_field
 from tiny_checkpoint import CONFIG, tiny_model
 
 GRID = Grid(vision_tokens=12, acoustic_tokens=20, language_tokens=16, size_px=32)  # a window of four hops
@@ -57,6 +57,11 @@ def tail(values: NDArray[Any], count: int) -> NDArray[np.float32]:
     return np.concatenate([np.zeros((count - len(steps), *steps.shape[1:]), np.float32), steps])[None]
 
 
+def speech_positions_of(module: Recompute, hops: list[Arrays]) -> NDArray[np.float32]:
+    """The speech encoder's positions of all steps that the module is given."""
+    return tail(np.concatenate([hop[SPEECH_POSITION] for hop in hops]), 2 * module.acoustic_steps.given)
+
+
 def window_inputs(model: CLCR, module: Recompute, scenario: Scenario, ticks: int, words: Arrays) -> Arrays:
     """What a user who keeps no state gives to the model after `ticks` ticks."""
     vision, acoustic = module.vision_steps, module.acoustic_steps
@@ -70,6 +75,7 @@ def window_inputs(model: CLCR, module: Recompute, scenario: Scenario, ticks: int
         "mel": tail(scenario.mel[:ticks], 4 * acoustic.given),
         "vision_valid": tail(scenario.vision_valid[:ticks], vision.given),
         "acoustic_valid": tail(scenario.acoustic_valid[:ticks], acoustic.given),
+        **({SPEECH_POSITION: speech_positions_of(module, hops)} if SPEECH_POSITION in module.input_names else {}),
         "vision_position": position["vision"],
         "acoustic_position": position["acoustic"],
         **{name: words[name] for name in module.input_names if name in words},
@@ -175,3 +181,29 @@ def test_the_paper_s_front_end_is_exported_as_well() -> None:
     found = sessions({"level1": graph})("level1", {name: value.numpy() for name, value in example.items()})
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value.numpy(), rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_the_speech_encoder_recomputed_with_its_past_says_what_the_chained_engines_say() -> None:
+    """A context of one block: three layers see three blocks back, the stem a part of a fourth."""
+    sizes = {"mel_bands": 80, "speech_width": 24, "speech_heads": 2, "speech_inner": 32, "speech_context": 10}
+    model = tiny_model(replace(CONFIG, acoustic_encoder="whisper", **sizes))  # type: ignore[arg-type]
+    scenario = make_scenario(model, GRID, 12, seed=6)
+    scenario.acoustic_valid[:] = np.random.default_rng(6).random(scenario.acoustic_valid.shape) > 0.2
+    graphs = {name: export_graph(name, module) for name, module in streaming_modules(model, GRID).items()}
+    chain = Chain(graphs, model, sessions(graphs))
+    ticks = [chain.tick(scenario, index) for index in range(12)]
+    assert acoustic_field(model) == 20
+    found = []
+    for left in (CONTEXT, CONTEXT - 5):
+        graph = export_recompute(model, GRID, left)
+        module: Any = graph.module
+        assert module.acoustic_steps.given == 20 + 20 - (CONTEXT - left)
+        check_operators("recompute", onnx.load_from_string(graph.data))
+        worst = 0.0
+        for count in (2, 6, 12):
+            inputs = window_inputs(model, module, scenario, count, ticks[count - 1]["language"])
+            for answer in recomputed(graph, inputs).values():
+                worst = max(worst, float(np.abs(answer["probs"] - ticks[count - 1]["intercad"]["probs"]).max()))
+        found.append(worst)
+    assert found[0] < 1e-5
+    assert found[1] > found[0]

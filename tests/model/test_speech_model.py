@@ -78,6 +78,10 @@ def test_sound_that_comes_late_or_goes_missing_equals_the_prefix(seed: int, come
     check_every_hop(speech_model(), batch_of([sample]))
 
 
+def test_with_a_person_s_baseline_every_hop_still_equals_the_prefix() -> None:
+    check_every_hop(speech_model(baseline=True), random_batch(7, hops=9, coverage=0.7))
+
+
 @checked
 @given(seeds, st.lists(st.sampled_from(MODALITIES), min_size=1, max_size=3, unique=True))
 def test_a_masked_modality_equals_a_removed_one(seed: int, gone: list[str]) -> None:

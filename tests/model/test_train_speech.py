@@ -61,6 +61,8 @@ def test_a_run_begins_with_whisper_s_weights_and_its_checkpoint_loads(recipe: Re
     train.calibrate(run)
     assert train.train(run) == train.FINISHED
     kept = checkpoint.load_checkpoint(Path("run/final"))
+    origin = checkpoint.load_info(Path("run/final")).provenance["acoustic_weights"]
+    assert origin == {"folder": "whisper", "package": None}
     assert kept.config == run.model.config
     moved = kept.state_dict()["stages.acoustic.1.widen.weight"].numpy()
     assert 0 < float(np.abs(moved - wanted).max()) < 0.1

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -239,6 +240,7 @@ def describe_origin(recipe: Recipe, leave_out: tuple[str, ...]) -> dict[str, Any
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "leave_out": list(leave_out),
+        **({"acoustic_weights": msgspec.to_builtins(recipe.acoustic)} if recipe.acoustic is not None else {}),
     }
 
 
