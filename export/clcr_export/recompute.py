@@ -117,7 +117,7 @@ class Recompute(nn.Module):
             windows: dict[str, Described] = {}
             for m in STREAMED:
                 z[m] = _whole(engine.stage(m), z[m], valid[m])
-                rate = z[m].shape[1] // valid[m].shape[1]  # features a token
+                rate = STEPS_PER_TOKEN if engine.speech and m == "acoustic" else 1  # a number: the shapes follow
                 features = engine.features(m, z[m][:, rate * start[m] :])
                 windows[m] = engine.describe(m, features, position[m], valid[m][:, start[m] :])
             windows["language"] = Described(*(given[f"language_{part}_{level}"] for part in DESCRIBED))
