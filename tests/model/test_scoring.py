@@ -35,6 +35,7 @@ from clcr_stream.sources.synthetic.source import write_clip
 from media import MediaSpec, write_media
 from tiny_bundle import LABELS, write_bundle
 from tiny_checkpoint import write_tiny_checkpoint
+from traced import exports_trace_once
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,7 +122,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CLCR, En
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trained")
     model = write_tiny_checkpoint(folder / "checkpoint")
-    export_bundle(folder / "checkpoint", folder / "bundle", ExportOptions("tiny", proof_hops=10), lambda text: None)
+    with exports_trace_once(tmp_path_factory):
+        options = ExportOptions("tiny", proof_hops=10)
+        export_bundle(folder / "checkpoint", folder / "bundle", options, lambda text: None)
     round_to_half(model.language)  # as the bundle stores them
     round_to_half(model.project["language"])
     with Engines.load(folder / "bundle", backend="onnxruntime") as engines:

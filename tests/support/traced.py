@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -27,7 +27,7 @@ class TracedOnce:
 
     folder: Path
 
-    def __call__(self, name: str, module: Any, half_storage: bool = False) -> Graph:
+    def __call__(self, name: str, module: Any, half_storage: bool | Literal["exact"] = False) -> Graph:
         stem = self.folder / f"{name}-{_digest(name, module, half_storage)}"
         graph, spec = stem.with_suffix(".onnx"), stem.with_suffix(".json")
         if not spec.is_file():
@@ -52,7 +52,7 @@ def exports_trace_once(factory: pytest.TempPathFactory) -> Iterator[Callable[...
         yield traced
 
 
-def _digest(name: str, module: Any, half_storage: bool) -> str:
+def _digest(name: str, module: Any, half_storage: object) -> str:
     """Of all that a trace depends on: the modules, their plain settings, weights and buffers."""
     digest = hashlib.sha256(repr((name, half_storage, module.input_names, module.output_names, module)).encode())
     for part in module.modules():
