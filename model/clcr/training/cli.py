@@ -31,7 +31,14 @@ _EVAL_EXAMPLES = """examples:
 exit codes: 0 done, 1 other error, 2 recipe, flag or manifest, 4 bundle, 5 backend, 7 checkpoint or output, 130 Ctrl-C
 """
 Say = Callable[[str, bool], object]
-_OF_A_CHECKPOINT = {"pack": None, "having": None, "batch": None, "threads": None, "fit_temperature": False}
+_OF_A_CHECKPOINT = {
+    "pack": None,
+    "having": None,
+    "batch": None,
+    "threads": None,
+    "history": None,
+    "fit_temperature": False,
+}
 _OF_A_BUNDLE = {"manifest": None, "media_root": None, "limit": None, "backend": None}
 STOPPED_CODE = 75
 INTERRUPTED_CODE = 130
@@ -82,6 +89,12 @@ def eval_main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", default="dev", help="train, dev (default) or test")
     parser.add_argument("--subsets", default="all", help="all, or a list such as V,A,VA")
     parser.add_argument("--having", help="of a checkpoint: only clips recorded with all of these, such as VA")
+    parser.add_argument(
+        "--history",
+        type=float,
+        metavar="SECONDS",
+        help="of a checkpoint with baselines: so much of the speaker's other clips comes before each clip",
+    )
     parser.add_argument("--by-speaker", action="store_true", help="intervals resample speakers, not clips")
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="confusions and reliability as PNG")
@@ -154,6 +167,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         having=options.having,
         by_speaker=options.by_speaker,
         batch_size=options.batch or 32,
+        history_s=options.history or 0.0,
     )
     if options.fit_temperature:
         print(report.calibrate_checkpoint(options.checkpoint, model, request))

@@ -10,14 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils import parametrize
 
+from clcr.network.baseline import BLOCK, HOP_S
 from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES
-from clcr.network.model import CLCR, Outputs
+from clcr.network.model import CLCR, Outputs, Usual
 from clcr.training import metrics
 from clcr.training.data.cache import Pack
 from clcr.training.data.mixture import evaluation_batches
+from clcr.training.histories import past_of_each
 from clcr.training.metrics import Bootstrap, Floats
 from clcr.training.recipe import subset_modalities
+from clcr_stream.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -100,18 +103,26 @@ class ExchangeTally:
 
 
 @torch.no_grad()
-def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32) -> Predictions:
+def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32, history_s: float = 0.0) -> Predictions:
     """Run a pack through the model in float32 with only the modalities of `subset`, such as "VA".
 
-    Raises ConfigError when its sound was prepared for another acoustic encoder.
+    history_s: how much of its speaker's other clips comes before each clip, for a model with baselines. Raises
+    ConfigError when the sound was prepared for another acoustic encoder, or the model has no baselines.
     """
     model.eval()
     pack.check_mel(model.config.mel)
+    past = None
+    if history_s > 0:
+        if not model.config.baseline:
+            raise ConfigError(f"a history of {history_s:g} s was given, but the model has no baselines; leave it out")
+        rates = tuple(history_s / HOP_S * block for block in BLOCK.values())
+        past = past_of_each(_usual(model, pack, subset, batch_size), pack.speakers.tolist(), (rates[0], rates[1]))
     tally, logits = ExchangeTally(), np.zeros((len(pack), model.config.outputs))
     seen = np.zeros(len(pack), bool)
     with parametrize.cached():
         for batch, _, rows in evaluation_batches(pack, batch_size, subset_modalities(subset)):
-            outputs = model(batch)
+            known = None if past is None else Usual(past.mean[rows], past.steps[rows])
+            outputs = model(batch, history=known)
             logits[rows] = outputs.logits.double().numpy()
             seen[rows] = True
             tally.add(outputs)
@@ -125,6 +136,18 @@ def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32) 
         unseen=int((~seen).sum()),
         exchange=tally.report(),
     )
+
+
+def _usual(model: CLCR, pack: Pack, subset: str, batch_size: int) -> Usual:
+    """What is usual in each clip of a pack alone; nothing in clips that show nothing of the subset."""
+    width = model.config.width
+    all_of_them = Usual(torch.zeros(len(pack), len(BLOCK), len(LEVELS), width), torch.zeros(len(pack), len(BLOCK)))
+    with parametrize.cached():
+        for batch, _, rows in evaluation_batches(pack, batch_size, subset_modalities(subset)):
+            usual = model(batch).usual
+            assert usual is not None
+            all_of_them.mean[rows], all_of_them.steps[rows] = usual.mean, usual.steps
+    return all_of_them
 
 
 def empty_batch(model: CLCR) -> Batch:

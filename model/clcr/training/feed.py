@@ -19,6 +19,7 @@ from clcr.network.config import MODALITIES
 from clcr.training.data.augment import Augment
 from clcr.training.data.cache import Clip, Pack
 from clcr.training.data.mixture import Mixture
+from clcr.training.histories import companions
 from clcr.training.recipe import SUBSETS, DevPack, Recipe, TrainPack, subset_modalities
 from clcr_stream.errors import ConfigError
 from clcr_stream.frontends.mel import MelSpec
@@ -33,6 +34,7 @@ class Group:
     batch: Batch
     labels: Tensor  # (B,)
     share: float
+    history: Tensor | None = None  # (B, B): which samples are in the past of which
 
 
 class Selected(Pack):
@@ -73,6 +75,7 @@ class Feed:
         self._recipe = recipe
         self._counts: dict[str, dict[str, int]] = {}
         packs: dict[str, list[Pack]] = {}
+        speakers: dict[str, int] = {}
         found: set[str] = set()
         for use in recipe.train:
             pack = train_pack(use, labels)
@@ -86,12 +89,14 @@ class Feed:
             group = use.group or pack.name
             packs.setdefault(group, []).append(pack)
             self._counts.setdefault(group, {})[pack.name] = use.per_step
+            if use.speakers is not None:
+                speakers[pack.name] = use.speakers
         for speaker in leave_out:
             if not any(speaker in (name, name.partition("/")[2]) for name in found):
                 raise ConfigError(f"--leave-out {speaker}: no such speaker; the packs have {', '.join(sorted(found))}")
         augment = Augment(**{"modality_dropout": recipe.modality_dropout, **recipe.augment})
         self.mixtures = {
-            group: Mixture(members, recipe.seed * 1000 + index, recipe.balance, augment)
+            group: Mixture(members, recipe.seed * 1000 + index, recipe.balance, augment, speakers)
             for index, (group, members) in enumerate(packs.items())
         }
 
@@ -103,7 +108,11 @@ class Feed:
         for name, mixture in self.mixtures.items():
             batch, labels = mixture.sample(self._counts[name], step)
             hidden = rng.random(len(batch)) < self._recipe.empty_share
-            groups.append(Group(hide(batch, torch.from_numpy(hidden)), labels, len(batch) / total))
+            history = None
+            if self._recipe.history > 0:
+                names = mixture.speakers(self._counts[name], step)
+                history = companions(names, labels.numpy(), self._recipe.history, rng)
+            groups.append(Group(hide(batch, torch.from_numpy(hidden)), labels, len(batch) / total, history))
         return groups
 
     @contextmanager

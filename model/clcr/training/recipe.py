@@ -23,6 +23,7 @@ class TrainPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     splits: tuple[str, ...] = ("train",)
     having: str | None = None  # only clips recorded with all of these, such as "VA"
     group: str | None = None  # packs of one group go through the model in one batch
+    speakers: int | None = None  # draw a step's items out of so many speakers, for `history`
 
 
 class DevPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,6 +89,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Literal["fp32", "bf16"] = "bf16"
     class_weights: tuple[float, ...] | None = None
     modality_dropout: float = 0.15
+    history: float = 0.0  # share of the samples shown with a past of their speaker; needs model.baseline
     balance: float = 0.5  # 0: samples evenly, 1: classes evenly
     augment: dict[str, Any] = {}  # fields of clcr.training.data.augment.Augment
     empty_share: float = 0.02  # share of samples shown with every modality absent, so that no input gives the prior
@@ -134,6 +136,8 @@ def check_recipe(recipe: Recipe, name: str) -> None:
             raise ConfigError(f"{name}: best.of {wanted!r} is not watched; allowed: {', '.join(sorted(watched))}")
     if not recipe.train or min(use.per_step for use in recipe.train) < 1:
         raise ConfigError(f"{name}: train needs at least one pack, each with per_step of 1 or more")
+    if recipe.history > 0 and not any(use.speakers for use in recipe.train):
+        raise ConfigError(f"{name}: history {recipe.history} needs speakers in a train pack, such as speakers: 4")
     if recipe.steps < 1 or recipe.eval_every_steps < 1 or recipe.log_every_steps < 1:
         raise ConfigError(f"{name}: steps, eval_every_steps and log_every_steps must be 1 or more")
 

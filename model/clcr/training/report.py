@@ -29,6 +29,7 @@ class Request:
     having: str | None = None
     by_speaker: bool = False
     batch_size: int = 32
+    history_s: float = 0.0
 
 
 def evaluate(checkpoint: Path, model: CLCR, request: Request, pictures: Path | None = None) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def evaluate(checkpoint: Path, model: CLCR, request: Request, pictures: Path | N
         "checkpoint": str(checkpoint),
         "labels": list(model.config.labels),
         "split": request.split,
+        "history_s": request.history_s,
         "stored_temperature": stored,
         "packs": results,
         "provenance": provenance,
@@ -95,7 +97,10 @@ def _predict(model: CLCR, folder: Path, request: Request) -> dict[str, Predictio
     wanted = possible_subsets(pack) if request.subsets == "all" else tuple(request.subsets.split(","))
     for subset in wanted:
         _check_subset(subset)
-    return {subset: evaluate_subset(model, restrict(pack, subset), subset, request.batch_size) for subset in wanted}
+    return {
+        subset: evaluate_subset(model, restrict(pack, subset), subset, request.batch_size, request.history_s)
+        for subset in wanted
+    }
 
 
 def _check_subset(subset: str) -> None:

@@ -178,7 +178,7 @@ def train_step(run: Run, groups: list[Group]) -> dict[str, float]:
     with parametrize.cached():
         for group in groups:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
-                outputs = run.model(group.batch)
+                outputs = run.model(group.batch, history=group.history)
             terms = run.loss(outputs, group.labels)
             if run.model.config.task == "classification":
                 terms["accuracy"] = (outputs.logits.detach().argmax(1) == group.labels).float().mean()

@@ -24,7 +24,8 @@ class Mixture:
     """Draws training batches from several packs; the batch of a step depends on the seed and the step alone.
 
     balance: 0 draws samples evenly, 1 classes evenly, between: classes with n samples in proportion to n^(1 - balance).
-    augment None: samples as stored, cut to a window's last 6 s. Safe to call from several threads.
+    augment None: samples as stored, cut to a window's last 6 s. speakers: name -> out of how many speakers a step's
+    samples of that pack are drawn; without, out of all. Safe to call from several threads.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Mixture:
         seed: int,
         balance: float = 0.5,
         augment: Augment | None = Augment(),  # noqa: B008
+        speakers: Mapping[str, int] | None = None,
     ) -> None:
         self.packs = {pack.name: pack for pack in packs}
         if not packs or len(self.packs) != len(packs):
@@ -42,6 +44,7 @@ class Mixture:
         self._seed = seed
         self._augment = augment
         self._chances = {pack.name: _chances(pack, balance) for pack in packs}
+        self._speakers = dict(speakers or {})
 
     def sample(self, counts: Mapping[str, int], step: int) -> tuple[Batch, Tensor]:
         """(batch, targets (B,)) of `step`, with counts[name] samples from each named pack, in that order."""
@@ -51,13 +54,32 @@ class Mixture:
         rng = np.random.default_rng((self._seed, step))
         clips: list[Clip] = []
         targets: list[NDArray[np.generic]] = []
-        for name, count in counts.items():
+        for name, chosen in self._rows(counts, step).items():
             pack = self.packs[name]
-            chosen = rng.choice(len(pack), count, p=self._chances[name])
             clips.extend(self._changed(pack.clip(int(index)), rng) for index in chosen)
             targets.append(pack.targets[chosen])
         batch = collate(clips, rng.integers(0, _STEPS, (2, len(clips))))
         return batch, torch.from_numpy(np.concatenate(targets))
+
+    def speakers(self, counts: Mapping[str, int], step: int) -> NDArray[np.str_]:
+        """Who is in each sample of `sample(counts, step)`, as PACK/SPEAKER; "" where nobody is named."""
+        names = [
+            [f"{name}/{speaker}" if speaker else "" for speaker in self.packs[name].speakers[rows]]
+            for name, rows in self._rows(counts, step).items()
+        ]
+        return np.array([name for part in names for name in part], np.str_)
+
+    def _rows(self, counts: Mapping[str, int], step: int) -> dict[str, NDArray[np.int64]]:
+        """Which rows of each pack are in the batch of a step."""
+        rng = np.random.default_rng((self._seed, step, 3))
+        rows = {}
+        for name, count in counts.items():
+            pack, chances = self.packs[name], self._chances[name]
+            if name in self._speakers:
+                rows[name] = spread_over_speakers(pack.speakers, chances, count, self._speakers[name], rng)
+            else:
+                rows[name] = rng.choice(len(pack), count, p=chances)
+        return rows
 
     def counts(self, weights: Mapping[str, float], batch_size: int, step: int) -> dict[str, int]:
         """A random split of `batch_size` samples over the packs in proportion to `weights`."""
@@ -83,6 +105,20 @@ class Mixture:
 
     def _changed(self, clip: Clip, rng: np.random.Generator) -> Clip:
         return at_model_size(last_window(clip)) if self._augment is None else self._augment(clip, rng)
+
+
+def spread_over_speakers(
+    speakers: NDArray[np.str_], chances: NDArray[np.float64], count: int, of: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """`count` rows out of `of` speakers drawn evenly, by `chances` within a speaker: enough of each for a history."""
+    names = np.unique(speakers)
+    drawn = rng.choice(names, min(of, len(names)), replace=False)
+    rows = []
+    for part, speaker in zip(np.array_split(np.arange(count), len(drawn)), drawn, strict=True):
+        own = np.flatnonzero(speakers == speaker)
+        shares = chances[own] / chances[own].sum()
+        rows.append(rng.choice(own, len(part), replace=len(part) > len(own), p=shares))
+    return np.concatenate(rows)
 
 
 def evaluation_batches(
