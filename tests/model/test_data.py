@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -501,12 +502,30 @@ def test_no_face_and_no_speaker_is_on_both_sides_of_a_cut(tmp_path: Path) -> Non
         sides[item.split].add(faces_of_fer[int(item.media.partition("#")[2])].tobytes())
     assert not sides["train"] & sides["dev"]
     assert 0.04 < len(sides["dev"]) / len(sides["train"]) < 0.06
+    split_of = {item.media: item.split for item in sets["fer2013"]}
+    clear = [item for item in sets["ferplus"] if item.media in split_of]
+    assert len(clear) > 15_000 and all(item.split == split_of[item.media] for item in clear)
     voices = ("nemo", "ased", "emogator", "emospeech")
-    for name in ("ckplus", "ravdess", "emodb", "javased_av", "javased_audio", "mosi", *voices):
+    for name in ("ckplus", "ravdess", "emodb", "javased_av", "javased_audio", "mosi", "faces_people", *voices):
         speakers = {split: {item.speaker for item in sets[name] if item.split == split} for split in ("train", "dev")}
         assert speakers["dev"], name
         assert not speakers["train"] & speakers["dev"], name
     assert {item.label for name, rows in sets.items() for item in rows if name != "mosi"} == set(LABELS)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+def test_a_tile_of_a_contact_sheet_lands_at_its_place_in_the_pack(tmp_path: Path) -> None:
+    tools = runpy.run_path(str(Path(__file__).parents[2] / "tools/data/manifests.py"))
+    rows = list(tools["faces_people"](SHARED / "faces_people", tmp_path / "people.npz"))
+    assert {item.label for item in rows} == {"neutral", "happy", "surprise", "anger"}
+    chosen = rows[-7]
+    index = int(chosen.id.removeprefix("face"))
+    sheet = cv2.imread(str(SHARED / f"faces_people/sheet_{index // 900:02d}.jpg"))
+    assert sheet is not None
+    top, left = index % 900 // 30 * 96, index % 30 * 96
+    tile = cv2.cvtColor(sheet[top : top + 96, left : left + 96], cv2.COLOR_BGR2RGB)
+    assert (decode.load_image(tmp_path, chosen) == tile).all()
 
 
 @pytest.mark.data

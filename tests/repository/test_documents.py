@@ -215,6 +215,14 @@ PROOFS: dict[str, Proof] = {
     "clcr-eval runs/javased/final --pack cache/packs/javased_av ... --json docs/results/default.json": EVALUATE,
     "clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --subsets V,A,VA "
     "--json scores.json --plots plots/": SCORE,
+    "clcr-eval --bundle engines/default --limit 500 --json docs/results/bundle/default.json "
+    "--manifest cache/manifests/{javased_av,ravdess,emodb,fer2013,goemotions}.csv "
+    "--media-root ../shared/data/{javased,audio,audio} cache/manifests ../shared/data/text": DEVELOPMENT_DATA,
+    "clcr-eval --bundle engines/default --limit 500 --json docs/results/bundle/default_others.json "
+    "--manifest cache/manifests/{nemo,ased,emospeech,emogator,meld,ckplus}.csv "
+    "--media-root ../shared/data/{nemo,ased,emospeech,emogator,text,faces}": DEVELOPMENT_DATA,
+    "clcr-eval --bundle engines/default --json docs/results/bundle/default_faces.json "
+    "--manifest cache/manifests/{fer2013,ferplus,faces_people}.csv --media-root cache/manifests": DEVELOPMENT_DATA,
     "clcr-export runs/javased/final -o engines/default --licences docs/model_licences.txt": EXPORT,
     "python -m clcr.training.data.prepare my.csv --media-root /data --cache cache/packs "
     "--tokenizer cache/tokenizer/tokenizer.json": PREPARE,

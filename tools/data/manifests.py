@@ -45,6 +45,8 @@ RAVDESS_DEV = ("19", "20")
 EMODB_DEV = ("15", "16")
 CKPLUS_DEV_EVERY = 10  # subjects
 FER_DEV_EVERY = 20  # pixel hashes: 5 %
+FERPLUS_CLEAR = 6  # of ten raters
+PEOPLE_LABELS = ("neutral", "happy", "surprise", "anger")  # of faces_people: 6 faces of fear and 13 sad ones are dev
 
 
 def row(identity: str, label: str, kind: str, split: str = "train", **more: str) -> Row:
@@ -67,30 +69,41 @@ def records(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def unpack_fer2013(folder: Path, pack: Path) -> NDArray[np.str_]:
-    """Cut the contact sheets into `pack` (images, in the set's order); returns the label names by image."""
+def cut_tiles(folder: Path, side: int, count: int, colour: bool) -> NDArray[np.uint8]:
+    """The first `count` tiles of a folder's contact sheets: (count, side, side) grey, or (count, side, side, 3) RGB."""
     import cv2
 
-    with np.load(folder / "labels.npz", allow_pickle=False) as archive:
-        names = archive["label_names"][archive["labels"]]
     tiles: list[NDArray[np.uint8]] = []
     for path in sorted(folder.glob("sheet_*.jpg")):
-        sheet: Any = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        rows, columns = sheet.shape[0] // 48, sheet.shape[1] // 48
-        tiles.append(sheet.reshape(rows, 48, columns, 48).swapaxes(1, 2).reshape(-1, 48, 48))
-    images = np.concatenate(tiles)[: len(names)]
-    if len(images) != len(names):
-        raise ConfigError(f"{folder}: {len(images)} tiles for {len(names)} labels; fetch the sheets again")
+        sheet: Any = cv2.imread(str(path), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
+        sheet = sheet[..., ::-1] if colour else sheet
+        rows, columns, depth = sheet.shape[0] // side, sheet.shape[1] // side, sheet.shape[2:]
+        sheet = sheet[: rows * side, : columns * side].reshape(rows, side, columns, side, *depth)
+        tiles.append(sheet.swapaxes(1, 2).reshape(-1, side, side, *depth))
+    images = np.concatenate([np.zeros((0, side, side, 3) if colour else (0, side, side), np.uint8), *tiles])[:count]
+    if len(images) != count:
+        raise ConfigError(f"{folder}: {len(images)} tiles for {count} labels; fetch the sheets again")
+    return images
+
+
+def unpack_fer2013(folder: Path, pack: Path) -> tuple[NDArray[np.str_], NDArray[np.uint8]]:
+    """The label names and images in the set's order; the images go into `pack` as well."""
+    with np.load(folder / "labels.npz", allow_pickle=False) as archive:
+        names = archive["label_names"][archive["labels"]]
+    images = cut_tiles(folder, 48, len(names), colour=False)
     pack.parent.mkdir(parents=True, exist_ok=True)
     np.savez(pack, images=images)
-    return np.asarray(names, np.str_)
+    return np.asarray(names, np.str_), images
+
+
+def fer_split(digest: str) -> str:
+    """By the hash of the pixels: exact repeats of a picture stay on one side."""
+    return "dev" if int(digest[:12], 16) % FER_DEV_EVERY == 0 else "train"
 
 
 def fer2013(folder: Path, pack: Path) -> Iterator[Row]:
     """Exact repeats stay on one side of the cut; images that occur with two labels or show nothing are left out."""
-    names = unpack_fer2013(folder, pack)
-    with np.load(pack, allow_pickle=False) as archive:
-        images = archive["images"]
+    names, images = unpack_fer2013(folder, pack)
     hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
     labels_of: dict[str, set[str]] = {}
     for digest, name in zip(hashes, names, strict=True):
@@ -99,8 +112,32 @@ def fer2013(folder: Path, pack: Path) -> Iterator[Row]:
         label = common(str(name), {})
         blank = images[index].std() < 5.0
         if label and len(labels_of[digest]) == 1 and not blank:
-            split = "dev" if int(digest[:12], 16) % FER_DEV_EVERY == 0 else "train"
+            yield row(f"fer{index:05d}", label, "face", fer_split(digest), media=f"{pack.name}#{index}")
+
+
+def ferplus(faces: Path, pack: Path) -> Iterator[Row]:
+    """FER2013's pictures that six or more of FER+'s ten raters call the same, with the raters' name for them."""
+    _, images = unpack_fer2013(faces / "fer2013_train", pack)
+    with np.load(faces / "ferplus_train.npz", allow_pickle=False) as archive:
+        names, votes = [str(name) for name in archive["names"]], archive["votes"]
+    for index, (image, counts) in enumerate(zip(images, votes, strict=True)):
+        label = common(names[int(counts.argmax())], {})
+        if label and counts.max() >= FERPLUS_CLEAR:
+            split = fer_split(hashlib.sha256(image.tobytes()).hexdigest())
             yield row(f"fer{index:05d}", label, "face", split, media=f"{pack.name}#{index}")
+
+
+def faces_people(folder: Path, pack: Path) -> Iterator[Row]:
+    """Its own split by person, without the film stills; only labels that more than a few people kept apart show."""
+    with np.load(folder / "labels.npz", allow_pickle=False) as archive:
+        values = {name: archive[name] for name in ("labels", "label_names", "person", "source", "split")}
+    names = values["label_names"][values["labels"]]
+    kept = np.flatnonzero(np.isin(names, PEOPLE_LABELS) & (values["source"] != "film"))
+    pack.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(pack, images=cut_tiles(folder, 96, len(names), colour=True)[kept])
+    for place, index in enumerate(kept):
+        more = {"media": f"{pack.name}#{place}", "speaker": str(values["person"][index])}
+        yield row(f"face{index:04d}", str(names[index]), "face", str(values["split"][index]), **more)
 
 
 def ckplus(path: Path) -> Iterator[Row]:
@@ -179,6 +216,8 @@ def manifests(data: Path, out: Path) -> dict[str, tuple[Iterator[Row], Path]]:
         "javased_av": (javased(data / "javased", "video"), data / "javased"),
         "javased_audio": (javased(data / "javased", "audio"), data / "javased"),
         "fer2013": (fer2013(data / "faces" / "fer2013_train", out / "fer2013.npz"), out),
+        "ferplus": (ferplus(data / "faces", out / "fer2013.npz"), out),
+        "faces_people": (faces_people(data / "faces_people", out / "faces_people.npz"), out),
         "tess": (acted_speech(audio / "tess.csv", "speaker", ()), audio),
         "nemo": (voices(data / "nemo", {}), data / "nemo"),
         "ased": (voices(data / "ased", {}), data / "ased"),
