@@ -131,7 +131,7 @@ def signalled(place: Path, event: tuple[str, str], number: int, *arguments: str)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_is_exit_0_without_a_traceback_when(place: Path, moment: str, number: signal.Signals) -> None:
     """From the moment on in which our code runs; what Python does before that is its own."""

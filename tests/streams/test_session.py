@@ -380,7 +380,7 @@ def test_latency_is_counted_from_the_newest_datum() -> None:
     assert prediction.latency_ms == pytest.approx(160.0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     costs=st.lists(st.integers(0, 45 * HOP_NS), min_size=1, max_size=20),
     spoiled=st.sets(st.integers(1, 80)),
