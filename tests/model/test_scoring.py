@@ -336,13 +336,32 @@ def test_several_manifests_are_several_sets_and_a_limit_takes_clips_evenly(
     ]
 
 
+def test_subsets_that_no_clip_of_a_manifest_was_recorded_with_are_left_out_and_told(
+    bundle: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(tmp_path / "voices.csv", [row("a", "audio", "tone.wav"), row("b", "audio", "tone.wav")])
+    write_manifest(tmp_path / "films.csv", [row("c", "video", "broken.mp4")])
+    more = ["--manifest", str(tmp_path / "films.csv"), "--subsets", "V,A", "--json", str(tmp_path / "out.json")]
+    assert run(bundle, tmp_path / "voices.csv", media, *more) == 0
+    shown, progress = capsys.readouterr()
+    sets = json.loads((tmp_path / "out.json").read_text())["sets"]
+    assert [(one["name"], one["subset"], one["n"]) for one in sets] == [
+        ("voices", "A", 2),
+        ("films", "V", 0),
+        ("films", "A", 0),
+    ]
+    assert sets[1]["accuracy"] is None and sets[1]["failed"][0]["id"] == "c"
+    assert "voices: no clip was recorded with V: left out" in progress
+    assert "no clip could be scored" in shown
+
+
 @pytest.mark.parametrize(
     ("more", "text"),
     [
         (["--split", "test"], "people.csv: no labelled clip in split 'test'; give another --split"),
         (["--split", "all"], "--split 'all' is not known; allowed: train, dev, test"),
         (["--subsets", "AV"], "subset 'AV'; allowed: all, or a list of V, A, L, VA, VL, AL, VAL"),
-        (["--subsets", "A,VAL"], "people.csv: no clip was recorded with VAL; possible are V, A, L, VA"),
+        (["--subsets", "VAL,VL"], "people.csv: no clip was recorded with VAL, VL; possible are V, A, L, VA"),
         (["--limit", "0"], "--limit is 0; allowed is 1 or more"),
         (["--media-root", "/a", "/b"], "3 --media-root for 1 manifests; give one, or one for each"),
         (["--manifest", "people.csv"], "two have the same name; rename one"),

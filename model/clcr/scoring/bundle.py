@@ -12,7 +12,7 @@ import numpy as np
 
 from clcr.scoring.clips import Answer, play, recordable
 from clcr.scoring.report import draw
-from clcr.scoring.scores import Answered, scores
+from clcr.scoring.scores import SCORES, Answered, scores
 from clcr.training.data.manifest import SPLITS, Row, read_manifest
 from clcr.training.recipe import SUBSETS, subset_modalities
 from clcr_stream import ConfigError, Engines, SourceError
@@ -69,9 +69,9 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
             for manifest, root in zip(request.manifests, roots, strict=True)
         ]
         sets: list[dict[str, Any]] = []
-        for clips in chosen:
+        for clips, subsets in [(clips, _subsets(clips, request.subsets, say)) for clips in chosen]:
             answered: dict[str, Answered] = {}
-            for subset in _subsets(clips, request.subsets):
+            for subset in subsets:
                 sets.append(_score_set(engines, clips, subset, say, answered))
             if pictures is not None:
                 draw(pictures / clips.name, answered, engines.labels)
@@ -124,19 +124,20 @@ def _check(request: BundleRequest) -> None:
             raise ConfigError(f"subset {subset!r}; allowed: all, or a list of {', '.join(SUBSETS)}")
 
 
-def _subsets(clips: ClipSet, wanted: str) -> list[str]:
-    """Those that some clip can have been recorded with; all that are asked for must be."""
+def _subsets(clips: ClipSet, wanted: str, say: Say) -> list[str]:
+    """Of the subsets asked for, those that some clip can have been recorded with. ConfigError when there is none."""
     kinds = [set(recordable(row)) for row in clips.rows]
     possible = [subset for subset in SUBSETS if any(set(subset_modalities(subset)) <= kind for kind in kinds)]
-    if wanted == "all":
-        return possible
-    asked = wanted.split(",")
-    for subset in asked:
-        if subset not in possible:
-            raise ConfigError(
-                f"{clips.manifest}: no clip was recorded with {subset}; possible are {', '.join(possible)}"
-            )
-    return asked
+    asked = possible if wanted == "all" else wanted.split(",")
+    left_out = ", ".join(subset for subset in asked if subset not in possible)
+    kept = [subset for subset in asked if subset in possible]
+    if not kept:
+        raise ConfigError(
+            f"{clips.manifest}: no clip was recorded with {left_out}; possible are {', '.join(possible) or 'none'}"
+        )
+    if left_out:
+        say(f"{clips.name}: no clip was recorded with {left_out}: left out", True)
+    return kept
 
 
 def _score_set(
@@ -170,7 +171,7 @@ def _score_set(
         "unlabelled": clips.unlabelled,
     }
     if not rows:
-        return {**result, "n": 0}
+        return {**result, "n": 0, **dict.fromkeys(SCORES)}
     answered[subset] = Answered(rows, answers, engines.labels)
     return {**result, **scores(answered[subset])}
 

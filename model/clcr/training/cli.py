@@ -225,8 +225,8 @@ def _progress_line() -> Iterator[Say]:
     def say(text: str, last: bool) -> None:
         nonlocal told_s, width
         if terminal:
-            print(f"\r{text:<{width}}", end="", file=sys.stderr, flush=True)
-            width = len(text)
+            print(f"\r{text:<{width}}", end="\n" if last else "", file=sys.stderr, flush=True)
+            width = 0 if last else len(text)
         elif last or time.monotonic() - told_s >= 10.0:
             told_s = time.monotonic()
             print(text, file=sys.stderr, flush=True)
