@@ -34,10 +34,9 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
         yield found
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_tick_equals_the_model_on_the_whole_prefix(runtime: Runtime, seed: int) -> None:
-    recording = record(seed, WINDOW_HOPS + 12)
-    ticks, offline = stream(runtime, recording, seed), runtime.offline(recording)
+def test_every_tick_equals_the_model_on_the_whole_prefix(runtime: Runtime) -> None:
+    recording = record(1, WINDOW_HOPS + 8)
+    ticks, offline = stream(runtime, recording, seed=1), runtime.offline(recording)
     for hops, said in enumerate(ticks, 1):
         worst, name = difference(said, offline.at(hops, offline.encode(hops)))
         assert worst <= TOLERANCE, f"tick {hops}: {name} differs by {worst:.2e}"

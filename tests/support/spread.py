@@ -21,9 +21,12 @@ LONGEST_FIRST: Sequence[str] = (
     "tests/model/test_scoring.py",  # 26
     "tests/test_embedding.py",  # 21
     "tests/streams/test_real_clip.py",  # 21
+    "tests/streams/test_speech_stream.py",  # 24
     "tests/model/test_clcr.py",  # 18
     "tests/model/test_streaming_model.py",  # 18
     "tests/inference/test_building.py",  # 17
+    "tests/model/test_train_speech.py",  # 16
+    "tests/model/test_speech_model.py",  # 14
     "tests/streams/test_several_streams.py",  # 12
     "tests/export/test_recompute.py",  # 11
     "tests/repository",
@@ -49,6 +52,7 @@ SLOW: Mapping[str, str] = {
     "tests/model/test_evaluate.py": "evaluates a model on every subset",
     "tests/model/test_streaming_model.py::test_hundreds_of_hops": "a soak",
     "tests/model/test_train.py": "trains a model",
+    "tests/model/test_train_speech.py::test_a_run_begins": "trains a model",
     "tests/repository/test_documents.py::test_a_command_that": "runs the documents' commands, 25 s",
     "tests/repository/test_documents.py::test_the_keys_that": "34 s",
     "tests/repository/test_documents.py::test_the_demo": "4 s",
