@@ -219,8 +219,19 @@ def test_a_layer_carries_exactly_its_context_and_zeros_for_what_was_not_heard() 
     assert bool((keys[:, :, 20:] != 0).all())
 
 
+def test_the_pretrained_layers_say_the_same_while_training_and_only_their_tokens_are_dropped_out() -> None:
+    torch.manual_seed(0)
+    layer = SpeechLayer(replace(TINY, dropout=0.5))
+    x, valid = torch.randn(2, 20, TINY.speech_width), torch.ones(2, 10)
+    states = layer.initial_state(2)
+    assert torch.equal(layer.train()(x, valid, states)[0], layer.eval()(x, valid, states)[0])
+    assert not torch.equal(layer.train().tokens(x), layer.eval().tokens(x))
+    loose = SpeechLayer(replace(TINY, speech_dropout=0.5)).train()
+    assert not torch.equal(loose(x, valid, states)[0], loose(x, valid, states)[0])
+
+
 def test_tokens_are_the_standardised_means_of_pairs() -> None:
-    layer = SpeechLayer(TINY)
+    layer = SpeechLayer(TINY).eval()
     layer.mean.fill_(2.0)
     layer.deviation.fill_(4.0)
     steps = torch.tensor([2.0, 6.0, -2.0, 2.0])[None, :, None].expand(1, 4, TINY.speech_width)

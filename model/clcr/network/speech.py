@@ -80,7 +80,8 @@ class SpeechLayer(nn.Module):
         self.inner_norm = nn.LayerNorm(width)
         self.widen = nn.Linear(width, config.speech_inner)
         self.narrow = nn.Linear(config.speech_inner, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.speech_dropout)
+        self.token_dropout = nn.Dropout(config.dropout)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
 
@@ -102,7 +103,8 @@ class SpeechLayer(nn.Module):
         """Encoder steps (B, 2T, width) -> what CLCR reads (B, T, width): the mean of each pair, standardised."""
         count = int(steps.shape[1]) // STEPS_PER_TOKEN
         pairs = steps.reshape(-1, count, STEPS_PER_TOKEN, self.width).mean(2)
-        return (pairs - self.mean) / self.deviation
+        standard: Tensor = self.token_dropout((pairs - self.mean) / self.deviation)
+        return standard
 
     def _attend(self, y: Tensor, heard: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         steps, size = int(y.shape[1]), self.width // self.heads
