@@ -21,11 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clcr.network.config import ModelConfig
 from clcr.network.speech import BLOCK_TOKENS, SpeechLayer, SpeechStem
-from clcr.training import metrics
 from clcr.training.data.decode import decode_audio
 from clcr.training.data.manifest import LABELS, Row
 from clcr.training.pretrained import load_layer, load_stem, read_ctranslate2, whisper_file
@@ -36,14 +34,13 @@ from clcr_stream.frontends.positions import speech_positions
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
 from data.manifests import EMODB_DEV, RAVDESS_DEV, acted_speech, javased
+from data.probing import Floats, score
 
-Floats = NDArray[np.float64]
 Mel = NDArray[np.float32]
 MEL_PER_BLOCK = 20
 WHOLE_MEL = replace(SPEECH_MEL, log_floor=1e-10)  # Whisper's own floor before any of the compared ones
 LN10 = float(np.log(10.0))
 LAYERS = 3
-PENALTY = 3.0
 HALF_LIFE_S = 10.0
 
 
@@ -127,57 +124,6 @@ def statistics(x: Floats) -> Floats:
     return np.concatenate([x.mean(0), x.std(0), x[half:].mean(0) - x[:half].mean(0)])
 
 
-def predicted(features: Floats, targets: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The label of every clip by a regression that was fitted without the clips of its group."""
-    answers = np.zeros(len(targets), np.int64)
-    for group in np.unique(groups):
-        train, test = groups != group, groups == group
-        mean, deviation = features[train].mean(0), features[train].std(0) + 1e-6
-        x = _rotated(torch.from_numpy((features - mean) / deviation))
-        weights = fit(x[train], torch.from_numpy(targets[train]))
-        answers[test] = (x[test] @ weights[:-1] + weights[-1]).argmax(1).numpy()
-    return answers
-
-
-def _rotated(x: Tensor) -> Tensor:
-    """The same clips in as many coordinates as there are clips: the penalty does not see the difference."""
-    values, vectors = torch.linalg.eigh(x @ x.T)
-    rotated: Tensor = vectors * values.clamp(min=0).sqrt()
-    return rotated
-
-
-def fit(x: Tensor, targets: Tensor) -> Tensor:
-    """Logistic regression with an L2 penalty, by L-BFGS: (features + 1, classes)."""
-    weights = torch.zeros(x.shape[1] + 1, len(LABELS), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        scores = x @ weights[:-1] + weights[-1]
-        value = (
-            torch.nn.functional.cross_entropy(scores, targets, reduction="sum") + PENALTY * weights[:-1].square().sum()
-        )
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return weights.detach()
-
-
-def folds(speakers: Sequence[str], count: int) -> NDArray[np.int64]:
-    """Speakers dealt into `count` groups; one group each where there are fewer."""
-    names = sorted(set(speakers))
-    return np.array([names.index(speaker) % count for speaker in speakers], np.int64)
-
-
-def score(features: Floats, rows: list[Row], count: int) -> dict[str, Any]:
-    targets = np.array([LABELS.index(row.label) for row in rows], np.int64)
-    answers = predicted(features, targets, folds([row.speaker for row in rows], count))
-    bootstrap = metrics.Bootstrap(groups=tuple(row.speaker for row in rows))
-    scored = metrics.classification_scores(np.eye(len(LABELS))[answers], targets, bootstrap)
-    return {name: scored[name] for name in ("n", "accuracy", "macro_f1", "per_class_f1")}
-
-
 def probe(rows: list[Row], root: Path, count: int, encoder: Encoder, floors: Sequence[str]) -> dict[str, Any]:
     mels = []
     for row in rows:
@@ -186,13 +132,15 @@ def probe(rows: list[Row], root: Path, count: int, encoder: Encoder, floors: Seq
         mels.append(
             log_mel(np.concatenate([np.zeros(WHOLE_MEL.context_samples, np.float32), samples[:whole]]), WHOLE_MEL)
         )
-    found: dict[str, Any] = {"n": len(rows), "speakers": len({row.speaker for row in rows}), "folds": count}
-    found["log-mel"] = score(np.stack([statistics(mel.astype(np.float64)) for mel in mels]), rows, count)
+    targets = np.array([LABELS.index(row.label) for row in rows], np.int64)
+    speakers = [row.speaker for row in rows]
+    found: dict[str, Any] = {"n": len(rows), "speakers": len(set(speakers)), "folds": count}
+    found["log-mel"] = score(np.stack([statistics(mel.astype(np.float64)) for mel in mels]), targets, speakers, count)
     for name in floors:
         layers = [np.stack(parts) for parts in zip(*(encoder.features(FLOORS[name](mel)) for mel in mels), strict=True)]
         joined = {f"layer {index + 1}": layer for index, layer in enumerate(layers)}
         joined |= {"layers 1+2": np.concatenate(layers[:2], 1), "layers 1+2+3": np.concatenate(layers[:3], 1)}
-        found[f"floor {name}"] = {key: score(value, rows, count) for key, value in joined.items()}
+        found[f"floor {name}"] = {key: score(value, targets, speakers, count) for key, value in joined.items()}
         print(
             name,
             {key: round(value["macro_f1"]["value"], 3) for key, value in found[f"floor {name}"].items()},
