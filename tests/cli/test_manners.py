@@ -51,6 +51,17 @@ def run(place: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]
     )
 
 
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program that imports the product."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=os.environ | {"PYTHONPATH": RUNTIME},
+    )
+
+
 def shell(place: Path, text: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The command as `$0 "$@"` of a line of bash."""
     return subprocess.run(
@@ -201,13 +212,7 @@ def test_a_command_that_answers_a_question_dies_of_ctrl_c_instead_of_saying_that
         "module.command = lambda _: os.kill(os.getpid(), signal.SIGINT) or signal.pause();"
         "sys.exit(main.main())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, command],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env=os.environ | {"PYTHONPATH": RUNTIME},
-    )
+    done = python(code, command)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
@@ -352,13 +357,7 @@ def test_a_session_that_ends_while_it_waits_for_its_terminal_to_go_does_not_hang
         "watched.__enter__(); os.kill(os.getpid(), signal.SIGHUP); time.sleep(signals.HANGUP_S / 3);"
         "watched.__exit__(None, None, None)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env=os.environ | {"PYTHONPATH": RUNTIME},
-    )
+    done = python(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -372,13 +371,7 @@ def test_a_line_is_shown_while_a_sound_library_is_kept_quiet() -> None:
         "standard_streams.open_closed(); standard_streams.keep_stderr(); quiet = quiet_stderr();"
         "quiet.__enter__(); os.write(2, b'ALSA lib'); standard_streams.say('camera 0: waiting')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env=os.environ | {"PYTHONPATH": RUNTIME},
-    )
+    done = python(code)
     assert (done.returncode, done.stderr) == (0, "camera 0: waiting\n")
 
 

@@ -10,7 +10,6 @@ n / (n + 1), mean of several orders. "all clips": minus the mean of all of the s
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from clcr_stream.errors import ClcrError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
-from data.probing import Floats, score
+from data.probing import Floats, score, store
 
 PENALTY = 10.0
 ORDERS = 5
@@ -115,8 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cold, every = kinds["cold"]["macro_f1"]["value"], kinds["all clips"]["macro_f1"]["value"]
         print(f"{name}: cold {cold:.3f}, earlier clips {kinds['earlier clips']['macro_f1']:.3f}, all clips {every:.3f}")
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        store(results, options.json)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,3 +72,9 @@ def folds(speakers: Sequence[str], count: int) -> NDArray[np.int64]:
     """Speakers dealt into `count` groups; one group each where there are fewer."""
     names = sorted(set(speakers))
     return np.array([names.index(speaker) % count for speaker in speakers], np.int64)
+
+
+def store(results: dict[str, Any], path: Path) -> None:
+    """Write the results as JSON, with the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

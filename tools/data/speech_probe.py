@@ -11,7 +11,6 @@ stream cannot know), a running maximum - 8 that decays, constants, none.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ from clcr_stream.frontends.positions import speech_positions
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
 from data.manifests import EMODB_DEV, RAVDESS_DEV, acted_speech, javased
-from data.probing import Floats, score
+from data.probing import Floats, score, store
 
 Mel = NDArray[np.float32]
 MEL_PER_BLOCK = 20
@@ -171,8 +170,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        store(results, options.json)
     return 0
 
 
