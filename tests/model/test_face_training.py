@@ -154,6 +154,14 @@ def test_stopping_and_resuming_goes_the_way_of_a_run_that_did_not_stop(recipe: f
         torch.testing.assert_close(tensor, parts[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_what_was_logged_after_the_state_that_is_resumed_is_not_logged_twice(recipe: faces.FaceRecipe) -> None:
+    faces.train_faces(Path("run"), recipe, resume=False, until_step=2)
+    log = Path("run/log.jsonl")
+    log.write_text('{"step": 1}\n{"step": 3}\n')  # the process was killed after an evaluation at step 3
+    faces.train_faces(Path("run"), recipe, resume=True)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 3, 6]
+
+
 def test_clcr_begins_with_a_trained_face_network(recipe: faces.FaceRecipe, tmp_path: Path) -> None:
     faces.train_faces(Path("run"), recipe, resume=False)
     write_packs(tmp_path)

@@ -13,10 +13,19 @@ from numpy.typing import NDArray
 from clcr.network.config import MODALITIES
 from clcr_stream.frontends.mel import SPEECH_MEL
 from clcr_stream.frontends.positions import speech_positions
-from streamed_runtime import Runtime, difference, opened_runtime, stream, worst_difference
-from streaming_reference import WINDOW_HOPS, record, without
+from streamed_runtime import (
+    TOLERANCE,
+    Runtime,
+    check_a_lost_state,
+    check_all_at_once,
+    check_devices,
+    check_every_tick,
+    opened_runtime,
+    stream,
+    worst_difference,
+)
+from streaming_reference import WINDOW_HOPS, record
 
-TOLERANCE = 1e-4
 WHISPER = {
     "acoustic_encoder": "whisper",
     "mel_bands": SPEECH_MEL.mel_bands,
@@ -35,40 +44,20 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 
 
 def test_every_tick_equals_the_model_on_the_whole_prefix(runtime: Runtime) -> None:
-    recording = record(1, WINDOW_HOPS + 8)
-    ticks, offline = stream(runtime, recording, seed=1), runtime.offline(recording)
-    for hops, said in enumerate(ticks, 1):
-        worst, name = difference(said, offline.at(hops, offline.encode(hops)))
-        assert worst <= TOLERANCE, f"tick {hops}: {name} differs by {worst:.2e}"
+    check_every_tick(runtime, record(1, WINDOW_HOPS + 8), seed=1)
 
 
 @pytest.mark.parametrize("present", [c for n in range(4) for c in combinations(MODALITIES, n)], ids="+".join)
 def test_any_set_of_devices_equals_the_model(runtime: Runtime, present: tuple[str, ...]) -> None:
-    recording = record(3, 14)
-    for modality in set(MODALITIES) - set(present):
-        recording = without(recording, modality)
-    ticks = stream(runtime, recording)
-    assert ticks[-1]["present"].tolist() == [float(modality in present) for modality in MODALITIES]
-    assert worst_difference(runtime, ticks, recording) <= TOLERANCE
+    check_devices(runtime, present)
 
 
 def test_all_data_at_once_gives_the_identical_numbers(runtime: Runtime) -> None:
-    recording = record(6, WINDOW_HOPS + 4)
-    whole = stream(runtime, recording, whole=True)
-    for one, other in zip(whole, stream(runtime, recording, seed=1), strict=True):
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
+    check_all_at_once(runtime, record(6, WINDOW_HOPS + 4), seeds=(1,))
 
 
 def test_a_lost_state_is_noticed_and_has_healed_when_the_window_has_passed(runtime: Runtime) -> None:
-    recording = record(8, 6 + WINDOW_HOPS + CONTEXT_HOPS + 5)
-    offline = runtime.offline(recording)
-    encoded = offline.encode(recording.hops)
-    ticks = stream(runtime, recording, forget_after=6)
-    worst = [difference(said, offline.at(hops, encoded))[0] for hops, said in enumerate(ticks, 1)]
-    assert max(worst[:6]) <= TOLERANCE
-    assert min(worst[6:20]) > TOLERANCE
-    assert worst[-1] <= TOLERANCE
+    check_a_lost_state(runtime, CONTEXT_HOPS + 5)
 
 
 def test_after_a_year_of_streaming_the_numbers_still_equal_the_model(runtime: Runtime) -> None:

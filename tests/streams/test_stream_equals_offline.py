@@ -27,7 +27,19 @@ from clcr_stream.streams.session import Schedule, Session
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
 from driving import drive
-from streamed_runtime import Runtime, Said, difference, opened_runtime, stream, worst_difference
+from streamed_runtime import (
+    TOLERANCE,
+    Runtime,
+    Said,
+    check_a_lost_state,
+    check_all_at_once,
+    check_devices,
+    check_every_tick,
+    difference,
+    opened_runtime,
+    stream,
+    worst_difference,
+)
 from streaming_reference import (
     HOP_NS,
     ORIGIN_NS,
@@ -38,10 +50,8 @@ from streaming_reference import (
     Recording,
     Words,
     record,
-    without,
 )
 
-TOLERANCE = 1e-4
 CONTEXT_HOPS = 15  # the temporal network sees 28 steps back: 10 hops of picture, 6 of sound
 
 
@@ -53,11 +63,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_tick_equals_the_model_on_the_whole_prefix(runtime: Runtime, seed: int) -> None:
-    recording = record(seed, WINDOW_HOPS + 18)
-    ticks, offline = stream(runtime, recording, seed), runtime.offline(recording)
-    for hops, said in enumerate(ticks, 1):
-        worst, name = difference(said, offline.at(hops, offline.encode(hops)))
-        assert worst <= TOLERANCE, f"tick {hops}: {name} differs by {worst:.2e}"
+    check_every_tick(runtime, record(seed, WINDOW_HOPS + 18), seed)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -69,12 +75,7 @@ def test_any_recording_in_any_pieces_equals_the_model(runtime: Runtime, seed: in
 
 @pytest.mark.parametrize("present", [c for n in range(4) for c in combinations(MODALITIES, n)], ids="+".join)
 def test_any_set_of_devices_equals_the_model(runtime: Runtime, present: tuple[str, ...]) -> None:
-    recording = record(3, 14)
-    for modality in set(MODALITIES) - set(present):
-        recording = without(recording, modality)
-    ticks = stream(runtime, recording)
-    assert ticks[-1]["present"].tolist() == [float(modality in present) for modality in MODALITIES]
-    assert worst_difference(runtime, ticks, recording) <= TOLERANCE
+    check_devices(runtime, present)
 
 
 def test_a_face_that_leaves_for_longer_than_the_window_is_forgotten_and_comes_back(runtime: Runtime) -> None:
@@ -99,12 +100,7 @@ def test_a_transcript_longer_than_the_window_holds_equals_the_model(runtime: Run
 
 
 def test_all_data_at_once_gives_the_identical_numbers(runtime: Runtime) -> None:
-    recording = record(6, WINDOW_HOPS + 16)
-    whole = stream(runtime, recording, whole=True)
-    for seed in (1, 2):
-        for one, other in zip(whole, stream(runtime, recording, seed), strict=True):
-            for name in one:
-                np.testing.assert_array_equal(one[name], other[name])
+    check_all_at_once(runtime, record(6, WINDOW_HOPS + 16), seeds=(1, 2))
 
 
 def one_slot_late(recording: Recording) -> Recording:
@@ -150,14 +146,7 @@ def test_the_comparison_notices_positions_that_are_one_step_off(
 
 
 def test_a_lost_state_is_noticed_and_has_healed_when_the_window_has_passed(runtime: Runtime) -> None:
-    recording = record(8, 6 + WINDOW_HOPS + CONTEXT_HOPS)
-    offline = runtime.offline(recording)
-    encoded = offline.encode(recording.hops)
-    ticks = stream(runtime, recording, forget_after=6)
-    worst = [difference(said, offline.at(hops, encoded))[0] for hops, said in enumerate(ticks, 1)]
-    assert max(worst[:6]) <= TOLERANCE
-    assert min(worst[6:20]) > TOLERANCE
-    assert worst[-1] <= TOLERANCE
+    check_a_lost_state(runtime, CONTEXT_HOPS)
 
 
 def test_after_a_year_of_streaming_the_numbers_still_equal_the_model(runtime: Runtime) -> None:

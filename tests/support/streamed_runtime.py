@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from clcr.network.config import MODALITIES
 from clcr.network.model import CLCR
 from clcr_export.graphs import round_to_half
 from clcr_export.writer import ExportOptions, export_bundle
@@ -22,10 +23,11 @@ from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeRun
 from clcr_stream.inference.program import Graph, Program, Runner
 from clcr_stream.streams.session import Pipeline, open_pipeline, show_words, valid_tokens
 from clcr_stream.window.grid import TimeGrid
-from streaming_reference import ORIGIN_NS, Feeder, Offline, Recording
+from streaming_reference import ORIGIN_NS, WINDOW_HOPS, Feeder, Offline, Recording, record, without
 from tiny_checkpoint import write_tiny_checkpoint
 from traced import exports_trace_once
 
+TOLERANCE = 1e-4
 KINDS = ("shared", "private")  # of a level's summaries
 Said = dict[str, NDArray[Any]]
 
@@ -129,3 +131,42 @@ def worst_difference(runtime: Runtime, ticks: list[Said], recording: Recording) 
     offline = runtime.offline(recording)
     encoded = offline.encode(recording.hops)
     return max(difference(said, offline.at(hops, encoded))[0] for hops, said in enumerate(ticks, 1))
+
+
+def check_every_tick(runtime: Runtime, recording: Recording, seed: int) -> None:
+    """Each tick of a recording in random pieces equals the model on the prefix until then."""
+    ticks, offline = stream(runtime, recording, seed), runtime.offline(recording)
+    for hops, said in enumerate(ticks, 1):
+        worst, name = difference(said, offline.at(hops, offline.encode(hops)))
+        assert worst <= TOLERANCE, f"tick {hops}: {name} differs by {worst:.2e}"
+
+
+def check_devices(runtime: Runtime, present: Sequence[str]) -> None:
+    """A recording of these modalities alone equals the model on it."""
+    recording = record(3, 14)
+    for modality in set(MODALITIES) - set(present):
+        recording = without(recording, modality)
+    ticks = stream(runtime, recording)
+    assert ticks[-1]["present"].tolist() == [float(modality in present) for modality in MODALITIES]
+    assert worst_difference(runtime, ticks, recording) <= TOLERANCE
+
+
+def check_all_at_once(runtime: Runtime, recording: Recording, seeds: Sequence[int]) -> None:
+    """A recording pushed as a whole gives the identical numbers as in pieces."""
+    whole = stream(runtime, recording, whole=True)
+    for seed in seeds:
+        for one, other in zip(whole, stream(runtime, recording, seed), strict=True):
+            for name in one:
+                np.testing.assert_array_equal(one[name], other[name])
+
+
+def check_a_lost_state(runtime: Runtime, healing_hops: int) -> None:
+    """A state that is forgotten after six hops shows at once, and has healed after a window and `healing_hops`."""
+    recording = record(8, 6 + WINDOW_HOPS + healing_hops)
+    offline = runtime.offline(recording)
+    encoded = offline.encode(recording.hops)
+    ticks = stream(runtime, recording, forget_after=6)
+    worst = [difference(said, offline.at(hops, encoded))[0] for hops, said in enumerate(ticks, 1)]
+    assert max(worst[:6]) <= TOLERANCE
+    assert min(worst[6:20]) > TOLERANCE
+    assert worst[-1] <= TOLERANCE

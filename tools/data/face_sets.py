@@ -10,43 +10,29 @@ import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clcr.network.config import EMOTIONS
 from clcr.training.data.face_sets import save_face_set
-from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.errors import ClcrError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
+
+from data.manifests import CKPLUS_DEV_EVERY, cut_tiles, fer_split
 
 LEAST_VOTES = 5  # of a face's ten raters for the six emotions together
-DEV_EVERY = 20  # pixel hashes of FER2013 (5 %), subjects of CK+ (10 %)
 FLAT = 5.0  # grey levels: pictures with less deviation show nothing
-FER_PX, CK_PX, PEOPLE_PX = 48, 48, 96
+FER_PX, PEOPLE_PX = 48, 96
 LEFT_OUT_SOURCES = ("film",)  # stills: blurred, in profile, labelled noisily
 
 Parts = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.str_]]
 
 
-def tiles(folder: Path, count: int, side: int) -> NDArray[np.uint8]:
-    """The first `count` grey tiles of a folder of contact sheets, (count, side, side), in their order."""
-    import cv2
-
-    cut: list[NDArray[np.uint8]] = []
-    for path in sorted(folder.glob("sheet_*.jpg")):
-        sheet: Any = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        rows, columns = sheet.shape[0] // side, sheet.shape[1] // side
-        sheet = sheet[: rows * side, : columns * side]
-        cut.append(sheet.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side))
-    if sum(map(len, cut)) < count:
-        raise ConfigError(f"{folder}: {sum(map(len, cut))} tiles for {count} labels; fetch the sheets again")
-    return np.concatenate(cut)[:count]
-
-
 def hash_split(images: NDArray[np.uint8]) -> NDArray[np.str_]:
-    """train or dev by the hash of the pixels: exact repeats stay on one side."""
-    hashes = (int(hashlib.sha256(image.tobytes()).hexdigest()[:12], 16) for image in images)
-    return np.array(["dev" if value % DEV_EVERY == 0 else "train" for value in hashes])
+    """train or dev of each picture, as the manifests have it."""
+    return np.array([fer_split(hashlib.sha256(image.tobytes()).hexdigest()) for image in images])
 
 
 def one_hot(names: NDArray[np.str_]) -> NDArray[np.float32]:
@@ -59,7 +45,7 @@ def ferplus(data: Path) -> Parts:
     with np.load(data / "faces" / "ferplus_train.npz", allow_pickle=False) as archive:
         names, counts = [str(name) for name in archive["names"]], archive["votes"]
     votes = counts[:, [names.index(name) for name in EMOTIONS]].astype(np.float32)
-    images = tiles(data / "faces" / "fer2013_train", len(votes), FER_PX)
+    images = cut_tiles(data / "faces" / "fer2013_train", FER_PX, len(votes), colour=False)
     kept = (votes.sum(1) >= LEAST_VOTES) & (images.std((1, 2)) >= FLAT)
     images, votes = images[kept], votes[kept]
     return images, votes / votes.sum(1, keepdims=True), votes.sum(1), hash_split(images)
@@ -69,7 +55,7 @@ def fer2013(data: Path) -> Parts:
     """FER2013 with its own labels; pictures that occur with two labels, or show nothing, are left out."""
     with np.load(data / "faces" / "fer2013_train" / "labels.npz", allow_pickle=False) as archive:
         names = archive["label_names"][archive["labels"]]
-    images = tiles(data / "faces" / "fer2013_train", len(names), FER_PX)
+    images = cut_tiles(data / "faces" / "fer2013_train", FER_PX, len(names), colour=False)
     shares = one_hot(names)
     labels_of: dict[str, set[str]] = {}
     digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
@@ -88,7 +74,7 @@ def people(data: Path) -> Parts:
         source, split = archive["source"], archive["split"]
     shares = one_hot(names)
     kept = (shares.sum(1) > 0) & ~np.isin(source, LEFT_OUT_SOURCES)
-    images = tiles(folder, len(names), PEOPLE_PX)[kept]
+    images = cut_tiles(folder, PEOPLE_PX, len(names), colour=False)[kept]
     return _labelled(images, shares[kept], split[kept])
 
 
@@ -98,7 +84,7 @@ def ckplus(data: Path) -> Parts:
         images, subjects = archive["images"], archive["subjects"]
         names = archive["label_names"][archive["labels"]]
     shares = one_hot(names)
-    apart = sorted(set(subjects.tolist()))[::10]
+    apart = sorted(set(subjects.tolist()))[::CKPLUS_DEV_EVERY]
     kept = shares.sum(1) > 0
     split = np.where(np.isin(subjects, apart), "dev", "train")
     return _labelled(images[kept], shares[kept], split[kept])

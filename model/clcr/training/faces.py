@@ -24,7 +24,7 @@ from clcr.training import checkpoint, metrics
 from clcr.training.data.face_augment import FaceAugment
 from clcr.training.data.face_sets import FaceSet, load_face_set
 from clcr.training.optimisation import Average, rate_factor, set_rates
-from clcr.training.train import FINISHED, STOPPED, Progress, TrainingError, stop_signals
+from clcr.training.train import FINISHED, STOPPED, Progress, TrainingError, append_record, stop_signals, truncate_log
 from clcr_stream.errors import ConfigError
 
 CLEAR_VOTES = 6.0  # raters who agree: the faces whose label is beyond doubt
@@ -122,6 +122,7 @@ def train_faces(folder: Path, recipe: FaceRecipe, resume: bool, until_step: int 
     average, progress = Average.of(model, recipe.ema_decay), Progress()
     if resume:
         average, progress = _load_state(folder / "last", model, optimizer, recipe)
+        truncate_log(folder / "log.jsonl", progress.step)
     elif (folder / "recipe.json").exists():
         raise ConfigError(f"{folder}: holds a run already; add --resume to go on with it or choose another --run")
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,9 @@ def train_faces(folder: Path, recipe: FaceRecipe, resume: bool, until_step: int 
             bar.update()
             if progress.step % recipe.eval_every_steps == 0 or progress.step == recipe.steps:
                 scores = {one.name: score_faces(with_weights(recipe, average.weights), one) for one in dev}
-                _append(folder, {"step": progress.step, "loss": float(np.mean(losses)), "dev": scores})
+                append_record(
+                    folder / "log.jsonl", {"step": progress.step, "loss": float(np.mean(losses)), "dev": scores}
+                )
                 losses.clear()
                 if scores[recipe.best]["macro_f1"] > progress.best_score:
                     progress = replace(progress, best_score=scores[recipe.best]["macro_f1"], best_step=progress.step)
@@ -252,8 +255,3 @@ def _load_state(
     checkpoint.load_optimizer(folder / "optimizer.safetensors", optimizer)
     average = Average(checkpoint.read_tensors(folder / "ema.safetensors"), recipe.ema_decay)
     return average, Progress(**checkpoint.read_json(folder / "state.json"))
-
-
-def _append(folder: Path, record: dict[str, Any]) -> None:
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(msgspec.json.encode(record).decode() + "\n")

@@ -98,7 +98,7 @@ def resume_run(folder: Path, recipe: Recipe, leave_out: tuple[str, ...] = ()) ->
     if run.average is not None:
         run.average.weights = checkpoint.read_tensors(last / "ema.safetensors")
     run.progress = Progress(**checkpoint.read_json(last / "state.json"))
-    _truncate_log(folder / "log.jsonl", run.progress.step)
+    truncate_log(folder / "log.jsonl", run.progress.step)
     return run
 
 
@@ -218,7 +218,7 @@ def watch(run: Run) -> None:
         run.progress = replace(run.progress, best_score=score, best_step=run.progress.step)
         info = _info(run)
         checkpoint.save_checkpoint(run.folder / "best", model, Path(run.recipe.tokenizer), info, run.weights())
-    _append(run.folder / "log.jsonl", {"step": run.progress.step, "dev": scores, "score": score, "best": best})
+    append_record(run.folder / "log.jsonl", {"step": run.progress.step, "dev": scores, "score": score, "best": best})
     checkpoint.write_json(run.folder / "metrics.json", {**run.progress.__dict__, "score": score, "dev": scores})
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
 
@@ -267,18 +267,19 @@ def _log_window(run: Run, window: list[dict[str, float]]) -> float:
     means = {name: float(np.mean([values[name] for values in window])) for name in window[0]}
     means["loss"] = means.pop("total")
     rate = run.optimizer.param_groups[-1]["lr"]
-    _append(
+    append_record(
         run.folder / "log.jsonl", {"step": run.progress.step, "seconds": run.progress.seconds, "rate": rate, **means}
     )
     return means["loss"]
 
 
-def _append(log: Path, record: dict[str, Any]) -> None:
+def append_record(log: Path, record: dict[str, Any]) -> None:
+    """Add a line of JSON to a run's log."""
     with log.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
-def _truncate_log(log: Path, step: int) -> None:
+def truncate_log(log: Path, step: int) -> None:
     """Drop what was logged after the state that is resumed; a torn last line counts as such."""
     kept = []
     for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
