@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +26,14 @@ class Batch:
     vision_step: Tensor  # int64 (B,)
     acoustic_step: Tensor  # int64 (B,); the first step of a hop
     language_step: Tensor  # int64 (B,)
+    # What frozen encoders made of frames and mel, in place of them (clcr.training.stored).
+    face_features: Tensor | None = None  # float32 (vision_valid.sum(), width)
+    sound_features: Tensor | None = None  # float32 (B, Ta, 3 levels, width of the acoustic encoder)
 
     def __len__(self) -> int:
         return int(self.vision_valid.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: value if value is None else value.to(device) for name, value in values.items()}
+        return Batch(**moved)

@@ -228,3 +228,7 @@ class TemporalStage(nn.Module):
     def tokens(self, z: Tensor) -> Tensor:
         """What the level reads: the features themselves."""
         return z
+
+    def dropped(self, tokens: Tensor) -> Tensor:
+        """Tokens as a training shows them; the dropout is inside the stage."""
+        return tokens

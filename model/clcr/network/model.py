@@ -115,7 +115,7 @@ class CLCR(nn.Module):
         """Described tokens, and what is usual in these samples."""
         hidden = {
             "vision": self.temporal_features("vision", self._frames(batch), batch.vision_valid),
-            "acoustic": self.temporal_features("acoustic", batch.mel, batch.acoustic_valid, batch.acoustic_step),
+            "acoustic": self._sound(batch),
             "language": self._language(batch),
         }
         valid = {"vision": batch.vision_valid, "acoustic": batch.acoustic_valid, "language": batch.token_valid}
@@ -191,11 +191,21 @@ class CLCR(nn.Module):
     def _frames(self, batch: Batch) -> Tensor:
         """Front-end features of the packed frames, laid out as (B, Tv, width) with zeros where masked."""
         valid = batch.vision_valid
-        if not batch.frames.shape[0]:
+        if batch.face_features is not None:
+            features = batch.face_features
+        elif batch.frames.shape[0]:
+            features = self.vision(batch.frames.float())
+        else:
             return valid.new_zeros(*valid.shape, self.config.width)
-        features = self.vision(batch.frames.float())
         laid = torch.zeros(*valid.shape, self.config.width, dtype=features.dtype, device=features.device)
         return laid.masked_scatter(valid.bool().unsqueeze(-1), features)
+
+    def _sound(self, batch: Batch) -> list[Tensor]:
+        """Features of the sound by level (B, Ta, width of the acoustic encoder)."""
+        if batch.sound_features is None:
+            return self.temporal_features("acoustic", batch.mel, batch.acoustic_valid, batch.acoustic_step)
+        levels = batch.sound_features.unbind(2)
+        return [stage.dropped(z) for stage, z in zip(self.stages_of("acoustic"), levels, strict=True)]
 
     def speech_positions(self, first_step: Tensor, count: int) -> Tensor:
         """Positions of the speech encoder's steps in `count` tokens from (B,) on: (B, 2 * count, speech_width)."""

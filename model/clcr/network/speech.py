@@ -103,8 +103,12 @@ class SpeechLayer(nn.Module):
         """Encoder steps (B, 2T, width) -> what CLCR reads (B, T, width): the mean of each pair, standardised."""
         count = int(steps.shape[1]) // STEPS_PER_TOKEN
         pairs = steps.reshape(-1, count, STEPS_PER_TOKEN, self.width).mean(2)
-        standard: Tensor = self.token_dropout((pairs - self.mean) / self.deviation)
-        return standard
+        return self.dropped((pairs - self.mean) / self.deviation)
+
+    def dropped(self, tokens: Tensor) -> Tensor:
+        """Tokens as a training shows them: some of their columns left out."""
+        shown: Tensor = self.token_dropout(tokens)
+        return shown
 
     def _attend(self, y: Tensor, heard: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         steps, size = int(y.shape[1]), self.width // self.heads

@@ -46,6 +46,7 @@ class FaceRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dev: tuple[str, ...]
     best: str  # the name of the set whose macro-F1 chooses best/
     steps: int
+    init: str | None = None  # a folder with a trained face network and its head, to go on from
     channels: tuple[int, int, int, int] = (24, 32, 64, 128)
     width: int = 128
     dropout: float = 0.4
@@ -116,6 +117,10 @@ def train_faces(folder: Path, recipe: FaceRecipe, resume: bool, until_step: int 
     """Train to the recipe's last step or until a signal; says which. Writes log.jsonl, best/, last/ and final/."""
     torch.manual_seed(recipe.seed)
     model = FaceClassifier(recipe)
+    if recipe.init is not None:
+        checkpoint.load_weights(
+            model, checkpoint.read_tensors(Path(recipe.init) / "model.safetensors"), Path(recipe.init)
+        )
     if min(recipe.channels) >= 8:  # a third faster; with 4 channels PyTorch 2.13 crashes in the backward pass
         nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(model, recipe)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -25,6 +25,7 @@ from clcr_stream.errors import ConfigError
 from clcr_stream.frontends.mel import MelSpec
 
 AHEAD = 3  # batches made ahead of their use
+PackOpener = Callable[[Path, str, tuple[str, ...] | None], Pack]  # folder, split, labels
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Selected(Pack):
 
     def __init__(self, name: str, parts: Sequence[tuple[Pack, NDArray[np.int64]]]) -> None:
         self.name = name
+        self.key = "+".join(pack.key for pack, _ in parts)
         self.ids = np.concatenate([pack.ids[rows] for pack, rows in parts])
         self.speakers = np.concatenate([pack.speakers[rows] for pack, rows in parts])
         self.targets = np.concatenate([pack.targets[rows] for pack, rows in parts])
@@ -51,6 +53,10 @@ class Selected(Pack):
     def clip(self, index: int) -> Clip:
         pack, row = self._sources[index]
         return pack.clip(row)
+
+    def version(self, index: int, rng: np.random.Generator) -> Clip:
+        pack, row = self._sources[index]
+        return pack.version(row, rng)
 
     def check_mel(self, wanted: MelSpec) -> None:
         for pack in {id(pack): pack for pack, _ in self._sources}.values():
@@ -62,7 +68,8 @@ class Feed:
 
     Packs of one `group` share a batch; every other pack has its own, so that single images are not padded to the length
     of a sound. labels: the model's, None for regression. leave_out: speakers never drawn, as SPEAKER (of any pack) or
-    PACK/SPEAKER. mel: what the model hears, to be compared with the packs. Raises ConfigError.
+    PACK/SPEAKER. mel: what the model hears, to be compared with the packs. open_pack: how a pack is opened, where not
+    as it was prepared. Raises ConfigError.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Feed:
         labels: tuple[str, ...] | None,
         leave_out: tuple[str, ...] = (),
         mel: MelSpec | None = None,
+        open_pack: PackOpener = Pack,
     ) -> None:
         self._recipe = recipe
         self._counts: dict[str, dict[str, int]] = {}
@@ -78,7 +86,7 @@ class Feed:
         speakers: dict[str, int] = {}
         found: set[str] = set()
         for use in recipe.train:
-            pack = train_pack(use, labels)
+            pack = train_pack(use, labels, open_pack)
             if mel is not None:
                 pack.check_mel(mel)
             folder = Path(use.pack).name
@@ -144,15 +152,16 @@ def hide(batch: Batch, rows: Tensor) -> Batch:
     shown = (~rows).float()[:, None]
     owner = torch.arange(len(batch)).repeat_interleave(batch.vision_valid.sum(1).long())
     values = {field.name: getattr(batch, field.name) for field in fields(Batch)}
-    values["frames"] = batch.frames[~rows[owner]]
+    for name in ("frames", "face_features"):
+        values[name] = values[name][~rows[owner]] if values[name] is not None and len(values[name]) else values[name]
     for name in ("vision_valid", "acoustic_valid", "token_valid"):
         values[name] = values[name] * shown
     return Batch(**values)
 
 
-def train_pack(use: TrainPack, labels: tuple[str, ...] | None) -> Pack:
+def train_pack(use: TrainPack, labels: tuple[str, ...] | None, open_pack: PackOpener = Pack) -> Pack:
     """A training pack over its splits; restricted ones carry the restriction in their name."""
-    parts = [Pack(Path(use.pack), split, labels) for split in use.splits]
+    parts = [open_pack(Path(use.pack), split, labels) for split in use.splits]
     pack: Pack = Selected(parts[0].name, [(part, np.arange(len(part))) for part in parts])
     if use.having is None:
         return pack
@@ -161,9 +170,9 @@ def train_pack(use: TrainPack, labels: tuple[str, ...] | None) -> Pack:
     return chosen
 
 
-def dev_pack(use: DevPack, labels: tuple[str, ...] | None) -> Pack:
+def dev_pack(use: DevPack, labels: tuple[str, ...] | None, open_pack: PackOpener = Pack) -> Pack:
     """A development pack, restricted as the recipe says and thinned evenly to at most `limit` samples."""
-    pack = Pack(Path(use.pack), use.split, labels)
+    pack = open_pack(Path(use.pack), use.split, labels)
     if use.having is not None:
         pack = restrict(pack, use.having)
     if use.limit is None or len(pack) <= use.limit:
@@ -185,7 +194,7 @@ def speakers_pack(folder: Path, splits: Sequence[str], speakers: Sequence[str], 
 def stored_modalities(pack: Pack) -> NDArray[np.bool_]:
     """Which modalities each clip was recorded with, [n, 3]; a video without a found face still counts as vision."""
     clips = (pack.clip(index) for index in range(len(pack)))
-    return np.array([(len(clip.slots) > 0, len(clip.mel) > 0, len(clip.tokens) > 0) for clip in clips], bool)
+    return np.array([(len(clip.slots) > 0, clip.acoustic_tokens > 0, len(clip.tokens) > 0) for clip in clips], bool)
 
 
 def restrict(pack: Pack, having: str) -> Pack:

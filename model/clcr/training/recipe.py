@@ -79,6 +79,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 1e-3
     learning_rates: dict[str, float] = {}  # by parameter-name prefix; the longest that fits wins
     freeze: tuple[str, ...] = ()  # parameter-name prefixes
+    stored_versions: int = 0  # changed versions of each clip of which the frozen encoders' outputs are kept on disk
     renew: tuple[str, ...] = ()  # parameter-name prefixes that --init does not carry over: they start fresh
     freeze_statistics: bool = False  # keep batch-norm statistics, for small fine-tuning sets
     final_rate: float = 0.02  # share of the learning rate left at the end of the cosine

@@ -27,12 +27,14 @@ from tqdm import tqdm
 from clcr.network.losses import TotalLoss
 from clcr.network.model import CLCR
 from clcr.training import checkpoint
+from clcr.training.data.cache import Pack
 from clcr.training.evaluate import evaluate_subset
 from clcr.training.feed import Feed, Group, dev_pack
 from clcr.training.optimisation import Average, build_optimizer, freeze_statistics, rate_factor, set_rates
 from clcr.training.plots import plot_curves
 from clcr.training.recipe import Recipe, recipe_to_yaml
 from clcr.training.start import CALIBRATION_STEPS, calibrate_sound
+from clcr.training.stored import StoredPacks
 from clcr_stream.clock import Clock, MonotonicClock
 from clcr_stream.errors import ClcrError, ConfigError
 
@@ -131,7 +133,7 @@ def train(run: Run, until_step: int | None = None) -> str:
     started_ns, saved_ns = run.clock.now_ns(), run.clock.now_ns()
     before_seconds = run.progress.seconds
     window: list[dict[str, float]] = []
-    feed = _feed(run)
+    feed = _feed(run, stored=recipe.stored_versions > 0)
     with (
         stop_signals() as stopping,
         feed.prefetching(run.progress.step, end) as batches,
@@ -205,8 +207,9 @@ def watch(run: Run) -> None:
     if run.average is not None:
         model.load_state_dict(run.average.weights)
     scores: dict[str, dict[str, float]] = {}
+    open_pack = StoredPacks(model, run.recipe, 0) if run.recipe.stored_versions else Pack
     for use in run.recipe.dev:
-        pack = dev_pack(use, class_names(model))
+        pack = dev_pack(use, class_names(model), open_pack)
         for subset in use.subsets:
             result = evaluate_subset(model, pack, subset, run.recipe.eval_batch)
             scores[f"{Path(use.pack).name}/{subset}"] = result.brief()
@@ -254,8 +257,9 @@ def _assemble(folder: Path, recipe: Recipe, model: CLCR, leave_out: tuple[str, .
     return run
 
 
-def _feed(run: Run) -> Feed:
-    return Feed(run.recipe, class_names(run.model), run.leave_out, run.model.config.mel)
+def _feed(run: Run, stored: bool = False) -> Feed:
+    open_pack = StoredPacks(run.model, run.recipe, run.recipe.stored_versions) if stored else Pack
+    return Feed(run.recipe, class_names(run.model), run.leave_out, run.model.config.mel, open_pack)
 
 
 def _info(run: Run) -> checkpoint.CheckpointInfo:

@@ -40,15 +40,23 @@ class Augment:
     modality_dropout: float = 0.15
 
     def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        """An augmented copy of `clip` with its frames at model size, RGB (n, 112, 112, 3)."""
+        """An augmented copy of `clip` with its frames at model size, RGB (n, 112, 112, 3).
+
+        Of an encoded clip only parts are left out; how it looks and sounds was changed before it was encoded.
+        """
         clip = self._drop_modalities(self._crop(clip, rng), rng)
         if len(clip.slots) > 1:
             clip = _drop_slots(clip, rng.random(len(clip.slots)) >= self.token_dropout)
+        if not clip.encoded:
+            clip = self.changed(clip, rng)
+        return replace(clip, tokens=self._words(clip.tokens, rng))
+
+    def changed(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        """All of the clip, as it would look and sound elsewhere; frames at model size."""
         return replace(
             clip,
             frames=self._frames(clip.frames, rng),
             mel=self._sound(clip, rng) if len(clip.mel) else clip.mel,
-            tokens=self._words(clip.tokens, rng),
         )
 
     def _crop(self, clip: Clip, rng: np.random.Generator) -> Clip:
@@ -142,9 +150,11 @@ class Augment:
 
 
 def at_model_size(clip: Clip) -> Clip:
-    """The clip with its frames as RGB (n, 112, 112, 3) and nothing else changed."""
+    """The clip with its frames as RGB (n, 112, 112, 3) and nothing else changed; an encoded clip as it is."""
     import cv2
 
+    if clip.encoded:
+        return clip
     out = np.empty((len(clip.frames), FACE_PX, FACE_PX, 3), np.uint8)
     for index, frame in enumerate(clip.frames):
         image: Any = frame

@@ -24,23 +24,33 @@ SLOTS_PER_HOP, TOKENS_PER_HOP, MEL_PER_TOKEN, WINDOW_HOPS = 3, 5, 4, 30
 class Clip:
     """One sample as it is stored; an absent modality has length 0. Slot 0 and token 0 start at the same time."""
 
-    frames: NDArray[np.uint8]  # (valid slots, h, w) grey or (valid slots, h, w, 3) RGB
+    frames: NDArray[Any]  # uint8 (valid slots, h, w) grey or (valid slots, h, w, 3) RGB; of an encoded clip features
     slots: NDArray[np.bool_]  # (video slots,) True where a face was found; frames hold these, in order
     mel: NDArray[np.float32]  # (4 * acoustic tokens, bands)
     tokens: NDArray[np.int64]  # (language tokens,)
     mel_floor: float = DEFAULT_MEL.log_floor  # of the energy in a band: what silence is
     start_hop: int = 0  # hops of 0.2 s between the source's start and slot 0
+    sound: NDArray[np.float16] | None = None  # (acoustic tokens, 3, width): of an encoded clip, in place of mel
+
+    @property
+    def encoded(self) -> bool:
+        """Whether frozen encoders have been at work: frames are features (valid slots, width), mel is empty."""
+        return self.sound is not None
+
+    @property
+    def acoustic_tokens(self) -> int:
+        """Whole tokens of 40 ms."""
+        return len(self.mel) // MEL_PER_TOKEN if self.sound is None else len(self.sound)
 
     @property
     def hops(self) -> int:
         """Hops of 0.2 s that cover the video and the sound."""
-        acoustic_tokens = len(self.mel) // MEL_PER_TOKEN
-        return max(-(-len(self.slots) // SLOTS_PER_HOP), -(-acoustic_tokens // TOKENS_PER_HOP))
+        return max(-(-len(self.slots) // SLOTS_PER_HOP), -(-self.acoustic_tokens // TOKENS_PER_HOP))
 
     @property
     def present(self) -> tuple[bool, bool, bool]:
         """Which modalities have anything to say, in modality order."""
-        return bool(len(self.frames)), len(self.mel) > 0, len(self.tokens) > 0
+        return bool(len(self.frames)), self.acoustic_tokens > 0, len(self.tokens) > 0
 
     def span(self, start_hop: int, end_hop: int) -> Clip:
         """Video and sound of hops [start_hop, end_hop); the words stay."""
@@ -52,6 +62,7 @@ class Clip:
             frames=self.frames[before : before + inside],
             slots=self.slots[first:last],
             mel=self.mel[start_hop * mel_per_hop : end_hop * mel_per_hop],
+            sound=None if self.sound is None else self.sound[start_hop * TOKENS_PER_HOP : end_hop * TOKENS_PER_HOP],
             start_hop=self.start_hop + start_hop,
         )
 
@@ -61,7 +72,7 @@ class Clip:
         if "vision" not in modalities:
             kept = replace(kept, frames=kept.frames[:0], slots=kept.slots[:0])
         if "acoustic" not in modalities:
-            kept = replace(kept, mel=kept.mel[:0])
+            kept = replace(kept, mel=kept.mel[:0], sound=None if kept.sound is None else kept.sound[:0])
         if "language" not in modalities:
             kept = replace(kept, tokens=kept.tokens[:0])
         return kept
@@ -88,6 +99,7 @@ class Pack:
                 f"{folder}: pack format {version}, this code reads {PACK_FORMAT}; delete it and prepare again"
             )
         self.name = folder.name
+        self.key = str(described.get("key", ""))  # changes with the manifest, the tokenizer and the front-ends
         self.mel = MelSpec(**described.get("mel", {}))
         with np.load(folder / "items.npz", allow_pickle=False) as archive:
             items = {name: archive[name] for name in archive.files}
@@ -117,6 +129,10 @@ class Pack:
             mel_floor=self.mel.log_floor,
             tokens=self._stored("tokens", index).astype(np.int64),
         )
+
+    def version(self, index: int, rng: np.random.Generator) -> Clip:
+        """Sample `index`, in one of its versions where several are stored."""
+        return self.clip(index)
 
     def check_mel(self, wanted: MelSpec) -> None:
         """Raise ConfigError when the pack holds sound and it was not prepared for the model's acoustic encoder."""

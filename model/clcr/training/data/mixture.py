@@ -56,7 +56,7 @@ class Mixture:
         targets: list[NDArray[np.generic]] = []
         for name, chosen in self._rows(counts, step).items():
             pack = self.packs[name]
-            clips.extend(self._changed(pack.clip(int(index)), rng) for index in chosen)
+            clips.extend(self._changed(pack.version(int(index), rng), rng) for index in chosen)
             targets.append(pack.targets[chosen])
         batch = collate(clips, rng.integers(0, _STEPS, (2, len(clips))))
         return batch, torch.from_numpy(np.concatenate(targets))
@@ -150,7 +150,7 @@ def last_window(clip: Clip) -> Clip:
 
 
 def collate(clips: Sequence[Clip], offsets: NDArray[np.int64] | None = None) -> Batch:
-    """One batch of clips whose frames are at model size.
+    """One batch of clips, all encoded or none of them; the frames of the latter are at model size.
 
     offsets: (2, B) random start steps of the streams and of the words; without, steps count from the source's start.
     Vision and sound keep their alignment: both start at the same hop.
@@ -159,7 +159,7 @@ def collate(clips: Sequence[Clip], offsets: NDArray[np.int64] | None = None) -> 
     offsets = np.zeros((2, size), np.int64) if offsets is None else offsets
     hops = offsets[0] // TOKENS_PER_HOP + np.array([clip.start_hop for clip in clips], np.int64)
     slots = max((len(clip.slots) for clip in clips if len(clip.frames)), default=0)
-    sounds = max(len(clip.mel) for clip in clips) // MEL_PER_TOKEN
+    sounds = max(clip.acoustic_tokens for clip in clips)
     words = max(len(clip.tokens) for clip in clips)
     vision_valid = np.zeros((size, slots), np.float32)
     acoustic_valid = np.zeros((size, sounds), np.float32)
@@ -170,13 +170,16 @@ def collate(clips: Sequence[Clip], offsets: NDArray[np.int64] | None = None) -> 
     for index, clip in enumerate(clips):
         if len(clip.frames):
             vision_valid[index, : len(clip.slots)] = clip.slots
-        whole = len(clip.mel) // MEL_PER_TOKEN
+        whole = clip.acoustic_tokens
         acoustic_valid[index, :whole] = 1.0
-        mel[index, : whole * MEL_PER_TOKEN] = clip.mel[: whole * MEL_PER_TOKEN]
+        if not clip.encoded:
+            mel[index, : whole * MEL_PER_TOKEN] = clip.mel[: whole * MEL_PER_TOKEN]
         token_ids[index, : len(clip.tokens)] = clip.tokens
         token_valid[index, : len(clip.tokens)] = 1.0
-    frames = np.concatenate([np.zeros((0, FACE_PX, FACE_PX, 3), np.uint8), *(clip.frames for clip in clips)])
+    pictures = [] if clips[0].encoded else [clip.frames for clip in clips]
+    frames = np.concatenate([np.zeros((0, FACE_PX, FACE_PX, 3), np.uint8), *pictures])
     arrays = {
+        **(_features(clips, sounds) if clips[0].encoded else {}),
         "frames": np.ascontiguousarray(frames.transpose(0, 3, 1, 2)),
         "vision_valid": vision_valid,
         "mel": mel,
@@ -188,6 +191,16 @@ def collate(clips: Sequence[Clip], offsets: NDArray[np.int64] | None = None) -> 
         "language_step": offsets[1],
     }
     return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def _features(clips: Sequence[Clip], sounds: int) -> dict[str, NDArray[np.float32]]:
+    """What encoded clips have in place of frames and log-mel."""
+    heard = [clip.sound for clip in clips if clip.sound is not None]
+    sound = np.zeros((len(clips), sounds, *heard[0].shape[1:]), np.float32)
+    for row, features in zip(sound, heard, strict=True):
+        row[: len(features)] = features
+    faces = np.concatenate([clip.frames for clip in clips]).astype(np.float32)
+    return {"face_features": faces, "sound_features": sound}
 
 
 def _chances(pack: Pack, balance: float) -> NDArray[np.float64]:

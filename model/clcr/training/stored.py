@@ -1,0 +1,139 @@
+"""What frozen encoders make of a pack, computed once: a step then costs a tenth, for it trains what comes after them.
+
+Of every clip the encoders see `versions` changed copies and the clip itself (version 0). Faces and sound are stored in
+half precision, beside the pack, under the hash of all that they depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from clcr.network.model import CLCR
+from clcr.training.checkpoint import replacing_folder
+from clcr.training.data.augment import Augment, at_model_size
+from clcr.training.data.cache import Clip, Pack
+from clcr.training.data.mixture import collate
+from clcr.training.recipe import Recipe
+from clcr_stream.errors import ConfigError
+
+ENCODERS = ("vision.", "acoustic.", "stages.acoustic.")
+BATCH = 24  # clips encoded together
+LAST_START_HOP = 1500  # of a changed copy: speech positions from the first five minutes of a stream
+
+
+class StoredPacks:
+    """Opens packs as the frozen encoders of a model see them; encodes what is not stored yet."""
+
+    def __init__(self, model: CLCR, recipe: Recipe, versions: int) -> None:
+        lacking = [part for part in ENCODERS if not part.startswith(recipe.freeze)]
+        if lacking or not recipe.freeze_statistics:
+            raise ConfigError(
+                f"recipe: stored_versions {recipe.stored_versions} needs frozen encoders; add {', '.join(ENCODERS)} to "
+                "freeze, and freeze_statistics: true"
+            )
+        self._model, self._versions, self._seed = model, versions, recipe.seed
+        self._augment = Augment(**{"modality_dropout": recipe.modality_dropout, **recipe.augment})
+        digest = hashlib.sha256(json.dumps([asdict(self._augment), recipe.seed], sort_keys=True).encode())
+        for name, value in sorted(model.state_dict().items()):
+            if name.startswith(ENCODERS):
+                digest.update(name.encode() + value.numpy().tobytes())
+        self._digest = digest.hexdigest()
+
+    def __call__(self, folder: Path, split: str, labels: tuple[str, ...] | None) -> Pack:
+        """As `Pack(folder, split, labels)`. Raises ConfigError."""
+        pack = Pack(folder, split, labels)
+        pack.check_mel(self._model.config.mel)
+        key = hashlib.sha256(f"{self._digest} {pack.key} {' '.join(pack.ids)}".encode()).hexdigest()[:16]
+        place = folder.with_name(f"{folder.name}.stored") / f"{split}_{key}"
+        for version in range(self._versions + 1):
+            if not (place / str(version)).is_dir():
+                self._encode(pack, version, place / str(version))
+        return StoredPack(pack, [place / str(version) for version in range(self._versions + 1)])
+
+    @torch.no_grad()
+    def _encode(self, pack: Pack, version: int, folder: Path) -> None:
+        """Write one version of all clips of a pack."""
+        training = self._model.training
+        self._model.eval()
+        order = np.argsort([pack.clip(index).hops for index in range(len(pack))], kind="stable")
+        faces: list[NDArray[np.float16]] = [np.zeros((0, 0), np.float16)] * len(pack)
+        sounds = [np.zeros((0, 0, 0), np.float16)] * len(pack)
+        for start in tqdm(
+            range(0, len(order), BATCH), desc=f"{pack.name} version {version}", unit="batch", leave=False
+        ):
+            rows = order[start : start + BATCH]
+            clips = [self._shown(pack.clip(int(row)), version, int(row)) for row in rows]
+            for row, (face, sound) in zip(rows, encoded(self._model, clips), strict=True):
+                faces[row], sounds[row] = face, sound
+        self._model.train(training)
+        with replacing_folder(folder) as fresh:
+            np.save(fresh / "faces.npy", np.concatenate(faces))
+            np.save(fresh / "sounds.npy", np.concatenate(sounds))
+            np.savez(fresh / "counts.npz", faces=[len(part) for part in faces], sounds=[len(part) for part in sounds])
+
+    def _shown(self, clip: Clip, version: int, row: int) -> Clip:
+        if version == 0:
+            return at_model_size(clip)
+        rng = np.random.default_rng((self._seed, version, row))
+        return replace(self._augment.changed(clip, rng), start_hop=int(rng.integers(LAST_START_HOP)))
+
+
+class StoredPack(Pack):
+    """A pack with features in place of pictures and sound."""
+
+    def __init__(self, pack: Pack, versions: list[Path]) -> None:
+        self.name, self.key, self.mel = pack.name, pack.key, pack.mel
+        self.ids, self.speakers, self.targets, self.classes = pack.ids, pack.speakers, pack.targets, pack.classes
+        self._pack = pack
+        self._versions = [(_Column(folder, "faces"), _Column(folder, "sounds")) for folder in versions]
+
+    def clip(self, index: int) -> Clip:
+        return self._encoded(index, 0)
+
+    def version(self, index: int, rng: np.random.Generator) -> Clip:
+        changed = len(self._versions) - 1
+        return self._encoded(index, int(rng.integers(1, changed + 1)) if changed else 0)
+
+    def check_mel(self, wanted: object) -> None:
+        """It was checked before it was encoded."""
+
+    def _encoded(self, index: int, version: int) -> Clip:
+        faces, sounds = self._versions[version]
+        clip = self._pack.clip(index)
+        return replace(clip, frames=faces.at(index), sound=sounds.at(index), mel=clip.mel[:0])
+
+
+class _Column:
+    """Arrays of different lengths, one after the other in a mapped file."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._values = np.load(folder / f"{name}.npy", mmap_mode="r")
+        with np.load(folder / "counts.npz") as counts:
+            self._ends = np.cumsum(counts[name], dtype=np.int64)
+            self._starts = self._ends - counts[name]
+
+    def at(self, index: int) -> NDArray[np.float16]:
+        return np.asarray(self._values[self._starts[index] : self._ends[index]])
+
+
+def encoded(model: CLCR, clips: list[Clip]) -> list[tuple[NDArray[np.float16], NDArray[np.float16]]]:
+    """Of each clip the features of its faces (valid slots, width) and of its sound (tokens, 3, acoustic width)."""
+    batch = collate(clips)
+    width = model.config.width
+    faces = torch.cat(
+        [torch.zeros(0, width), *(model.vision(part.float()) for part in batch.frames.split(256) if len(part))]
+    )
+    sound = torch.stack(model.temporal_features("acoustic", batch.mel, batch.acoustic_valid, batch.acoustic_step), 2)
+    counts = [len(clip.frames) for clip in clips]
+    return [
+        (face.half().numpy(), row[: clip.acoustic_tokens].half().numpy())
+        for face, row, clip in zip(faces.split(counts), sound, clips, strict=True)
+    ]
