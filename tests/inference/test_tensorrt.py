@@ -154,6 +154,20 @@ def test_a_moved_seat_takes_its_inputs_and_its_state_along(machine: fake_cuda.Ma
     assert advance(runner, reference, range(3), generator) < 1e-5
 
 
+def test_rows_of_the_state_are_read_and_written_in_place(machine: fake_cuda.Machine, cache: PlanCache) -> None:
+    runner, reference, generator = opened(cache, 3), Reference(), np.random.default_rng(5)
+    for seats in (range(3), range(1, 2), range(3)):  # either buffer, and a partial run
+        advance(runner, reference, seats, generator)
+        names = [f"level1/{name}" for name in GRAPHS["level1"].spec.state]
+        kept = {name: (1, "level1", name.removeprefix("level1/")) for name in names}
+        for name, row in runner.read_state(1, names).items():
+            np.testing.assert_allclose(row, reference.state[kept[name]][0], atol=1e-5)
+        rows = {name: row + 3.0 for name, row in runner.read_state(1, names[:1]).items()}
+        runner.write_state(1, rows)
+        reference.state[kept[names[0]]] = reference.state[kept[names[0]]] + 3.0
+        assert advance(runner, reference, range(3), generator) < 1e-5
+
+
 def test_state_swaps_between_two_addresses_and_no_copy_moves_it(machine: fake_cuda.Machine, cache: PlanCache) -> None:
     runner = opened(cache, 2, cuda_graph=False)
     machine.runs.clear()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,12 @@ class IdEngine:
 
     def move(self, source: int, target: int) -> None:
         self._runner.move(source, target)
+
+    def read_state(self, seat: int, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        return self._runner.read_state(seat, names)
+
+    def write_state(self, seat: int, rows: Mapping[str, NDArray[Any]]) -> None:
+        self._runner.write_state(seat, rows)
 
     def close(self) -> None:
         self._runner.close()

@@ -120,6 +120,7 @@ class Face:
     rgb: np.ndarray
     quality: float = 0.9
     faces: int = 1
+    box: tuple[int, int, int, int] = (0, 0, 1, 1)
 
 
 class GreyFinder:

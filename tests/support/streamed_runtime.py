@@ -21,6 +21,7 @@ from clcr_stream.frontends.text import Tokenizer
 from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeRunner
 from clcr_stream.inference.program import Graph, Program, Runner
+from clcr_stream.streams.person import Person
 from clcr_stream.streams.session import Pipeline, open_pipeline, show_words, valid_tokens
 from clcr_stream.window.grid import TimeGrid
 from streaming_reference import ORIGIN_NS, WINDOW_HOPS, Feeder, Offline, Recording, record, without
@@ -95,7 +96,12 @@ def opened_runtime(factory: pytest.TempPathFactory, name: str, **settings: objec
 
 
 def stream(
-    runtime: Runtime, recording: Recording, seed: int = 0, whole: bool = False, forget_after: int = 0
+    runtime: Runtime,
+    recording: Recording,
+    seed: int = 0,
+    whole: bool = False,
+    forget_after: int = 0,
+    person: Person | None = None,
 ) -> list[Said]:
     """What the product says at every tick of the recording; after tick `forget_after` the levels lose their state."""
     feeder = Feeder(recording, seed, whole)
@@ -110,12 +116,18 @@ def stream(
         chunk = pipeline.cutter.cut(feeder.rings, tick, rows)
         language = pipeline.language.update(chunk.segments)
         show_words(language, rows)
+        if person is not None:
+            person.before(levels, seat, chunk)
         levels.run(seat, 1)
+        if person is not None:
+            person.after(levels, seat, number * runtime.bundle.manifest.hop_ns)
         out = levels.outputs(seat, valid_tokens(chunk, language, runtime.bundle.manifest))
         names = ("output", "omega", "beta", "eta", "mass", "budget", "present")
         ticks.append({name: getattr(out, name) for name in names} | runtime.levels_said())
         if number == forget_after:
             levels.clear(seat)
+    if person is not None:
+        person.leave(levels, seat)
     levels.leave(seat)
     return ticks
 

@@ -40,10 +40,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Frame:
-    """A camera frame; `crop` None when it shows no face."""
+    """A camera frame; `crop` None when it shows no face, `box` where the face is, in shares of the frame."""
 
     captured_ns: int
     crop: NDArray[np.uint8] | None
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Feeder:
 
     def offer(self, frame: Frame) -> None:
         if self.rings.vision.wants(frame.captured_ns):
-            self.rings.vision.put(frame.captured_ns, frame.crop, 0.5, int(frame.crop is not None))
+            self.rings.vision.put(frame.captured_ns, frame.crop, 0.5, int(frame.crop is not None), frame.box)
 
 
 def _before(items: deque[T], holds: Callable[[T], bool]) -> Iterator[T]:

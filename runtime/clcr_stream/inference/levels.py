@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from clcr_stream.bundle.loader import Bundle
 from clcr_stream.bundle.manifest import MODALITIES
 from clcr_stream.errors import BackendError
+from clcr_stream.inference.baselines import Baseline, Baselines, BaselineStates, baseline_states
 from clcr_stream.inference.program import LEVELS, TICK_ENGINES, Backend, Graph, Runner, single_program, tick_program
 
 F64 = NDArray[np.float64]
@@ -45,6 +46,7 @@ class Levels:
         manifest = bundle.manifest
         graphs = {name: graph_of(bundle, name) for name in TICK_ENGINES}
         self._runner: Runner = backend.open(tick_program(manifest.engines), graphs, seats)
+        self._baselines = baseline_states(manifest)
         self._score = "value" if manifest.task == "regression" else "probs"
         tokens = (manifest.vision.tokens, manifest.acoustic.tokens, manifest.language.tokens)
         self._edges = np.cumsum([0, *(tokens * len(LEVELS))])[:-1]
@@ -74,6 +76,26 @@ class Levels:
     def clear(self, seat: int) -> None:
         """Zero the state of a seat, as at stream start."""
         self._runner.clear(seat)
+
+    @property
+    def baseline_states(self) -> Mapping[str, BaselineStates]:
+        """The state tensors of a person's baseline, by modality; {} where the bundle keeps none."""
+        return self._baselines
+
+    def baselines(self, seat: int) -> dict[str, Baseline]:
+        """What is usual for the person of a seat, by modality; copies."""
+        names = [name for states in self._baselines.values() for name in (*states.means, *states.steps)]
+        rows = self._runner.read_state(seat, names) if names else {}
+        return {modality: states.read(rows) for modality, states in self._baselines.items()}
+
+    def set_baselines(self, seat: int, baselines: Baselines) -> None:
+        """Set those of some modalities; the others, and all else that a seat remembers, stay as they are."""
+        for modality, baseline in baselines.items():
+            self._runner.write_state(seat, self._baselines[modality].rows(baseline))
+
+    def clear_baseline(self, seat: int, modality: str) -> None:
+        """The baseline of a modality as at stream start."""
+        self.set_baselines(seat, {modality: self._baselines[modality].empty()})
 
     def inputs(self, seat: int) -> dict[str, NDArray[Any]]:
         """The rows to fill before a run, by name; those of the language end in _1, _2, _3 for the level."""

@@ -7,7 +7,7 @@ import importlib
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,19 @@ class OnnxRuntimeRunner:
         for engine in self._engines:
             for buffer in engine.states[turn].values():
                 buffer[target] = buffer[source]
+
+    def read_state(self, seat: int, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        return {name: self._state(seat, name)[seat].copy() for name in names}
+
+    def write_state(self, seat: int, rows: Mapping[str, NDArray[Any]]) -> None:
+        for name, row in rows.items():
+            self._state(seat, name)[seat] = row
+
+    def _state(self, seat: int, name: str) -> NDArray[Any]:
+        """The buffer that the seat's next run reads."""
+        engine, _, tensor = name.partition("/")
+        (states,) = (one.states for one in self._engines if one.name == engine)
+        return states[int(self._turn[seat])][tensor]
 
     @property
     def bound_runs(self) -> int:

@@ -9,7 +9,7 @@ Python 3.9 with numpy is enough here, so that the GPU check runs the very progra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,6 +74,12 @@ class Runner(Protocol):
 
     def move(self, source: int, target: int) -> None:
         """Copy the inputs and the state of a seat over those of another one."""
+
+    def read_state(self, seat: int, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Copies of a seat's rows of state tensors, which are named "engine/tensor"."""
+
+    def write_state(self, seat: int, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Set a seat's rows of state tensors in place; the next run reads them."""
 
     def close(self) -> None:
         """Let go of memory and device. Idempotent."""

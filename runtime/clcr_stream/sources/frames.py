@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.sources.base import FaceCropper, Sinks
+from clcr_stream.window.persons import Box
 
 
 class FrameFeeder:
@@ -31,12 +32,19 @@ class FrameFeeder:
         if face is None:
             self._ring.put(captured_ns, None, 0.0, 0)
         else:
-            self._ring.put(captured_ns, face.rgb, face.quality, face.faces)
+            self._ring.put(captured_ns, face.rgb, face.quality, face.faces, _share(face.box, frame))
         return True
 
     def reset(self) -> None:
         """Forget the tracked face: the next frame has nothing to do with the last one."""
         self._finder.reset()
+
+
+def _share(box: tuple[int, int, int, int], frame: NDArray[np.uint8]) -> Box:
+    """A box in pixels as shares of its frame, whose size may change with the camera."""
+    height, width = frame.shape[:2]
+    left, top, wide, high = box
+    return left / width, top / height, wide / width, high / height
 
 
 def make_finder(size_px: int) -> FaceCropper:

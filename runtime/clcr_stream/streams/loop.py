@@ -135,6 +135,13 @@ class Loop:
 
         Raises BackendError, and what `fail` was given.
         """
+        try:
+            self._run(stop)
+        finally:
+            for seat, session in enumerate(self._seated):
+                _attempt(session, partial(session.leave, self._levels, seat), {})
+
+    def _run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             if self._fault is not None:
                 raise self._fault
@@ -208,10 +215,12 @@ class Loop:
 
     def _leave(self, session: Session, error: ClcrError | None) -> None:
         seat = self._seated.index(session)
+        failed: dict[Session, ClcrError] = {}
+        _attempt(session, partial(session.leave, self._levels, seat), failed)
         moved = self._levels.leave(seat)
         self._seated[seat] = self._seated[moved]
         self._seated.pop()
-        self._on_end(session, error)
+        self._on_end(session, error or failed.get(session))
 
 
 def _attempt(session: Session, act: Callable[[], None], failed: dict[Session, ClcrError]) -> None:

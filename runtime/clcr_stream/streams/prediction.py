@@ -38,6 +38,7 @@ class Answer:
     language: LanguageTokens
     outputs: LevelOutputs
     gamma: float
+    notes: tuple[str, ...] = ()  # further reasons in `degraded`
 
 
 def why_invalid(outputs: LevelOutputs, classification: bool) -> str | None:
@@ -108,7 +109,7 @@ def compose(
         modalities=_modalities(answer),
         budget=messages.Budget(gamma=answer.gamma, active=_table(outputs.active), mass=_table(outputs.mass)),
         timing_ms={name: round(value, 3) for name, value in timing_ms.items()},
-        degraded=degraded,
+        degraded=(*degraded, *answer.notes),
         bundle=identity.bundle,
         backend=identity.backend,
     )

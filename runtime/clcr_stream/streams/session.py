@@ -25,6 +25,7 @@ from clcr_stream.inference.program import Runner
 from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import INVALID, LATE, OVERRUN, Account, Last
 from clcr_stream.streams.language import LanguageStream, LanguageTokens
+from clcr_stream.streams.person import Person
 from clcr_stream.streams.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import TimeGrid
@@ -98,8 +99,10 @@ class Session:
         schedule: Schedule,
         identity: Identity,
         send: Callable[[messages.Message], object],
+        person: Person | None = None,
     ) -> None:
         self.account = Account()
+        self.person = Person() if person is None else person
         self.identity = identity
         self.first_published_ns: int | None = None
         self._pipeline = pipeline
@@ -146,6 +149,7 @@ class Session:
         rows = levels.inputs(seat)
         rows["gamma"][0] = self._schedule.gamma
         chunk = pipeline.cutter.cut(pipeline.rings, tick, rows)
+        self.person.before(levels, seat, chunk)
         for source in self._lossless:
             source.consumed(tick.end_ns)
         cut_ns = time.perf_counter_ns()
@@ -169,11 +173,17 @@ class Session:
         invalid = why_invalid(outputs, manifest.task == "classification") is not None
         if invalid:
             self.account.skipped(INVALID)
-            self._reset(levels, seat)
+            levels.clear(seat)
+            self._pipeline.cutter.clear()
         elif self.done < self._target:
             self.account.skipped(LATE)
         else:
             self._publish(filled, outputs, engines_ms, count)
+        self.person.after(levels, seat, self.done * manifest.hop_ns)
+
+    def leave(self, levels: Levels, seat: int) -> None:
+        """Take along what is asked for later; no hop comes after it."""
+        self.person.leave(levels, seat)
 
     def _choose_target(self, levels: Levels, seat: int) -> None:
         """Choose the tick to publish: the newest due; a live stream a whole window behind starts over with it."""
@@ -187,7 +197,9 @@ class Session:
         # A recording waits for its reader, so there is no past to drop.
         if not self._lossless and newest - first >= self._pipeline.manifest.window_hops:
             self.account.skipped(OVERRUN, newest - first)
-            self._reset(levels, seat)
+            # What a level remembers must be what the window says it holds; the person is still the same.
+            self.person.clear_window(levels, seat)
+            self._pipeline.cutter.clear()
             self.done = newest - 1
 
     def _settle_ns(self) -> int:
@@ -222,13 +234,8 @@ class Session:
             newest -= 1
         return newest
 
-    def _reset(self, levels: Levels, seat: int) -> None:
-        """Start over with an empty window: what a level remembers must be what the window says it holds."""
-        levels.clear(seat)
-        self._pipeline.cutter.clear()
-
     def _publish(self, filled: _Filled, outputs: LevelOutputs, engines_ms: Mapping[str, float], count: int) -> None:
-        answer = Answer(filled.chunk, filled.language, outputs, self._schedule.gamma)
+        answer = Answer(filled.chunk, filled.language, outputs, self._schedule.gamma, self.person.notes)
         self._tell_transcript(answer)
         published_ns = self._schedule.clock.now_ns()
         timing_ms = filled.timing_ms | dict(engines_ms) | {"batch": float(count)}

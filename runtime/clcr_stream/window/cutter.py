@@ -40,6 +40,7 @@ class Chunk:
     vision: ModalityView
     acoustic: ModalityView
     segments: list[Segment]
+    persons: tuple[int, ...] = ()  # whose faces the hop's slots hold, in order of time
 
 
 class _History:
@@ -100,7 +101,7 @@ class Cutter:
         width), acoustic_in (mel frames, bands), acoustic_valid (tokens,), acoustic_position (tokens, width) and, for a
         speech encoder, speech_position (its steps, its width).
         """
-        self._cut_vision(rings.vision, tick, rows)
+        persons = self._cut_vision(rings.vision, tick, rows)
         self._cut_acoustic(rings.acoustic, tick, rows)
         self._cut_positions(tick, rows)
         return Chunk(
@@ -108,9 +109,11 @@ class Cutter:
             vision=self._vision.view(tick, with_quality=True),
             acoustic=self._acoustic.view(tick, with_quality=False),
             segments=rings.transcript.between(tick.start_ns, tick.end_ns),
+            persons=persons,
         )
 
-    def _cut_vision(self, ring: VisionRing, tick: Tick, rows: Rows) -> None:
+    def _cut_vision(self, ring: VisionRing, tick: Tick, rows: Rows) -> tuple[int, ...]:
+        """Fill the rows; whose faces they hold."""
         count = self._manifest.vision.slots_per_hop
         first = (tick.number - 1) * count
         items = ring.read(first, count, into=rows["vision_in"])
@@ -120,6 +123,7 @@ class Cutter:
         self._vision.add(tick.number, int(np.count_nonzero(valid)), float(items.quality[valid].sum()), seen)
         if valid.any():
             self._vision.arrived(int(items.captured_ns[valid].max()))
+        return tuple(items.person[valid].tolist())
 
     def _cut_acoustic(self, ring: AudioRing, tick: Tick, rows: Rows) -> None:
         spec = self._manifest.acoustic

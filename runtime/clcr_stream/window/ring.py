@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.window.grid import TimeGrid
+from clcr_stream.window.persons import Box, Persons
 from clcr_stream.window.transcript import Transcript
 
 NEVER_NS = -1  # captured_ns of an empty slot
+NOBODY = -1  # the person of a slot without a face
 EXTRA_S = 2.0  # what rings hold beyond a window
 
 
@@ -30,6 +32,7 @@ class VisionItems:
     captured_ns: NDArray[np.int64]  # (n,), NEVER_NS where no frame was seen
     quality: NDArray[np.float32]  # (n,), 0..1
     faces: NDArray[np.int32]  # (n,), faces seen in the frame
+    person: NDArray[np.int32]  # (n,), whose face it is, counted from 0; NOBODY where `valid` is 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class VisionRing:
         self._captured_ns = np.full(slots, NEVER_NS, np.int64)
         self._quality = np.zeros(slots, np.float32)
         self._faces = np.zeros(slots, np.int32)
+        self._person = np.full(slots, NOBODY, np.int32)
+        self._persons = Persons()
         self._newest_slot = -1
         self._newest_ns: int | None = None
         self._read_until = 0
@@ -101,10 +106,12 @@ class VisionRing:
             self.dropped[reason] += 1
             return False
 
-    def put(self, captured_ns: int, crop: NDArray[np.uint8] | None, quality: float, faces: int) -> None:
+    def put(
+        self, captured_ns: int, crop: NDArray[np.uint8] | None, quality: float, faces: int, box: Box | None = None
+    ) -> None:
         """Take one frame: `crop` (size_px, size_px, 3) RGB, or None when the frame was seen but shows no face.
 
-        Raises ValueError for another shape or dtype.
+        `box` is where the face was, in shares of the frame. Raises ValueError for another shape or dtype.
         """
         expected = (self.size_px, self.size_px, 3)
         if crop is not None and (crop.shape != expected or crop.dtype != np.uint8):
@@ -128,6 +135,7 @@ class VisionRing:
                 self.dropped["no_face"] += 1
             else:
                 self._frames[place] = crop.transpose(2, 0, 1)
+                self._person[place] = self._persons.seen(captured_ns, box)
             self._newest_slot = max(self._newest_slot, slot)
 
     def read(self, first_slot: int, count: int, into: NDArray[Any] | None = None) -> VisionItems:
@@ -141,6 +149,7 @@ class VisionRing:
             np.full(count, NEVER_NS, np.int64),
             np.zeros(count, np.float32),
             np.zeros(count, np.int32),
+            np.full(count, NOBODY, np.int32),
         )
         with self._lock:
             for row in range(count):
@@ -156,6 +165,7 @@ class VisionRing:
                 else:
                     items.frames[row] = self._frames[place]
                     items.valid[row] = 1.0
+                    items.person[row] = self._person[place]
                     self.used += int(self._unread[place])
                     self._unread[place] = False
             self._read_until = max(self._read_until, first_slot + count)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -184,6 +184,18 @@ class TensorRTRunner:
         tick = self._open()
         with self._cuda.current(), _as_backend_error("move"):
             tick.move(self._seat(source), self._seat(target), self._turn)
+
+    def read_state(self, seat: int, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Copies of the rows of state tensors "engine/tensor"; waits for the device."""
+        tick = self._open()
+        with self._cuda.current(), _as_backend_error("read the state"):
+            return tick.read_state(self._seat(seat), names, self._turn)
+
+    def write_state(self, seat: int, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Set the rows of state tensors "engine/tensor"; waits for the device."""
+        tick = self._open()
+        with self._cuda.current(), _as_backend_error("write the state"):
+            tick.write_state(self._seat(seat), rows, self._turn)
 
     def memory_mib(self) -> tuple[float, float]:
         """(free, total) memory of the GPU in MiB."""

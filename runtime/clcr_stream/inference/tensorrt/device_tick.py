@@ -8,9 +8,11 @@ Python 3.9 and numpy alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from clcr_stream.errors import BackendError
 from clcr_stream.inference.tensorrt.cuda import Arena, Cuda, Graph, Layout
@@ -181,6 +183,28 @@ class Tick:
         arena = self._arenas[f"state{turn}"]
         for name, slot in self._wiring.state.slots.items():
             self._cuda.on_device(arena.address(name, target), arena.address(name, source), slot.row_bytes)
+
+    def read_state(self, seat: int, names: Sequence[str], turn: int) -> dict[str, NDArray[Any]]:
+        """Copies of a seat's rows, through page-locked memory: rare, so it is not kept."""
+        layout, arena = self._rows_of(names), self._arenas[f"state{turn}"]
+        views = layout.views(self._cuda.pinned(layout.nbytes, False))
+        for name, view in views.items():
+            self._cuda.to_host(view[0], arena.address(name, seat))
+        self._cuda.stream.synchronize()
+        return {name: view[0].copy() for name, view in views.items()}
+
+    def write_state(self, seat: int, rows: Mapping[str, NDArray[Any]], turn: int) -> None:
+        layout, arena = self._rows_of(tuple(rows)), self._arenas[f"state{turn}"]
+        views = layout.views(self._cuda.pinned(layout.nbytes, False))
+        for name, view in views.items():
+            view[0] = rows[name]
+            self._cuda.to_device(arena.address(name, seat), view[0])
+        self._cuda.stream.synchronize()
+
+    def _rows_of(self, names: Sequence[str]) -> Layout:
+        """One seat's rows of these state tensors, side by side."""
+        slots = self._wiring.state.slots
+        return Layout.of([(name, slots[name].dtype, slots[name].shape) for name in names], 1)
 
     def free(self) -> None:
         """Everything on the device, graphs and contexts before the memory that they point at."""
