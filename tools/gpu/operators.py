@@ -99,6 +99,14 @@ def _max_pool(x: Tensor, **given: Any) -> Tensor:
     return call(x, given["kernel_shape"], given.get("strides", [1] * rank), pads[:rank])
 
 
+def _average_pool(x: Tensor, **given: Any) -> Tensor:
+    rank = x.ndim - 2
+    if any(given.get("pads", ())) or given.get("ceil_mode"):
+        raise Unsupported("AveragePool with padding")  # what the border counts differs from torch's
+    call = {1: functional.avg_pool1d, 2: functional.avg_pool2d}[rank]
+    return call(x, given["kernel_shape"], given.get("strides", [1] * rank))
+
+
 def _gemm(a: Tensor, b: Tensor, c: Any = None, alpha: float = 1.0, beta: float = 1.0, **given: int) -> Tensor:
     product = alpha * ((a.mT if given.get("transA") else a) @ (b.mT if given.get("transB") else b))
     return product if c is None else product + beta * c
@@ -153,6 +161,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs,
     "Add": lambda a, b: a + b,
     "And": torch.logical_and,
+    "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Clip": _clip,
