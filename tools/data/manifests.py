@@ -11,6 +11,7 @@ import csv
 import hashlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr.training.data.manifest import LABELS, Row, read_manifest, write_manifest
-from clcr.training.data.prepare import prepare
+from clcr.training.data.prepare import MELS, prepare
 from clcr.training.data.vocabulary import default_tokenizer_json, prune_vocabulary, store_vocabulary
 from clcr_stream.errors import ClcrError, ConfigError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
+
+from data.spoken import Recogniser
 
 ACTED = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}
 CALM = {"calm": "neutral"}  # of emospeech, which has no neutral: the nearest
@@ -41,6 +46,8 @@ GOEMOTIONS = {
     "anger": "anger",
     "annoyance": "anger",
 }
+HEARD = ("ravdess", "tess", "emodb", "nemo", "ased", "emogator", "emospeech", "javased_av", "javased_audio", "mosi")
+SPOKEN_SEED = 1
 RAVDESS_DEV = ("19", "20")
 EMODB_DEV = ("15", "16")
 CKPLUS_DEV_EVERY = 10  # subjects
@@ -188,6 +195,15 @@ def meld(folder: Path) -> Iterator[Row]:
                 yield row(identity, label, "text", split, text=record["utterance"], speaker=record["speaker"])
 
 
+def spoken(rows: Iterator[Row]) -> Iterator[Row]:
+    """The texts as a speech recogniser would give them."""
+    written = list(rows)
+    recogniser = Recogniser(item.text for item in written if item.split == "train")
+    rng = np.random.default_rng(SPOKEN_SEED)
+    for item in written:
+        yield replace(item, text=recogniser.heard(item.text, rng))
+
+
 def javased(folder: Path, kind: str) -> Iterator[Row]:
     """The takes with video, or those with sound alone; four fixed sentences, so the text stays empty."""
     source, pattern = {"video": ("av", "av/{}.mp4"), "audio": ("audio", "audio/{}.opus")}[kind]
@@ -210,6 +226,8 @@ def manifests(data: Path, out: Path) -> dict[str, tuple[Iterator[Row], Path]]:
     return {
         "goemotions": (goemotions(data / "text"), data / "text"),
         "meld": (meld(data / "text"), data / "text"),
+        "goemotions_spoken": (spoken(goemotions(data / "text")), data / "text"),
+        "meld_spoken": (spoken(meld(data / "text")), data / "text"),
         "ckplus": (ckplus(data / "faces" / "ckplus48.npz"), data / "faces"),
         "ravdess": (acted_speech(audio / "ravdess.csv", "actor", RAVDESS_DEV), audio),
         "emodb": (acted_speech(audio / "emodb.csv", "speaker", EMODB_DEV), audio),
@@ -243,6 +261,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="where the manifests go")
     parser.add_argument("--keep", type=int, default=12000, help="word pieces kept in the tokenizer (12000)")
     parser.add_argument("--prepare", action="store_true", help="also decode everything into OUT/../packs")
+    parser.add_argument(
+        "--acoustic-encoder", choices=tuple(MELS), default="whisper", help="that the sound is prepared for (whisper)"
+    )
     options = parser.parse_args()
     try:
         sets = manifests(options.data, options.out)
@@ -252,8 +273,9 @@ def main() -> int:
         print(tokenizer)
         if options.prepare:
             for name, (_, root) in sets.items():
-                manifest = options.out / f"{name}.csv"
-                print(prepare(manifest, root, options.out.parent / "packs", tokenizer), flush=True)
+                manifest, packs = options.out / f"{name}.csv", options.out.parent / "packs"
+                encoder = options.acoustic_encoder if name in HEARD else "stem"  # the same pack where nothing is heard
+                print(prepare(manifest, root, packs, tokenizer, encoder=encoder), flush=True)
     except ClcrError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
