@@ -166,7 +166,8 @@ def pieces(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
 def row_of(batch: Batch, row: int) -> Batch:
     """One sample of a batch."""
     frames = pieces(batch.frames, [int(count) for count in batch.vision_valid.sum(1)])[row]
-    values = {name: value[row : row + 1] for name, value in vars(batch).items() if name != "frames"}
+    packed = ("frames", "face_features", "sound_features")
+    values = {name: value[row : row + 1] for name, value in vars(batch).items() if name not in packed}
     return Batch(frames=frames, **values)
 
 

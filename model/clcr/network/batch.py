@@ -28,7 +28,7 @@ class Batch:
     language_step: Tensor  # int64 (B,)
     # What frozen encoders made of frames and mel, in place of them (clcr.training.stored).
     face_features: Tensor | None = None  # float32 (vision_valid.sum(), width)
-    sound_features: Tensor | None = None  # float32 (B, Ta, 3 levels, width of the acoustic encoder)
+    sound_features: Tensor | None = None  # float32 (B, Ta, 3 levels, width of the acoustic encoder), not standardised
 
     def __len__(self) -> int:
         return int(self.vision_valid.shape[0])

@@ -229,6 +229,8 @@ class TemporalStage(nn.Module):
         """What the level reads: the features themselves."""
         return z
 
-    def dropped(self, tokens: Tensor) -> Tensor:
-        """Tokens as a training shows them; the dropout is inside the stage."""
+    def standard(self, tokens: Tensor) -> Tensor:
+        """Nothing is standardised here."""
         return tokens
+
+    plain = standard

@@ -205,7 +205,7 @@ class CLCR(nn.Module):
         if batch.sound_features is None:
             return self.temporal_features("acoustic", batch.mel, batch.acoustic_valid, batch.acoustic_step)
         levels = batch.sound_features.unbind(2)
-        return [stage.dropped(z) for stage, z in zip(self.stages_of("acoustic"), levels, strict=True)]
+        return [stage.standard(z) for stage, z in zip(self.stages_of("acoustic"), levels, strict=True)]
 
     def speech_positions(self, first_step: Tensor, count: int) -> Tensor:
         """Positions of the speech encoder's steps in `count` tokens from (B,) on: (B, 2 * count, speech_width)."""

@@ -103,12 +103,16 @@ class SpeechLayer(nn.Module):
         """Encoder steps (B, 2T, width) -> what CLCR reads (B, T, width): the mean of each pair, standardised."""
         count = int(steps.shape[1]) // STEPS_PER_TOKEN
         pairs = steps.reshape(-1, count, STEPS_PER_TOKEN, self.width).mean(2)
-        return self.dropped((pairs - self.mean) / self.deviation)
+        return self.standard(pairs)
 
-    def dropped(self, tokens: Tensor) -> Tensor:
-        """Tokens as a training shows them: some of their columns left out."""
-        shown: Tensor = self.token_dropout(tokens)
-        return shown
+    def standard(self, pairs: Tensor) -> Tensor:
+        """Means of pairs, standardised by the constants of the training data."""
+        standard: Tensor = self.token_dropout((pairs - self.mean) / self.deviation)
+        return standard
+
+    def plain(self, tokens: Tensor) -> Tensor:
+        """The means of pairs that were standardised."""
+        return tokens * self.deviation + self.mean
 
     def _attend(self, y: Tensor, heard: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         steps, size = int(y.shape[1]), self.width // self.heads

@@ -25,6 +25,8 @@ from clcr.training.recipe import Recipe
 from clcr_stream.errors import ConfigError
 
 ENCODERS = ("vision.", "acoustic.", "stages.acoustic.")
+CONSTANTS = (".mean", ".deviation")  # by which tokens are standardised after they were stored
+OF_EVERY_STEP = ("crop_hops", "audio_crop_p", "token_dropout", "modality_dropout")  # changes of a clip that is encoded
 BATCH = 24  # clips encoded together
 LAST_START_HOP = 1500  # of a changed copy: speech positions from the first five minutes of a stream
 
@@ -41,9 +43,10 @@ class StoredPacks:
             )
         self._model, self._versions, self._seed = model, versions, recipe.seed
         self._augment = Augment(**{"modality_dropout": recipe.modality_dropout, **recipe.augment})
-        digest = hashlib.sha256(json.dumps([asdict(self._augment), recipe.seed], sort_keys=True).encode())
+        changes = {name: value for name, value in asdict(self._augment).items() if name not in OF_EVERY_STEP}
+        digest = hashlib.sha256(json.dumps([changes, recipe.seed], sort_keys=True).encode())
         for name, value in sorted(model.state_dict().items()):
-            if name.startswith(ENCODERS):
+            if name.startswith(ENCODERS) and not name.endswith(CONSTANTS):
                 digest.update(name.encode() + value.numpy().tobytes())
         self._digest = digest.hexdigest()
 
@@ -131,7 +134,9 @@ def encoded(model: CLCR, clips: list[Clip]) -> list[tuple[NDArray[np.float16], N
     faces = torch.cat(
         [torch.zeros(0, width), *(model.vision(part.float()) for part in batch.frames.split(256) if len(part))]
     )
-    sound = torch.stack(model.temporal_features("acoustic", batch.mel, batch.acoustic_valid, batch.acoustic_step), 2)
+    tokens = model.temporal_features("acoustic", batch.mel, batch.acoustic_valid, batch.acoustic_step)
+    levels = [stage.plain(z) for stage, z in zip(model.stages_of("acoustic"), tokens, strict=True)]
+    sound = torch.stack(levels, 2)
     counts = [len(clip.frames) for clip in clips]
     return [
         (face.half().numpy(), row[: clip.acoustic_tokens].half().numpy())
