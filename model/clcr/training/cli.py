@@ -24,7 +24,7 @@ exit codes: 0 finished, 1 other error, 2 recipe or flag, 7 checkpoint, 8 diverge
 """
 _EVAL_EXAMPLES = """examples:
   clcr-eval runs/base/final --pack cache/packs/ravdess --json out.json
-  clcr-eval runs/javased/final --pack cache/packs/javased_av --by-speaker --plots out/
+  clcr-eval runs/javased/final --pack cache/packs/javased_av_whisper --by-speaker --plots out/
   clcr-eval runs/javased/final --pack cache/packs/ravdess --fit-temperature
   clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --json out.json
   clcr-eval --bundle engines/default --manifest a.csv b.csv --media-root /a /b --subsets V,A,VA --limit 200
@@ -59,7 +59,7 @@ def train_main(arguments: list[str] | None = None) -> int:
         "--pack",
         type=Path,
         nargs="+",
-        default=[Path("cache/packs/javased_av"), Path("cache/packs/javased_audio")],
+        default=[Path("cache/packs/javased_av_whisper"), Path("cache/packs/javased_audio_whisper")],
         metavar="DIR",
         help="with --leave-one-speaker-out: the pack to score, then others with the same speakers",
     )
