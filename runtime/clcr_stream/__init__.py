@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         PublishError,
         SourceError,
     )
+    from clcr_stream.inference.baselines import Baseline
     from clcr_stream.wire.client import Subscriber
     from clcr_stream.wire.messages import Prediction, Session, Status, Transcript
 
@@ -43,6 +44,7 @@ _HOME = {
         "PublishError",
         "SourceError",
     ),
+    "clcr_stream.inference.baselines": ("Baseline",),
     "clcr_stream.wire.client": ("Subscriber",),
     "clcr_stream.wire.messages": ("Prediction", "Session", "Status", "Transcript"),
 }
@@ -50,6 +52,7 @@ _MODULES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "BackendError",
+    "Baseline",
     "BundleError",
     "ClcrError",
     "ConfigError",

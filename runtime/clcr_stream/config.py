@@ -6,11 +6,12 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from clcr_stream.config_file import EXAMPLE, read_config_file
+from clcr_stream.config_tree import BuilderConfig, Config, PublishConfig, SourcesConfig, StreamEntry, TensorRTConfig
 from clcr_stream.errors import BackendError, ConfigError
 from clcr_stream.wire.names import STREAM_NAME
 
@@ -25,115 +26,6 @@ MAX_STREAMS = 1024
 MAX_DURATION_S = 1e9  # 31 years
 _ALLOWED_DURATION = "allowed are numbers above 0 up to 1e9"
 _ALLOWED_NAME = "allowed: 1 to 64 of A-Z a-z 0-9 . _ -"
-
-
-class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the data comes from; `input` gives video and sound from one file or URL and replaces camera and mic.
-
-    A null camera or mic is the first camera and the default microphone, unless `input` is given.
-    """
-
-    camera: str | None = None
-    mic: str | None = None
-    input: str | None = None
-    transcript: str = "none"
-    pace: Literal["real", "max"] = "real"
-
-
-class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What runs; null means the default bundle and the bundle's own gamma."""
-
-    bundle: str | None = None
-    backend: str = "auto"
-    gamma: float | None = None
-
-
-class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Encryption, needed off loopback: our secret certificate and the folder of the readers' public ones."""
-
-    secret_file: str | None = None
-    clients_folder: str | None = None
-
-
-class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where predictions go; a null `bind` is the user's own ipc socket, `output` a file of JSON lines or "-".
-
-    `append` lets an output grow that holds something already, instead of refusing it.
-    """
-
-    bind: str | None = None
-    stream: str = "default"
-    format: Literal["json", "msgpack"] = "json"
-    output: str | None = None
-    append: bool = False
-    curve: CurveConfig = CurveConfig()
-
-
-class StreamEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One of several streams in a process; a null `gamma` or `duration_s` is that of `model` and `run`."""
-
-    name: str
-    sources: SourcesConfig = SourcesConfig()
-    bind: str | None = None
-    output: str | None = None
-    gamma: float | None = None
-    duration_s: float | None = None
-
-
-class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When ticks happen and when the session ends; a null `duration_s` runs until the input ends or a signal comes.
-
-    `max_streams` is how many streams may run at once, `max_batch` how many go through a level in one call (1: each
-    alone).
-    """
-
-    settle_ms: float = 60.0
-    duration_s: float | None = None
-    quiet: bool = False
-    max_streams: int = 32
-    max_batch: int = 8
-
-
-BuilderValue: TypeAlias = str | int | bool | None  # a flag is text; what each may be, `BuildOptions.parse` says
-
-
-class BuilderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What TensorRT's builder may do, under trtexec's names; null leaves its default (TF32 off: float32 is float32)."""
-
-    builderOptimizationLevel: BuilderValue = None
-    avgTiming: BuilderValue = None
-    maxAuxStreams: BuilderValue = None
-    memPoolSize: BuilderValue = None
-    tacticSources: BuilderValue = None
-    noTF32: BuilderValue = None
-    useDLACore: BuilderValue = None
-    allowGPUFallback: BuilderValue = None
-
-    def given(self) -> dict[str, str]:
-        """Those that are not null, as trtexec would read them."""
-        values = {name: getattr(self, name) for name in self.__struct_fields__}
-        return {name: str(value) for name, value in values.items() if value is not None}
-
-
-class TensorRTConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How ticks run on an NVIDIA GPU; see docs/gpu.md."""
-
-    device: int = 0
-    cuda_graph: bool = True
-    blocking_wait: bool = False
-    mapped_memory: bool = False
-    builder: BuilderConfig = BuilderConfig()
-
-
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole configuration: one stream, from `sources` and `publish`, or those listed under `streams`."""
-
-    sources: SourcesConfig = SourcesConfig()
-    model: ModelConfig = ModelConfig()
-    tensorrt: TensorRTConfig = TensorRTConfig()
-    publish: PublishConfig = PublishConfig()
-    run: RunConfig = RunConfig()
-    streams: tuple[StreamEntry, ...] = ()
 
 
 def seats_of(config: Config) -> int:
@@ -182,6 +74,8 @@ def stream_options(config: Config) -> tuple[StreamOptions, ...]:
             duration_s=config.run.duration_s if entry.duration_s is None else entry.duration_s,
             settle_ms=config.run.settle_ms,
             output=None if entry.output is None else Output(entry.output, config.publish.append, inputs),
+            calibrate_s=config.person.calibrate_s if entry.calibrate_s is None else entry.calibrate_s,
+            profile=None if entry.profile is None else Path(entry.profile),
         )
         for entry in stream_entries(config)
     )
@@ -191,6 +85,7 @@ def input_files(config: Config) -> tuple[Path, ...]:
     """What a run may read: the files named by any of its streams, the bundle's folder and the keys."""
     sources = [entry.sources for entry in stream_entries(config)]
     names = [name for one in sources for name in (one.input, one.camera, one.mic, one.transcript)]
+    names += [entry.profile for entry in stream_entries(config)]
     names += [config.model.bundle, config.publish.curve.secret_file, config.publish.curve.clients_folder]
     return tuple(Path(name.removeprefix("file://")).expanduser() for name in names if name)
 
@@ -198,9 +93,14 @@ def input_files(config: Config) -> tuple[Path, ...]:
 def stream_entries(config: Config) -> tuple[StreamEntry, ...]:
     """The list of streams, or the one that `sources` and `publish` describe."""
     publish = config.publish
-    return config.streams or (
-        StreamEntry(name=publish.stream, sources=config.sources, bind=publish.bind, output=publish.output),
+    own = StreamEntry(
+        name=publish.stream,
+        sources=config.sources,
+        bind=publish.bind,
+        output=publish.output,
+        profile=config.person.profile,
     )
+    return config.streams or (own,)
 
 
 def source_spec(sources: SourcesConfig) -> SourceSpec:
@@ -248,6 +148,27 @@ def load_config(path: Path | str | None, flags: Mapping[str, Any]) -> Config:
     _check(config, where)
     _check_outputs(config, where, path)
     return config
+
+
+def config_of(
+    flags: Mapping[str, Any],
+    stream: str,
+    gamma: float | None,
+    settle_ms: float,
+    publish: str | None,
+    format: str,
+    output: str | None,
+) -> Config:
+    """The arguments of an embedding program, checked as the flags of the command line are. ConfigError."""
+    own = {
+        "publish.stream": stream,
+        "publish.bind": None if publish == "default" else publish,
+        "publish.format": format,
+        "publish.output": output,
+        "model.gamma": gamma,
+        "run.settle_ms": settle_ms,
+    }
+    return load_config(None, {**flags, **own})
 
 
 def _convert(tree: Any, where: str) -> Config:
@@ -307,6 +228,9 @@ def _check(config: Config, where: str) -> None:
     rules = {
         f"run.settle_ms is {run.settle_ms}, allowed 0..5000": 0 <= run.settle_ms <= 5000,
         f"run.duration_s is {run.duration_s}, {_ALLOWED_DURATION}": _is_duration(run.duration_s),
+        f"person.calibrate_s is {config.person.calibrate_s}, {_ALLOWED_DURATION}": _is_duration(
+            config.person.calibrate_s
+        ),
         f"run.max_streams is {run.max_streams}, allowed 1..{MAX_STREAMS}": 1 <= run.max_streams <= MAX_STREAMS,
         f"run.max_batch is {run.max_batch}, allowed 1..{MAX_STREAMS}": 1 <= run.max_batch <= MAX_STREAMS,
         f"model.gamma is {model.gamma}, allowed 0..4": model.gamma is None or 0 <= model.gamma <= 4,
@@ -373,18 +297,20 @@ def _stream_rules(config: Config) -> dict[str, bool]:
     names = [entry.name for entry in streams]
     binds = [entry.bind for entry in streams if entry.bind is not None]
     outputs = [entry.output for entry in streams if entry.output is not None]
+    profiles = [entry.profile for entry in streams if entry.profile is not None]
     rules = {
         "streams replaces sources (--camera, --mic, --input, --transcript, --pace); put them under each stream": (
             config.sources == SourcesConfig()
         ),
         "streams replaces publish.stream, publish.bind and publish.output (--stream, --bind, --output); each stream "
         "has its own name, bind and output": (publish.stream, publish.bind, publish.output) == ("default", None, None),
+        "streams replaces person.profile (--profile); each stream has its own": config.person.profile is None,
         f"{len(streams)} streams, run.max_streams allows {config.run.max_streams}": (
             len(streams) <= config.run.max_streams
         ),
     }
-    for what, given in (("name", names), ("bind", binds), ("output", outputs)):
-        meant = [os.path.realpath(value) if what == "output" else value for value in given]  # ./x is x
+    for what, given in (("name", names), ("bind", binds), ("output", outputs), ("profile", profiles)):
+        meant = [os.path.realpath(value) if what in ("output", "profile") else value for value in given]  # ./x is x
         twice = sorted({value for value, one in zip(given, meant, strict=True) if meant.count(one) > 1})
         rules[f"streams: {what} {', '.join(twice)} is given twice, each stream needs its own"] = not twice
     for index, entry in enumerate(streams):
@@ -392,5 +318,6 @@ def _stream_rules(config: Config) -> dict[str, bool]:
         rules[f"{at}name is {entry.name!r}, {_ALLOWED_NAME}"] = bool(STREAM_NAME.fullmatch(entry.name))
         rules[f"{at}gamma is {entry.gamma}, allowed 0..4"] = entry.gamma is None or 0 <= entry.gamma <= 4
         rules[f"{at}duration_s is {entry.duration_s}, {_ALLOWED_DURATION}"] = _is_duration(entry.duration_s)
+        rules[f"{at}calibrate_s is {entry.calibrate_s}, {_ALLOWED_DURATION}"] = _is_duration(entry.calibrate_s)
         rules |= _source_rules(entry.sources, at)
     return rules

@@ -7,7 +7,7 @@ A loop runs on a thread of its own, predictions come by iteration or by a callba
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, get_args
@@ -15,8 +15,10 @@ from typing import Any, Literal, SupportsIndex, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.config import MAX_STREAMS, Config, engine_options, load_config, stream_options
+from clcr_stream.config import MAX_STREAMS, config_of, engine_options, load_config, stream_options
+from clcr_stream.config_tree import Config
 from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.inference.baselines import Baselines
 from clcr_stream.run import check
 from clcr_stream.sources.base import Modality, Pace, Sinks, Source, SourceIdentity, SourceSpec
 from clcr_stream.sources.pushed import PushedSource
@@ -40,6 +42,8 @@ def open(
     backend: str = "auto",
     gamma: float | None = None,
     duration_s: float | None = None,
+    calibrate_s: float | None = None,
+    profile: str | Path | None = None,
     settle_ms: float = 60.0,
     stream: str = "default",
     publish: str | None = None,
@@ -65,8 +69,9 @@ def open(
         "model.bundle": _text(bundle),
         "model.backend": backend,
         "run.duration_s": duration_s,
+        **_person(calibrate_s, profile),
     }
-    config = _config(sources, stream, gamma, settle_ms, publish, format, output)
+    config = config_of(sources, stream, gamma, settle_ms, publish, format, _text(output))
     options = _options(config, publish)
     check([options])
     running = Running(engine_options(config))
@@ -126,6 +131,9 @@ class Engines:
         modalities: Sequence[Modality] = MODALITIES,
         pace: Pace = "real",
         gamma: float | None = None,
+        calibrate_s: float | None = None,
+        profile: str | Path | None = None,
+        baselines: Baselines | None = None,
         settle_ms: float = 60.0,
         publish: str | None = None,
         format: Literal["json", "msgpack"] = "json",
@@ -134,7 +142,8 @@ class Engines:
         """A stream that the program feeds: with the clock (`pace` "real"), or a recording as fast as it goes ("max").
 
         A recording's times count from 0. Its ticks wait until every one of `modalities` but language was pushed so far,
-        so name those that will be. ConfigError, PublishError; BackendError when all streams are taken.
+        so name those that will be. `baselines` are what another stream left of the same person. ConfigError,
+        PublishError; BackendError when all streams are taken.
         """
         if not modalities or not set(modalities) <= set(MODALITIES):
             raise ConfigError(f"stream {name}: modalities are {modalities!r}, allowed are {', '.join(MODALITIES)}")
@@ -142,9 +151,11 @@ class Engines:
             raise ConfigError(f"stream {name}: pace is {pace!r}, allowed are real and max")
         running = self._running
         running.check(name)
-        config = _config({}, name, gamma, settle_ms, publish, format, output)
+        config = config_of(_person(calibrate_s, profile), name, gamma, settle_ms, publish, format, _text(output))
         options = replace(_options(config, publish), sources=SourceSpec(pace=pace), origin_ns=0)
-        return PushedStream(self, running, options, tuple(modalities), on_prediction)
+        check([options])
+        hooks = Hooks(baselines=baselines or {})
+        return PushedStream(self, running, options, tuple(modalities), on_prediction, hooks)
 
     def close(self) -> None:
         """End every stream and let go of the engines. Idempotent."""
@@ -221,6 +232,11 @@ class PredictionStream:
     def ended(self) -> bool:
         """Whether no further prediction will come."""
         return self._mailbox.ended
+
+    @property
+    def baselines(self) -> Baselines:
+        """What was usual for the person when the stream ended, by modality; {} before, or if the bundle keeps none."""
+        return self._stream.session.person.final
 
     def sources(self) -> tuple[messages.Source, ...]:
         """How each input is doing. Any thread."""
@@ -307,6 +323,7 @@ class PushedStream(PredictionStream):
         options: StreamOptions,
         modalities: tuple[Modality, ...],
         on_prediction: OnPrediction | None,
+        hooks: Hooks,
     ) -> None:
         self._engines = engines  # which must not be closed by being forgotten
         sources: list[PushedSource] = []
@@ -319,7 +336,8 @@ class PushedStream(PredictionStream):
         def ended(error: ClcrError | None) -> None:
             sources[0].end(error)
 
-        super().__init__(running, options, Hooks(open_sources=open_sources, ended=ended), None, on_prediction)
+        hooks = replace(hooks, open_sources=open_sources, ended=ended)
+        super().__init__(running, options, hooks, None, on_prediction)
         (self._source,) = sources
 
     @property
@@ -367,25 +385,8 @@ class PushedStream(PredictionStream):
         self._source.end_of_recording(round_up)
 
 
-def _config(
-    flags: Mapping[str, Any],
-    stream: str,
-    gamma: float | None,
-    settle_ms: float,
-    publish: str | None,
-    format: str,
-    output: str | Path | None,
-) -> Config:
-    """The arguments checked as those of the command line are. ConfigError."""
-    own = {
-        "publish.stream": stream,
-        "publish.bind": None if publish == "default" else publish,
-        "publish.format": format,
-        "publish.output": _text(output),
-        "model.gamma": gamma,
-        "run.settle_ms": settle_ms,
-    }
-    return load_config(None, {**flags, **own})
+def _person(calibrate_s: float | None, profile: str | Path | None) -> dict[str, Any]:
+    return {"person.calibrate_s": calibrate_s, "person.profile": _text(profile)}
 
 
 def _options(config: Config, publish: str | None) -> StreamOptions:

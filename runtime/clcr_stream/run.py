@@ -10,11 +10,13 @@ from typing import TypeAlias
 
 import msgspec
 
-from clcr_stream.config import Config, engine_options, stream_options
+from clcr_stream.config import engine_options, stream_options
+from clcr_stream.config_tree import Config
 from clcr_stream.errors import ConfigError
 from clcr_stream.inference.engines import Say, open_engines
 from clcr_stream.sources.choose import check_spec
 from clcr_stream.streams.host import Host
+from clcr_stream.streams.profile import check_profile
 from clcr_stream.streams.reports import Summary, peak_rss_mb
 from clcr_stream.streams.stream import StreamOptions
 from clcr_stream.wire.jsonl import check_output
@@ -39,7 +41,7 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
         stack.callback(engines.close)
         if stop.is_set():
             return None
-        host = stack.enter_context(Host(engines, config.run.max_batch, started_ns, say))
+        host = stack.enter_context(Host(engines, config.run.max_batch, started_ns, say, tell))
         host.begin(streams)
         if engines.building is not None:
             tell("TensorRT's plans are being built, which takes minutes; ONNX Runtime runs the engines meanwhile")
@@ -52,13 +54,15 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
 
 
 def check(streams: Sequence[StreamOptions]) -> None:
-    """Raise what can be known before anything slow is loaded: of inputs that are files, endpoints and outputs."""
+    """Raise what can be known before anything slow is loaded: of files that are read, endpoints, outputs, profiles."""
     for options in streams:
         check_spec(options.sources)
         if options.publish is not None:
             check_options(options.publish)
         if options.output is not None:
             check_output(options.output)
+        if options.profile is not None:
+            check_profile(options.profile)
 
 
 def reload(host: Host, config: Config, read: Callable[[], Config]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clcr_stream.config import Config, CurveConfig, StreamEntry, load_config, stream_options
+from clcr_stream.config import load_config, stream_options
+from clcr_stream.config_tree import Config, CurveConfig, StreamEntry
 from clcr_stream.errors import ConfigError
 from clcr_stream.streams.stream import StreamOptions
 from clcr_stream.wire.publisher import PublishOptions
@@ -82,7 +83,7 @@ def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("runn: {}", "unknown key runn; allowed here: sources, model, tensorrt, publish, run, streams"),
+        ("runn: {}", "unknown key runn; allowed here: sources, model, tensorrt, publish, person, run, streams"),
         ("run: {settle: 5}", "unknown key run.settle; allowed here: settle_ms"),
         ("run: {settle_ms: fast}", "run.settle_ms: Expected `float`"),
         ("publish: {format: xml}", "publish.format"),

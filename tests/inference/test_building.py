@@ -27,15 +27,8 @@ from clcr_stream.bundle.loader import Bundle, default_bundle_folder, load_bundle
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.cli import doctor
 from clcr_stream.cli.main import main
-from clcr_stream.config import (
-    BuilderConfig,
-    Config,
-    ModelConfig,
-    RunConfig,
-    StreamEntry,
-    TensorRTConfig,
-    engine_options,
-)
+from clcr_stream.config import engine_options
+from clcr_stream.config_tree import BuilderConfig, Config, ModelConfig, RunConfig, StreamEntry, TensorRTConfig
 from clcr_stream.errors import BackendError
 from clcr_stream.inference import building, engines
 from clcr_stream.inference.choose import NOT_INSTALLED, WITHOUT_PLANS, choose_backend, open_backend

@@ -100,6 +100,7 @@ EVALUATE = ByTest(
 SCORE = ByTest(
     "tests/model/test_scoring.py::test_the_command_scores_a_bundle_and_tells_of_every_clip_that_it_could_not"
 )
+CALIBRATE = ByTest("tests/streams/test_profile.py::test_the_command_calibrates_once_and_knows_the_person_next_time")
 EXPORT = ByTest("tests/export/test_export.py::test_the_command_writes_a_bundle_and_says_what_it_proved")
 LOWER = ByTest("tests/export/test_precision.py::test_wrong_arguments_are_one_line_and_exit_code_2")
 PEERS = ByTest("tests/tools/test_bench_tools.py::test_peers_agree_and_their_ratios_follow_from_their_figures")
@@ -149,6 +150,9 @@ PROOFS: dict[str, Proof] = {
     'clcr-stream --input "test://?seconds=10&emotion=happy" --pace max': Run(
         SUMMARY.replace(r"(\d+)", "(15)"), instead=(("=10", "=3"),)
     ),
+    "clcr-stream --calibrate 10": CALIBRATE,
+    "clcr-stream --calibrate 10 --profile me.profile": CALIBRATE,
+    "clcr-stream --profile me.profile": CALIBRATE,
     "clcr-stream --config configs/two_cameras.yaml": ByTest(
         "tests/cli/test_config.py::test_the_shipped_files_name_every_key_of_a_stream"
     ),

@@ -30,11 +30,12 @@ RUNTIME: dict[str, tuple[str, ...]] = {
     "inference": ("bundle", "frontends"),
     "streams": ("frontends", "bundle", "wire", "window", "sources", "inference"),
     "config_file": (),
-    "config": (*_LEVELS, "config_file"),
-    "run": (*_LEVELS, "config"),
-    "embedding": (*_LEVELS, "config", "run"),
+    "config_tree": (),
+    "config": (*_LEVELS, "config_file", "config_tree"),
+    "run": (*_LEVELS, "config", "config_tree"),
+    "embedding": (*_LEVELS, "config", "config_tree", "run"),
     "__init__": (*_LEVELS, "config", "run", "embedding"),
-    "cli": (*_LEVELS, "config", "run", "embedding"),
+    "cli": (*_LEVELS, "config", "config_tree", "run", "embedding"),
     "__main__": ("cli",),
 }
 GROUND = ("errors", "clock", "__init__")

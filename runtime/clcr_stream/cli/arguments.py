@@ -29,6 +29,8 @@ KEYS = {
     "curve_clients": "publish.curve.clients_folder",
     "output": "publish.output",
     "append": "publish.append",
+    "calibrate": "person.calibrate_s",
+    "profile": "person.profile",
     "duration": "run.duration_s",
     "settle_ms": "run.settle_ms",
     "quiet": "run.quiet",

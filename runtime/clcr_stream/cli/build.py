@@ -13,7 +13,8 @@ from clcr_stream.bundle.loader import load_bundle
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
 from clcr_stream.cli.standard_streams import CLEAR_LINE, check_stdout, redrawable
-from clcr_stream.config import MAX_STREAMS, BuilderConfig, Config, engine_options, load_config, seats_of
+from clcr_stream.config import MAX_STREAMS, engine_options, load_config, seats_of
+from clcr_stream.config_tree import BuilderConfig, Config
 from clcr_stream.errors import ConfigError
 from clcr_stream.inference.building import Plan, Step, build_plans
 from clcr_stream.inference.program import tick_program

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
 from clcr_stream.cli.standard_streams import put, put_json
-from clcr_stream.config import Config, load_config
+from clcr_stream.config import load_config
+from clcr_stream.config_tree import Config
 from clcr_stream.errors import BackendError, ClcrError
 from clcr_stream.sources import devices
 

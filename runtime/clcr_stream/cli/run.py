@@ -17,7 +17,8 @@ from clcr_stream import __version__, run
 from clcr_stream.cli import signals, terminal
 from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
 from clcr_stream.cli.standard_streams import check_stdout, put_json, say
-from clcr_stream.config import Config, load_config, stream_entries
+from clcr_stream.config import load_config, stream_entries
+from clcr_stream.config_tree import Config
 from clcr_stream.errors import ConfigError, OutputError
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.reports import Summary
@@ -92,6 +93,7 @@ def run_parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--append", action="store_true", default=None, help="let --output add to a file that holds something already"
     )
+    _add_person(flags)
     session = flags.add_argument_group("session")
     session.add_argument("--config", metavar="FILE", help="YAML like configs/default.yaml; a flag beats it")
     session.add_argument("--duration", type=float, metavar="SECONDS", help="stop after so much input")
@@ -99,6 +101,19 @@ def run_parser() -> argparse.ArgumentParser:
     session.add_argument("--quiet", action="store_true", default=None, help="no status line and no summary on stderr")
     session.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
     return flags
+
+
+def _add_person(flags: argparse.ArgumentParser) -> None:
+    person = flags.add_argument_group("person", "for a bundle that keeps baselines of a person; docs/guide.md")
+    person.add_argument(
+        "--calibrate",
+        type=float,
+        metavar="SECONDS",
+        help="look and speak neutrally for so long: it becomes the baseline",
+    )
+    person.add_argument(
+        "--profile", metavar="FILE", help="keep the baselines in this file, numbers only, and begin with them next time"
+    )
 
 
 def command(arguments: Sequence[str]) -> int:

@@ -68,6 +68,7 @@ def _line_of(view: View, details: Sequence[str]) -> str:
         answer = "no answer" if last.value is None else f"{last.value:+.2f}"
     measured = tick.p50 is not None and tick.p95 is not None
     parts = (
+        view.note,
         " ".join(f"{source.kind}:{source.state}" for source in view.sources) if "sources" in details else "",
         answer,
         f"tick {tick.p50:.0f}/{tick.p95:.0f} ms p50/p95" if measured and "cost" in details else "",

@@ -24,11 +24,14 @@ class Host:
     runs they are done elsewhere: by the host's worker thread, or by the thread that calls `begin` and `end`.
     """
 
-    def __init__(self, engines: LoadedEngines, max_batch: int, started_ns: int, say: Say) -> None:
+    def __init__(
+        self, engines: LoadedEngines, max_batch: int, started_ns: int, say: Say, tell: Say = lambda _: None
+    ) -> None:
+        """`say` gets a line about what failed, began or ended, `tell` one for a person who did not ask for quiet."""
         self._say = say
         self._hop_ns = engines.manifest.hop_ns
         self._wake, self._work = Wake(), Wake()
-        self._shared = Shared(engines, started_ns, self._wake.set, say)
+        self._shared = Shared(engines, started_ns, self._wake.set, say, self.ask, tell)
         self._clock: Clock = MonotonicClock()
         self._loop = Loop(engines.levels, self._clock, self._wake, self._ended, max_batch)
         self._origin_ns: int | None = None
@@ -59,7 +62,7 @@ class Host:
 
     def views(self) -> tuple[View, ...]:
         """What a status line shows of those that run now. Any thread."""
-        return tuple(View(stream.options.name, stream.session.account, stream.sources()) for stream in self.streams())
+        return tuple(stream.view() for stream in self.streams())
 
     def begin(self, streams: Sequence[StreamOptions], hooks: Hooks = Hooks()) -> tuple[Stream, ...]:  # noqa: B008
         """Open these streams; when one cannot be opened, its ClcrError is raised and none of them stays. Any thread."""

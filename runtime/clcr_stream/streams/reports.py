@@ -45,6 +45,7 @@ class View:
     name: str
     account: Account
     sources: Sequence[messages.Source]
+    note: str = ""  # what comes first
 
 
 def rss_mb() -> float | None:

@@ -24,7 +24,7 @@ class Running:
         if engines.building is not None:  # no process is started behind a program's back
             engines = replace(engines, building=None, reason=WITHOUT_PLANS)
         self.engines = engines
-        self.host = Host(engines, min(options.seats, MAX_BATCH), time.monotonic_ns(), _LOG.info)
+        self.host = Host(engines, min(options.seats, MAX_BATCH), time.monotonic_ns(), _LOG.info, _LOG.info)
         self._failure: ClcrError | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="clcr-loop", daemon=True)

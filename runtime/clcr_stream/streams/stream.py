@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, VirtualClock, read_boot_id
 from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.inference.baselines import Baselines, check_baselines
 from clcr_stream.inference.engines import LoadedEngines
 from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.frames import make_finder
+from clcr_stream.streams.person import Person, PersonPlan
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.reports import Header, StreamSummary, make_status, session_message, source_messages, summarise
+from clcr_stream.streams.profile import NO_BASELINES, Profile
+from clcr_stream.streams.reports import (
+    Header,
+    StreamSummary,
+    View,
+    make_status,
+    session_message,
+    source_messages,
+    summarise,
+)
 from clcr_stream.streams.session import Schedule, Session, always, open_pipeline
 from clcr_stream.wire import messages
 from clcr_stream.wire.jsonl import JsonLines, Output
@@ -28,6 +42,7 @@ class StreamOptions:
     """All that one stream needs to know; None leaves `gamma` to the bundle and lets the input decide the duration.
 
     Without `publish` no socket is opened. `origin_ns` is the zero of a recording read without a pace; None: now.
+    `calibrate_s` sets the person's baselines after so many seconds, `profile` is a file that keeps them.
     """
 
     name: str
@@ -38,6 +53,8 @@ class StreamOptions:
     settle_ms: float = 60.0
     output: Output | None = None
     origin_ns: int | None = None
+    calibrate_s: float | None = None
+    profile: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -46,12 +63,14 @@ class Hooks:
 
     `open_sources` replaces the sources that the options name. `sinks` get every message as it was sent. A recording's
     next hop waits while `has_room` is False. `ended` is called once, when all is closed, with what ended the stream.
+    `baselines` are the person's to begin with, in place of a profile's.
     """
 
     open_sources: Callable[[Sinks], Sequence[Source]] | None = None
     sinks: tuple[Sink, ...] = ()
     has_room: Callable[[], bool] = always
     ended: Callable[[ClcrError | None], object] = lambda _: None
+    baselines: Baselines = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,8 @@ class Shared:
     started_ns: int
     notify: Callable[[], object]
     say: Callable[[str], object] = lambda _: None  # for a person
+    later: Callable[[Callable[[], None]], object] = lambda job: job()  # has something slow done on another thread
+    tell: Callable[[str], None] = lambda _: None  # for a person who did not ask for quiet
 
 
 class Stream:
@@ -85,6 +106,7 @@ class Stream:
         self._hooks = hooks
         self._closing = threading.Lock()
         self._lines: JsonLines | None = None
+        self._profile: Profile | None = None
         self._stack = contextlib.ExitStack()
         try:
             self._open(origin_ns, finder)
@@ -98,6 +120,7 @@ class Stream:
         if unpaced:  # a recording without a pace has its own time and its own zero
             origin_ns = time.monotonic_ns() if options.origin_ns is None else options.origin_ns
         self._clock: Clock = VirtualClock(origin_ns) if unpaced else MonotonicClock()
+        self._person = self._open_person()
         self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder)
         # Closed in reverse: goodbye and endpoint, sources, and the output last, which gets the goodbye too.
         output = self._stack.enter_context(contextlib.ExitStack())
@@ -110,10 +133,13 @@ class Stream:
         self._identity = Identity(
             options.name, messages.new_session_id(), read_boot_id(), engines.bundle_id, engines.backend
         )
+        self._stack.callback(self._keep_profile)
         outbox = Outbox(options.name, options.publish, self._status)
         self._stack.callback(outbox.close)
         self.endpoint = outbox.endpoint
-        self.session = Session(self._pipeline, self._sources, self._schedule(), self._identity, outbox.send)
+        self.session = Session(
+            self._pipeline, self._sources, self._schedule(), self._identity, outbox.send, self._person
+        )
         if options.output is not None:
             # After all that can fail: a run that does not begin leaves no file behind.
             self._lines = JsonLines(options.output, self._shared.say)
@@ -125,9 +151,42 @@ class Stream:
         for source in self._sources:
             source.start()
 
+    def _open_person(self) -> Person:
+        """The stream's person, with what a profile or the program says of them. ConfigError."""
+        options, engines = self.options, self._shared.engines
+        states = engines.levels.baseline_states
+        initial = self._hooks.baselines
+        if (options.calibrate_s is not None or options.profile is not None) and not states:
+            raise ConfigError(NO_BASELINES)
+        where = f"stream {options.name}: baselines"
+        if options.profile is not None:
+            self._profile = Profile(options.profile, engines.bundle_id)
+            initial, where = {**self._profile.read(), **initial}, self._profile.where
+        check_baselines(initial, states, where)
+        return Person(PersonPlan(options.calibrate_s or 0.0, initial, self._tell, self._calibrated))
+
+    def _tell(self, text: str) -> None:
+        """A line for a person; the loop's thread does not wait until it is written."""
+        self._shared.later(partial(self._shared.tell, f"stream {self.options.name}: {text}"))
+
+    def _calibrated(self, baselines: Baselines) -> None:
+        if self._profile is not None:
+            self._shared.later(partial(self._profile.keep, baselines))
+
+    def _keep_profile(self) -> None:
+        """Write the profile for the last time; the stream has left its seat."""
+        if self._profile is not None:
+            self._profile.close(self._person.to_keep)
+
     def sources(self) -> tuple[messages.Source, ...]:
         """The sources' reports, each with the account of the rings that it fills."""
         return source_messages(self._sources, self._pipeline.rings)
+
+    def view(self) -> View:
+        """What a status line shows of it. Any thread."""
+        left_s = self._person.calibration_left_s
+        note = f"calibrating, {math.ceil(left_s)} s left" if left_s else ""
+        return View(self.options.name, self.session.account, self.sources(), note)
 
     def summary(self) -> StreamSummary:
         """What the stream did until now."""
