@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,12 @@ def stream_options(config: Config) -> tuple[StreamOptions, ...]:
         )
         for entry in stream_entries(config)
     )
+
+
+def only_stream(config: Config, publish: str | None) -> StreamOptions:
+    """The one stream of an embedding program; without `publish` it opens no socket."""
+    (options,) = stream_options(config)
+    return options if publish is not None else replace(options, publish=None)
 
 
 def input_files(config: Config) -> tuple[Path, ...]:

@@ -15,8 +15,7 @@ from typing import Any, Literal, SupportsIndex, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.config import MAX_STREAMS, config_of, engine_options, load_config, stream_options
-from clcr_stream.config_tree import Config
+from clcr_stream.config import MAX_STREAMS, config_of, engine_options, load_config, only_stream
 from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.inference.baselines import Baselines
 from clcr_stream.run import check
@@ -72,7 +71,7 @@ def open(
         **_person(calibrate_s, profile),
     }
     config = config_of(sources, stream, gamma, settle_ms, publish, format, _text(output))
-    options = _options(config, publish)
+    options = only_stream(config, publish)
     check([options])
     running = Running(engine_options(config))
     try:
@@ -123,6 +122,12 @@ class Engines:
         """The labels of the bundle's predictions; () of a regression."""
         return tuple(self._running.engines.manifest.labels)
 
+    @property
+    def baseline_rates(self) -> dict[str, float]:
+        """Steps a second of a person's baseline, by modality; {} if the bundle keeps none."""
+        states = self._running.engines.levels.baseline_states
+        return {modality: one.steps_per_s for modality, one in states.items()}
+
     def stream(
         self,
         name: str = "default",
@@ -152,7 +157,7 @@ class Engines:
         running = self._running
         running.check(name)
         config = config_of(_person(calibrate_s, profile), name, gamma, settle_ms, publish, format, _text(output))
-        options = replace(_options(config, publish), sources=SourceSpec(pace=pace), origin_ns=0)
+        options = replace(only_stream(config, publish), sources=SourceSpec(pace=pace), origin_ns=0)
         check([options])
         hooks = Hooks(baselines=baselines or {})
         return PushedStream(self, running, options, tuple(modalities), on_prediction, hooks)
@@ -387,11 +392,6 @@ class PushedStream(PredictionStream):
 
 def _person(calibrate_s: float | None, profile: str | Path | None) -> dict[str, Any]:
     return {"person.calibrate_s": calibrate_s, "person.profile": _text(profile)}
-
-
-def _options(config: Config, publish: str | None) -> StreamOptions:
-    (options,) = stream_options(config)
-    return options if publish is not None else replace(options, publish=None)
 
 
 def _text(value: str | Path | None) -> str | None:

@@ -46,7 +46,10 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     # Scores a bundle through the product: the library's names, and the decoder of its files.
     "clcr.scoring": (
         "clcr",
-        *(f"clcr_stream.{name}" for name in ("Engines", "PushedStream", "Prediction", "ConfigError", "SourceError")),
+        *(
+            f"clcr_stream.{name}"
+            for name in ("Baseline", "Engines", "PushedStream", "Prediction", "ConfigError", "SourceError")
+        ),
         *("clcr_stream.sources.media", "clcr_stream.sources.base", "clcr_stream.errors", "clcr_stream.clock"),
     ),
     "clcr": ("clcr", "clcr_stream.frontends", "clcr_stream.errors", "clcr_stream.clock"),

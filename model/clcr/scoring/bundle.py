@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from clcr.scoring.clips import Answer, play, recordable
+from clcr.scoring.histories import pasts
 from clcr.scoring.report import draw
 from clcr.scoring.scores import SCORES, Answered, scores
 from clcr.training.data.manifest import SPLITS, Row, read_manifest
 from clcr.training.recipe import SUBSETS, subset_modalities
-from clcr_stream import ConfigError, Engines, SourceError
+from clcr_stream import Baseline, ConfigError, Engines, SourceError
 from clcr_stream.sources.base import Modality
 
 Say = Callable[[str, bool], object]  # a line about how far it is, and whether a set has ended with it
@@ -25,7 +27,8 @@ Say = Callable[[str, bool], object]  # a line about how far it is, and whether a
 class BundleRequest:
     """What to score: manifests with their media roots (one for all, or one each), and which of their clips.
 
-    subsets: "all" or a list such as "V,A,VA". limit: at most so many clips of each manifest, taken evenly.
+    subsets: "all" or a list such as "V,A,VA". limit: at most so many clips of each manifest, taken evenly. history_s:
+    how much of its speaker's other clips of the set comes before each clip, for a bundle with baselines.
     """
 
     bundle: Path
@@ -35,6 +38,7 @@ class BundleRequest:
     subsets: str = "all"
     limit: int | None = None
     backend: str = "auto"
+    history_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
             raise ConfigError(
                 f"{request.bundle}: a bundle for regression has no labels to score; give a classifying one"
             )
+        if request.history_s and not engines.baseline_rates:
+            raise ConfigError(f"{request.bundle}: this bundle keeps no baseline of a person; leave --history out")
         roots = request.media_roots * (len(request.manifests) if len(request.media_roots) == 1 else 1)
         chosen = [
             clip_set(manifest, root, request, engines.labels)
@@ -72,7 +78,7 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
         for clips, subsets in [(clips, _subsets(clips, request.subsets, say)) for clips in chosen]:
             answered: dict[str, Answered] = {}
             for subset in subsets:
-                sets.append(_score_set(engines, clips, subset, say, answered))
+                sets.append(_score_set(engines, clips, subset, request.history_s, _Progress(say), answered))
             if pictures is not None:
                 draw(pictures / clips.name, answered, engines.labels)
         return {
@@ -81,6 +87,7 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
             "split": request.split,
             "subsets": request.subsets,
             "limit": request.limit,
+            "history_s": request.history_s,
             "sets": sets,
         }
 
@@ -110,6 +117,8 @@ def clip_set(manifest: Path, media_root: Path, request: BundleRequest, labels: S
 def _check(request: BundleRequest) -> None:
     if request.split not in SPLITS:
         raise ConfigError(f"--split {request.split!r} is not known; allowed: {', '.join(SPLITS)}")
+    if not 0 <= request.history_s < math.inf:
+        raise ConfigError(f"--history is {request.history_s}; allowed are seconds above 0")
     if request.limit is not None and request.limit < 1:
         raise ConfigError(f"--limit is {request.limit}; allowed is 1 or more")
     if len(request.media_roots) not in (1, len(request.manifests)):
@@ -140,48 +149,80 @@ def _subsets(clips: ClipSet, wanted: str, say: Say) -> list[str]:
     return kept
 
 
+@dataclass(frozen=True)
+class _Played:
+    """The clips of a set that gave an answer, and why others did not."""
+
+    rows: list[Row] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    absent: list[Row] = field(default_factory=list)  # recorded without a modality of the subset
+
+
 def _score_set(
-    engines: Engines, clips: ClipSet, subset: str, say: Say, answered: dict[str, Answered]
+    engines: Engines, clips: ClipSet, subset: str, history_s: float, progress: _Progress, answered: dict[str, Answered]
 ) -> dict[str, Any]:
-    """Play every clip of a set with the subset's modalities alone."""
+    """Play every clip of a set with the subset's modalities alone; with a history, once more after it."""
     shown = cast(tuple[Modality, ...], subset_modalities(subset))
-    progress = _Progress(f"{clips.name}/{subset}", len(clips.rows), say)
-    rows: list[Row] = []
-    answers: list[Answer] = []
-    failed: list[dict[str, str]] = []
-    absent = 0
-    for row in clips.rows:
-        try:
-            answer = play(engines, row, clips.media_root, shown)
-        except SourceError as error:
-            failed.append({"id": row.id, "reason": str(error).replace(f"{clips.media_root}/", "")})
-        else:
-            if answer is None:
-                absent += 1
-            else:
-                rows.append(row)
-                answers.append(answer)
-        progress.step()
+    progress.begin(f"{clips.name}/{subset}", len(clips.rows))
+    played = _play_all(engines, clips, shown, progress, {})
+    after = 0
+    if history_s and played.rows:
+        most = {modality: history_s * rate for modality, rate in engines.baseline_rates.items()}
+        found = pasts([answer.left for answer in played.answers], [row.speaker for row in played.rows], most)
+        past = {row.id: one for row, one in zip(played.rows, found, strict=True)}
+        after = sum(bool(one) for one in found)
+        progress.begin(f"{clips.name}/{subset} after {history_s:g} s", len(clips.rows))
+        played = _play_all(engines, clips, shown, progress, past)
     result = {
         "name": clips.name,
         "subset": subset,
         "manifest": clips.manifest.name,
-        "failed": failed,
-        "without_modality": absent,
+        "failed": played.failed,
+        "without_modality": len(played.absent),
         "unlabelled": clips.unlabelled,
+        **({"with_history": after} if history_s else {}),
     }
-    if not rows:
+    if not played.rows:
         return {**result, "n": 0, **dict.fromkeys(SCORES)}
-    answered[subset] = Answered(rows, answers, engines.labels)
+    answered[subset] = Answered(played.rows, played.answers, engines.labels)
     return {**result, **scores(answered[subset])}
+
+
+def _play_all(
+    engines: Engines,
+    clips: ClipSet,
+    shown: tuple[Modality, ...],
+    progress: _Progress,
+    past: Mapping[str, Mapping[str, Baseline]],
+) -> _Played:
+    """Every clip in its own stream, after what `past` says by the clip's id."""
+    played = _Played()
+    for row in clips.rows:
+        try:
+            answer = play(engines, row, clips.media_root, shown, past.get(row.id))
+        except SourceError as error:
+            played.failed.append({"id": row.id, "reason": str(error).replace(f"{clips.media_root}/", "")})
+        else:
+            if answer is None:
+                played.absent.append(row)
+            else:
+                played.rows.append(row)
+                played.answers.append(answer)
+        progress.step()
+    return played
 
 
 class _Progress:
     """Says how many clips are done and how many of them in a second, once a second and at the end."""
 
-    def __init__(self, name: str, total: int, say: Say) -> None:
-        self._name, self._total, self._say = name, total, say
-        self._done = 0
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self.begin("", 0)
+
+    def begin(self, name: str, total: int) -> None:
+        """So many clips are going to be played under this name."""
+        self._name, self._total, self._done = name, total, 0
         self._started_s = self._said_s = time.monotonic()
 
     def step(self) -> None:

@@ -7,8 +7,8 @@ and engines. Nothing here needs torch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clcr.training.data.decode import load_image
 from clcr.training.data.manifest import Row
-from clcr_stream import Engines, Prediction, PushedStream, SourceError
+from clcr_stream import Baseline, Engines, Prediction, PushedStream, SourceError
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import one_line
 from clcr_stream.sources.base import BOTH, Modality
@@ -42,6 +42,7 @@ class Answer:
     seen: bool  # whether anything of the clip was in the last window
     hops: tuple[int, ...]  # index of the label at each hop, -1 while nothing was seen
     hop_s: float
+    left: Mapping[str, Baseline] = field(default_factory=dict, compare=False)  # what was usual for its person
 
 
 def recordable(row: Row) -> tuple[Modality, ...]:
@@ -50,11 +51,18 @@ def recordable(row: Row) -> tuple[Modality, ...]:
     return KIND_MEDIA[row.kind] + words
 
 
-def play(engines: Engines, row: Row, media_root: Path, shown: tuple[Modality, ...]) -> Answer | None:
+def play(
+    engines: Engines,
+    row: Row,
+    media_root: Path,
+    shown: tuple[Modality, ...],
+    past: Mapping[str, Baseline] | None = None,
+) -> Answer | None:
     """Run a clip with only the modalities `shown`; None when it was recorded without one of them.
 
-    The words, whose times a manifest does not have, arrive with the clip's end. Raises SourceError when the media
-    cannot be decoded or hold nothing between start_s and end_s.
+    The words, whose times a manifest does not have, arrive with the clip's end. `past` is what is usual for its person,
+    of a bundle with baselines. Raises SourceError when the media cannot be decoded or hold nothing between start_s and
+    end_s.
     """
     if not set(shown) <= set(recordable(row)):
         return None
@@ -62,14 +70,14 @@ def play(engines: Engines, row: Row, media_root: Path, shown: tuple[Modality, ..
     if not media:
         return _play_words(engines, row)
     if row.kind in ("image", "face"):
-        return _play_picture(engines, row, media_root, shown)
+        return _play_picture(engines, row, media_root, shown, past)
     path = media_root / row.media
     if row.kind == "video":
         with open_file(str(path), BOTH, engines.sample_rate_hz, _ignored) as reader:
             if not set(media) <= set(reader.modalities):
                 return None
     with open_file(str(path), media, engines.sample_rate_hz, _ignored) as reader:
-        return _play_media(engines, row, reader, shown)
+        return _play_media(engines, row, reader, shown, past)
 
 
 def _play_words(engines: Engines, row: Row) -> Answer:
@@ -79,9 +87,11 @@ def _play_words(engines: Engines, row: Row) -> Answer:
         return _Hearer(engines, stream).answer(row)
 
 
-def _play_picture(engines: Engines, row: Row, media_root: Path, shown: tuple[Modality, ...]) -> Answer:
+def _play_picture(
+    engines: Engines, row: Row, media_root: Path, shown: tuple[Modality, ...], past: Mapping[str, Baseline] | None
+) -> Answer:
     image = load_image(media_root, row)
-    with engines.stream(pace="max", modalities=shown) as stream:
+    with engines.stream(pace="max", modalities=shown, baselines=past) as stream:
         if "language" in shown:
             stream.push_text(row.text, 0, 0)
         if row.kind == "face":
@@ -92,8 +102,14 @@ def _play_picture(engines: Engines, row: Row, media_root: Path, shown: tuple[Mod
         return _Hearer(engines, stream).answer(row)
 
 
-def _play_media(engines: Engines, row: Row, reader: MediaReader, shown: tuple[Modality, ...]) -> Answer:
-    with engines.stream(pace="max", modalities=shown) as stream:
+def _play_media(
+    engines: Engines,
+    row: Row,
+    reader: MediaReader,
+    shown: tuple[Modality, ...],
+    past: Mapping[str, Baseline] | None,
+) -> Answer:
+    with engines.stream(pace="max", modalities=shown, baselines=past) as stream:
         feeder, hearer = _Feeder(stream, reader.modalities), _Hearer(engines, stream)
         for item in _between(_decoded(reader, row), row, engines.sample_rate_hz):
             feeder.push(item, engines.sample_rate_hz)
@@ -179,6 +195,7 @@ class _Hearer:
             seen=self._hops[-1] >= 0,
             hops=tuple(self._hops),
             hop_s=self._stream.session.hop_ns / NS_PER_S,
+            left=self._stream.baselines,
         )
 
     def _take(self, prediction: Prediction) -> None:

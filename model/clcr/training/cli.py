@@ -36,7 +36,6 @@ _OF_A_CHECKPOINT = {
     "having": None,
     "batch": None,
     "threads": None,
-    "history": None,
     "fit_temperature": False,
 }
 _OF_A_BUNDLE = {"manifest": None, "media_root": None, "limit": None, "backend": None}
@@ -93,7 +92,7 @@ def eval_main(arguments: list[str] | None = None) -> int:
         "--history",
         type=float,
         metavar="SECONDS",
-        help="of a checkpoint with baselines: so much of the speaker's other clips comes before each clip",
+        help="with baselines: so much of the speaker's other clips comes before each clip",
     )
     parser.add_argument("--by-speaker", action="store_true", help="intervals resample speakers, not clips")
     parser.add_argument("--json", type=Path, metavar="OUT")
@@ -197,6 +196,7 @@ def _score(options: argparse.Namespace) -> int:
         subsets=options.subsets,
         limit=options.limit,
         backend=options.backend or "auto",
+        history_s=options.history or 0.0,
     )
     for path in (options.json, options.plots):
         if path is not None:

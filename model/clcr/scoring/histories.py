@@ -1,0 +1,43 @@
+"""What is usual for the speaker of each clip: of other clips of theirs, as a stream would have kept it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from clcr_stream import Baseline
+
+Baselines = Mapping[str, Baseline]
+
+
+def pasts(
+    left: Sequence[Baselines], speakers: Sequence[str], most_steps: Mapping[str, float], seed: int = 0
+) -> list[dict[str, Baseline]]:
+    """For each clip, other clips of its speaker in random order until `most_steps` are reached, by modality.
+
+    left: what a stream of each clip alone left of its person. {} for a clip without a speaker, or alone with it. The
+    order is that of clcr.training.histories.past_of_each, so a bundle and its checkpoint are given the same past.
+    """
+    rng = np.random.default_rng(seed)
+    names = np.asarray(speakers)
+    found: list[dict[str, Baseline]] = []
+    for index, speaker in enumerate(names):
+        others = rng.permutation(np.flatnonzero((names == speaker) & (np.arange(len(names)) != index)))
+        past = [left[other] for other in others] if speaker else []
+        joined = {m: _joined([one[m] for one in past if m in one], most) for m, most in most_steps.items()}
+        found.append({modality: one for modality, one in joined.items() if one is not None})
+    return found
+
+
+def _joined(past: Sequence[Baseline], most_steps: float) -> Baseline | None:
+    """The mean of as many of these as are needed, weighted by their steps; None when they hold nothing."""
+    counts = np.array([one.age_steps for one in past], np.float64)
+    reached = int(np.searchsorted(np.cumsum(counts), most_steps)) + 1
+    total = float(counts[:reached].sum())
+    if total == 0:
+        return None
+    used = past[:reached]
+    mean = sum(count * one.mean.astype(np.float64) for count, one in zip(counts, used, strict=False)) / total
+    steps = np.full_like(used[0].steps, min(total, most_steps))
+    return Baseline(np.asarray(mean, np.float32), steps)
