@@ -345,6 +345,15 @@ def test_leaving_one_speaker_out_scores_every_speaker_once_and_skips_finished_fo
     assert "pooled VA" in loso.summary(again)
 
 
+def test_a_model_with_baselines_is_also_scored_after_20_s_of_the_left_out_speaker(recipe: Recipe) -> None:
+    recipe = _changed(recipe, steps=2, model=recipe.model | {"baseline": True})
+    report = loso.leave_one_speaker_out(Path("loso"), recipe, _base(recipe), (Path("packs/clips"),))
+    fold = checkpoint.read_json(Path("loso", f"speaker_{SPEAKERS[0]}.json"))
+    assert fold["after_20_s"]["VA"]["logits"] != fold["subsets"]["VA"]["logits"]
+    assert report["pooled_after_20_s"]["VA"]["n"] == report["pooled"]["VA"]["n"]
+    assert "after 20 s VA" in loso.summary(report)
+
+
 def test_leaving_one_out_refuses_a_base_that_saw_the_speakers(recipe: Recipe) -> None:
     train.train(train.start_run(Path("run"), _changed(recipe, steps=1), start.new_model(recipe)))
     with pytest.raises(ConfigError, match="was trained on clips"):

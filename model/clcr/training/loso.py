@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from clcr.network.model import CLCR
 from clcr.training import checkpoint, metrics
 from clcr.training.data.cache import Pack
 from clcr.training.evaluate import evaluate_subset
@@ -21,6 +22,8 @@ from clcr_stream.errors import ConfigError
 
 SUBSETS = ("V", "A", "VA")
 SPLITS = ("train", "dev")
+HISTORY_S = 20.0  # of the speaker's other clips come before a clip, for a model with baselines
+AFTER = "after_20_s"  # the key of those scores
 
 
 def leave_one_speaker_out(folder: Path, recipe: Recipe, init: Path, packs: tuple[Path, ...]) -> dict[str, Any]:
@@ -83,20 +86,26 @@ def run_fold(folder: Path, recipe: Recipe, init: Path, left_out: tuple[tuple[Pat
         return False
     model = checkpoint.load_checkpoint(work / "final")
     clips = restrict(speakers_pack(packs[0], SPLITS, (speaker,), model.config.labels), "VA")
-    subsets: dict[str, Any] = {}
-    for subset in SUBSETS:
-        predicted = evaluate_subset(model, clips, subset)
-        subsets[subset] = {"logits": predicted.logits.tolist(), "unseen": predicted.unseen, **predicted.brief()}
     fold = {
         "speaker": speaker,
         "ids": [str(name) for name in clips.ids],
         "targets": clips.targets.tolist(),
-        "subsets": subsets,
+        "subsets": _scored(model, clips),
+        **({AFTER: _scored(model, clips, HISTORY_S)} if model.config.baseline else {}),
         "seconds": run.progress.seconds,
     }
     checkpoint.write_json(folder / f"speaker_{speaker}.json", fold)
     shutil.rmtree(work)  # 0.5 GB of weights a fold
     return True
+
+
+def _scored(model: CLCR, clips: Pack, history_s: float = 0.0) -> dict[str, Any]:
+    """What the model says of a speaker's clips, by subset; each clip after `history_s` of the others."""
+    subsets: dict[str, Any] = {}
+    for subset in SUBSETS:
+        predicted = evaluate_subset(model, clips, subset, history_s=history_s)
+        subsets[subset] = {"logits": predicted.logits.tolist(), "unseen": predicted.unseen, **predicted.brief()}
+    return subsets
 
 
 def pooled(folder: Path, speakers: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
@@ -118,14 +127,23 @@ def pooled(folder: Path, speakers: tuple[str, ...], labels: tuple[str, ...]) -> 
     }
     if not folds:
         return result
+    result["pooled"], result["pooled_by_speaker"] = _together(folds, "subsets")
+    if all(AFTER in fold for fold in folds):
+        result[f"pooled_{AFTER}"], result[f"pooled_by_speaker_{AFTER}"] = _together(folds, AFTER)
+    return result
+
+
+def _together(folds: list[dict[str, Any]], key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores over the clips of all folds by subset: with intervals by clip, and by speaker."""
     targets = np.concatenate([np.asarray(fold["targets"], np.int64) for fold in folds])
     groups = tuple(fold["speaker"] for fold in folds for _ in fold["targets"])
+    by_clip, by_speaker = {}, {}
     for subset in SUBSETS:
-        probs = metrics.softmax(np.concatenate([np.asarray(fold["subsets"][subset]["logits"]) for fold in folds]))
-        result["pooled"][subset] = metrics.classification_scores(probs, targets)
-        by_speaker = metrics.classification_scores(probs, targets, Bootstrap(groups=groups))
-        result["pooled_by_speaker"][subset] = {name: by_speaker[name] for name in ("accuracy", "macro_f1", "ece")}
-    return result
+        probs = metrics.softmax(np.concatenate([np.asarray(fold[key][subset]["logits"]) for fold in folds]))
+        by_clip[subset] = metrics.classification_scores(probs, targets)
+        scores = metrics.classification_scores(probs, targets, Bootstrap(groups=groups))
+        by_speaker[subset] = {name: scores[name] for name in ("accuracy", "macro_f1", "ece")}
+    return by_clip, by_speaker
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -133,10 +151,12 @@ def summary(report: dict[str, Any]) -> str:
     lines = [f"{'speaker':<10}" + "".join(f"{subset + ' macro-F1':<16}" for subset in SUBSETS)]
     for speaker, scores in report["folds"].items():
         lines.append(f"{speaker:<10}" + "".join(f"{scores[subset]['macro_f1']:<16.3f}" for subset in SUBSETS))
-    for subset, scores in report["pooled"].items():
+    rows = [("pooled", subset, scores) for subset, scores in report["pooled"].items()]
+    rows += [(f"after {HISTORY_S:g} s", subset, scores) for subset, scores in report.get(f"pooled_{AFTER}", {}).items()]
+    for title, subset, scores in rows:
         f1, right = scores["macro_f1"], scores["accuracy"]
         lines.append(
-            f"pooled {subset:<3} n {scores['n']}: macro-F1 {f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}], "
+            f"{title} {subset:<3} n {scores['n']}: macro-F1 {f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}], "
             f"accuracy {right['value']:.3f} [{right['low']:.3f}, {right['high']:.3f}]"
         )
     return "\n".join(lines)
