@@ -14,6 +14,7 @@ import time
 import zmq
 
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when `| head` has seen enough
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE])  # whatever the caller blocked
 
 endpoint = sys.argv[1]
 stream = sys.argv[2] if len(sys.argv) > 2 else "default"

@@ -6,6 +6,7 @@ test_streaming_model.py and test_bases.py took 300 s beside one busy core, and t
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import Any
@@ -17,7 +18,10 @@ import spread
 # Before anything imports torch, and without importing it here: most tests do not need it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # below nohup the programs under test would inherit that it is ignored
+# Below nohup, or in the background of a script, the programs under test would inherit that these are ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
@@ -28,6 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: spread.rank_of(item.nodeid))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays: the garbage collector need not walk it again in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

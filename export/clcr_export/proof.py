@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils import parametrize
 
 from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES
@@ -264,6 +265,7 @@ def differences(model: CLCR, outputs: dict[str, Arrays], reference: Outputs) -> 
     return {key: float(np.abs(got - want.numpy()).max()) for key, (got, want) in wanted.items()}
 
 
+@parametrize.cached()  # each basis is computed once, as the weights stay
 def prove(
     model: CLCR, grid: Grid, graphs: Mapping[str, Graph], hops: int = 40, progress: Callable[[str], None] | None = None
 ) -> Proof:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import runpy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -491,12 +491,34 @@ def test_evaluation_leaves_out_samples_without_the_modality(tmp_path: Path) -> N
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
+class SharedSets:
+    """The sets' rows, each read once: their pictures are decoded on the way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sets: dict[str, tuple[Iterator[Row], Path]] = import_module("data.manifests").manifests(SHARED, folder)
+        self._rows: dict[str, list[Row]] = {}
+        self.names = tuple(self._sets)
+
+    def rows(self, name: str) -> list[Row]:
+        if name not in self._rows:
+            self._rows[name] = list(self._sets[name][0])
+        return self._rows[name]
+
+    def root(self, name: str) -> Path:
+        return self._sets[name][1]
+
+
+@pytest.fixture(scope="module")
+def shared_sets(tmp_path_factory: pytest.TempPathFactory) -> SharedSets:
+    return SharedSets(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
-def test_no_face_and_no_speaker_is_on_both_sides_of_a_cut(tmp_path: Path) -> None:
-    tools = runpy.run_path(str(Path(__file__).parents[2] / "tools/data/manifests.py"))
-    sets = {name: list(rows) for name, (rows, _) in tools["manifests"](SHARED, tmp_path).items()}
-    with np.load(tmp_path / "fer2013.npz") as archive:
+def test_no_face_and_no_speaker_is_on_both_sides_of_a_cut(shared_sets: SharedSets) -> None:
+    sets = {name: shared_sets.rows(name) for name in shared_sets.names}
+    with np.load(shared_sets.folder / "fer2013.npz") as archive:
         faces_of_fer = archive["images"]
     sides: dict[str, set[bytes]] = {"train": set(), "dev": set()}
     for item in sets["fer2013"]:
@@ -516,9 +538,8 @@ def test_no_face_and_no_speaker_is_on_both_sides_of_a_cut(tmp_path: Path) -> Non
 
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
-def test_a_tile_of_a_contact_sheet_lands_at_its_place_in_the_pack(tmp_path: Path) -> None:
-    tools = runpy.run_path(str(Path(__file__).parents[2] / "tools/data/manifests.py"))
-    rows = list(tools["faces_people"](SHARED / "faces_people", tmp_path / "people.npz"))
+def test_a_tile_of_a_contact_sheet_lands_at_its_place_in_the_pack(shared_sets: SharedSets) -> None:
+    rows = shared_sets.rows("faces_people")
     assert {item.label for item in rows} == {"neutral", "happy", "surprise", "anger"}
     chosen = rows[-7]
     index = int(chosen.id.removeprefix("face"))
@@ -526,7 +547,7 @@ def test_a_tile_of_a_contact_sheet_lands_at_its_place_in_the_pack(tmp_path: Path
     assert sheet is not None
     top, left = index % 900 // 30 * 96, index % 30 * 96
     tile = cv2.cvtColor(sheet[top : top + 96, left : left + 96], cv2.COLOR_BGR2RGB)
-    assert (decode.load_image(tmp_path, chosen) == tile).all()
+    assert (decode.load_image(shared_sets.folder, chosen) == tile).all()
 
 
 @pytest.mark.data
@@ -541,10 +562,9 @@ def test_a_tile_of_a_contact_sheet_lands_at_its_place_in_the_pack(tmp_path: Path
     ],
 )
 def test_a_manifest_of_voices_has_every_clip_and_no_label_but_in_its_column(
-    tmp_path: Path, name: str, train: int, dev: int, absent: set[str]
+    shared_sets: SharedSets, tmp_path: Path, name: str, train: int, dev: int, absent: set[str]
 ) -> None:
-    tools = runpy.run_path(str(Path(__file__).parents[2] / "tools/data/manifests.py"))
-    rows, root = tools["manifests"](SHARED, tmp_path)[name]
+    rows, root = shared_sets.rows(name), shared_sets.root(name)
     write_manifest(tmp_path / f"{name}.csv", rows)
     items = read_manifest(tmp_path / f"{name}.csv")
     assert [sum(item.split == split for item in items) for split in ("train", "dev")] == [train, dev]

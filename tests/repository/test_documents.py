@@ -361,9 +361,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of the sockets of two sessions, default and left, that run while this module's tests do.
+    """The folder of the sockets of two sessions, default and left, that run while the tests of a class do.
 
     Their readers are what is tested, so they hear only, and their engines are small.
     """
@@ -404,13 +404,28 @@ def first_lines(line: str, count: int, folder: Path, home: Path) -> str:
     return shown
 
 
-@pytest.mark.parametrize("command", [c for c, proof in PROOFS.items() if isinstance(proof, Run)])
-def test_a_command_that_a_document_shows_does_what_is_said(
-    command: str, checkout: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def commands_to_run(with_session: bool) -> list[str]:
+    runs = [(command, proof) for command, proof in PROOFS.items() if isinstance(proof, Run)]
+    return [command for command, proof in runs if (proof.session is not None) is with_session]
+
+
+@pytest.mark.parametrize("command", commands_to_run(with_session=False))
+def test_a_command_that_a_document_shows_does_what_is_said(command: str, checkout: Path, tmp_path: Path) -> None:
+    does_what_is_said(command, checkout, tmp_path)
+
+
+class TestBesideASession:
+    @pytest.mark.parametrize("command", commands_to_run(with_session=True))
+    def test_a_command_that_a_document_shows_does_what_is_said(
+        self, command: str, checkout: Path, sockets: Path
+    ) -> None:
+        does_what_is_said(command, checkout, sockets)
+
+
+def does_what_is_said(command: str, checkout: Path, home: Path) -> None:
+    """Run a command as PROOFS says; `home` holds the user's folders, and the sockets of a session."""
     proof = PROOFS[command]
     assert isinstance(proof, Run)
-    home = request.getfixturevalue("sockets") if proof.session else tmp_path
     line = command
     for word, other in proof.instead:
         assert word in line

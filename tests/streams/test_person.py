@@ -14,8 +14,8 @@ from clcr_stream.inference.baselines import HORIZON_S, Baseline, Baselines
 from clcr_stream.inference.levels import Levels
 from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend
 from clcr_stream.streams.person import Person, PersonPlan
+from recordings import HOP_NS, ORIGIN_NS, SAMPLES, WINDOW_HOPS, Frame, Recording, record
 from streamed_runtime import Runtime, check_every_tick, opened_runtime, stream
-from streaming_reference import HOP_NS, ORIGIN_NS, SAMPLES, WINDOW_HOPS, Frame, Recording, record
 
 LEFT = (0.1, 0.2, 0.3, 0.4)
 RIGHT = (0.6, 0.2, 0.3, 0.4)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clcr.network.config import MODALITIES
 from clcr_stream.frontends.mel import SPEECH_MEL
 from clcr_stream.frontends.positions import speech_positions
+from recordings import WINDOW_HOPS, record
 from streamed_runtime import (
     TOLERANCE,
     Runtime,
@@ -24,7 +25,6 @@ from streamed_runtime import (
     stream,
     worst_difference,
 )
-from streaming_reference import WINDOW_HOPS, record
 
 WHISPER = {
     "acoustic_encoder": "whisper",

@@ -27,6 +27,17 @@ from clcr_stream.streams.session import Schedule, Session
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
 from driving import drive
+from recordings import (
+    HOP_NS,
+    ORIGIN_NS,
+    TEXT_TOKENS,
+    WINDOW_HOPS,
+    Feeder,
+    Frame,
+    Recording,
+    Words,
+    record,
+)
 from streamed_runtime import (
     TOLERANCE,
     Runtime,
@@ -39,17 +50,6 @@ from streamed_runtime import (
     opened_runtime,
     stream,
     worst_difference,
-)
-from streaming_reference import (
-    HOP_NS,
-    ORIGIN_NS,
-    TEXT_TOKENS,
-    WINDOW_HOPS,
-    Feeder,
-    Frame,
-    Recording,
-    Words,
-    record,
 )
 
 CONTEXT_HOPS = 15  # the temporal network sees 28 steps back: 10 hops of picture, 6 of sound

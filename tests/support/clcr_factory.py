@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import reference
 from clcr.network.batch import Batch
@@ -71,7 +72,21 @@ def speech_model(seed: int = 0, **changes: Any) -> CLCR:
 @lru_cache(maxsize=16)
 def fixed_model(seed: int = 0, **changes: Any) -> CLCR:
     """As `tiny_model`, made once: for tests that leave it as it is. Making one costs as much as running it twice."""
-    return tiny_model(seed, **changes)
+    return _settled(tiny_model(seed, **changes))
+
+
+@lru_cache(maxsize=16)
+def fixed_speech_model(seed: int = 0, **changes: Any) -> CLCR:
+    """As `speech_model`, made once: for tests that leave it as it is."""
+    return _settled(speech_model(seed, **changes))
+
+
+def _settled(model: CLCR) -> CLCR:
+    """The model with its bases as plain weights: computing them anew is a third of running a tiny model."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    return model
 
 
 def load_weights(model: CLCR, weights: reference.Weights) -> None:
@@ -186,12 +201,18 @@ def fused(model: CLCR, tokens: list[Tokens], end_hop: int, grid: Grid = GRID) ->
     return cut
 
 
+@lru_cache(maxsize=8)
+def _engines(model: CLCR, grid: Grid) -> list[StreamingLevel]:
+    """The three engines of a model that stays as it is; they hold no state."""
+    return [StreamingLevel(model, level, grid).eval() for level in LEVELS]
+
+
 class Streamed:
     """A sample batch run hop by hop through the three engines, state carried by name as the runtime does."""
 
     def __init__(self, model: CLCR, batch: Batch, grid: Grid = GRID) -> None:
         self.grid, self.batch = grid, batch
-        self.levels = [StreamingLevel(model, level, grid).eval() for level in LEVELS]
+        self.levels = _engines(model, grid)
         self.state = [level.initial_state(len(batch)) for level in self.levels]
         self.positions = {
             m: model.positions(getattr(batch, f"{m}_step"), batch_steps(batch, m)) for m in ("vision", "acoustic")

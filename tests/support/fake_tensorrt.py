@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import enum
 import json
+import math
 import types
 import weakref
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -250,22 +252,29 @@ class Runtime:
         return Engine(self._machine, self._module, head, plan[12 + size :])
 
 
+@lru_cache(maxsize=64)
+def opened(graph: bytes) -> tuple[Any, dict[str, tuple[str, Any, list[int]]]]:
+    """A session, which holds no state, and the border of its graph: opened once, as that takes up to 200 ms."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    model = onnx.load_model_from_string(graph)
+    tensors: dict[str, tuple[str, Any, list[int]]] = {}
+    for mode, values in (("INPUT", model.graph.input), ("OUTPUT", model.graph.output)):
+        for value in values:
+            kind = value.type.tensor_type
+            shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
+            tensors[value.name] = (mode, DTYPES[kind.elem_type], shape)
+    return session, tensors
+
+
 class Engine:
     def __init__(self, machine: Machine, module: Any, head: dict[str, Any], graph: bytes) -> None:
         self.machine, self.module, self.profile = machine, module, head["profile"]
         self.num_optimization_profiles = head["profiles"]
         self.shared = head["shared"]
         self.alive: weakref.WeakSet[Context] = weakref.WeakSet()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        model = onnx.load_model_from_string(graph)
-        self.tensors: dict[str, tuple[str, Any, list[int]]] = {}
-        for mode, values in (("INPUT", model.graph.input), ("OUTPUT", model.graph.output)):
-            for value in values:
-                kind = value.type.tensor_type
-                shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
-                self.tensors[value.name] = (mode, DTYPES[kind.elem_type], shape)
+        self.session, self.tensors = opened(graph)
         self.num_io_tensors = len(self.tensors)
 
     def get_tensor_name(self, index: int) -> str:
@@ -348,7 +357,7 @@ class Context:
 
     def _array(self, name: str, address: int, shape: tuple[int, ...]) -> Any:
         dtype = np.dtype(self.engine.tensors[name][1][1])
-        nbytes = int(np.prod(shape)) * dtype.itemsize
+        nbytes = math.prod(shape) * dtype.itemsize
         self.engine.machine.view(address, nbytes)
         return np.frombuffer((ctypes.c_uint8 * nbytes).from_address(address), dtype).reshape(shape)
 

@@ -16,22 +16,19 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from clcr.network.config import MODALITIES
-from clcr.network.model import CLCR
-from clcr.training.checkpoint import load_checkpoint
-from clcr_export.graphs import round_to_half
 from clcr_stream.frontends.faces import FaceFinder
 from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.positions import sinusoid
 from clcr_stream.frontends.text import Tokenizer
 from clcr_stream.window.transcript import Segment
-from streaming_reference import (
+from recordings import (
     HOP_NS,
     ORIGIN_NS,
     SAMPLES,
@@ -41,7 +38,7 @@ from streaming_reference import (
     TOKENS,
     WINDOW_HOPS,
     Frame,
-    Offline,
+    Laid,
     Recording,
     Words,
 )
@@ -149,8 +146,7 @@ class Graphs:
 def by_graphs(bundle: Path, recording: Recording, gamma: float) -> Iterator[Arrays]:
     """What the graphs say at every tick of the recording."""
     graphs = Graphs(bundle)
-    # Only its grid and its order of words are asked, never the model.
-    laid = Offline(cast(CLCR, None), Tokenizer(bundle / "tokenizer.json"), recording)
+    laid = Laid(Tokenizer(bundle / "tokenizer.json"), recording)
     mel = log_mel(laid.heard)
     valid: list[Arrays] = []
     for hop in range(recording.hops):
@@ -202,7 +198,7 @@ def _answer(graphs: Graphs, inputs: Arrays, language: list[Arrays], counts: NDAr
     }
 
 
-def _language(graphs: Graphs, laid: Offline, hops: int) -> list[Arrays]:
+def _language(graphs: Graphs, laid: Laid, hops: int) -> list[Arrays]:
     """Per level its inputs of language for the window that ends after `hops` hops, each segment encoded alone."""
     spoken: list[tuple[int, Arrays]] = []
     for said in laid.place_words(hops):
@@ -234,6 +230,10 @@ def _language(graphs: Graphs, laid: Offline, hops: int) -> list[Arrays]:
 def by_model(checkpoint: Path, recording: Recording) -> Iterator[Arrays]:
     """What the PyTorch model says at every tick, each window computed as a whole."""
     import torch
+
+    from clcr.training.checkpoint import load_checkpoint
+    from clcr_export.graphs import round_to_half
+    from streaming_reference import Offline
 
     torch.set_num_threads(1)
     model = load_checkpoint(checkpoint)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils import parametrize
 
 from clcr.network.config import MODALITIES
 from clcr.network.model import CLCR
@@ -24,7 +25,8 @@ from clcr_stream.inference.program import Graph, Program, Runner
 from clcr_stream.streams.person import Person
 from clcr_stream.streams.session import Pipeline, open_pipeline, show_words, valid_tokens
 from clcr_stream.window.grid import TimeGrid
-from streaming_reference import ORIGIN_NS, WINDOW_HOPS, Feeder, Offline, Recording, record, without
+from recordings import ORIGIN_NS, WINDOW_HOPS, Feeder, Recording, record, without
+from streaming_reference import Offline
 from tiny_checkpoint import write_tiny_checkpoint
 from traced import exports_trace_once
 
@@ -79,12 +81,15 @@ class Runtime:
 
 @contextmanager
 def opened_runtime(factory: pytest.TempPathFactory, name: str, **settings: object) -> Iterator[Runtime]:
-    """A tiny model with `settings` changed, exported to a folder of that name and opened."""
+    """A tiny model with `settings` changed, exported to a folder of that name and opened.
+
+    The export's proof is made only of other settings: tests/export proves the model as it is.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more threads than idle cores make the small products here ten times slower
     folder = factory.mktemp(name)
     model = write_tiny_checkpoint(folder / "checkpoint", **settings)  # type: ignore[arg-type]
-    with exports_trace_once(factory):
+    with exports_trace_once(factory, proved=bool(settings)):
         options = ExportOptions("tiny", proof_hops=10)
         export_bundle(folder / "checkpoint", folder / "bundle", options, lambda text: None)
     round_to_half(model.language)  # as the bundle stores them
@@ -138,6 +143,7 @@ def difference(got: Said, wanted: Said) -> tuple[float, str]:
     return max((np.inf if np.isnan(value) else value, name) for name, value in found.items())
 
 
+@parametrize.cached()
 def worst_difference(runtime: Runtime, ticks: list[Said], recording: Recording) -> float:
     """The worst of all ticks against the model on the whole recording (causal: what comes later changes nothing)."""
     offline = runtime.offline(recording)
@@ -145,6 +151,7 @@ def worst_difference(runtime: Runtime, ticks: list[Said], recording: Recording) 
     return max(difference(said, offline.at(hops, encoded))[0] for hops, said in enumerate(ticks, 1))
 
 
+@parametrize.cached()
 def check_every_tick(runtime: Runtime, recording: Recording, seed: int) -> None:
     """Each tick of a recording in random pieces equals the model on the prefix until then."""
     ticks, offline = stream(runtime, recording, seed), runtime.offline(recording)
@@ -172,6 +179,7 @@ def check_all_at_once(runtime: Runtime, recording: Recording, seeds: Sequence[in
                 np.testing.assert_array_equal(one[name], other[name])
 
 
+@parametrize.cached()
 def check_a_lost_state(runtime: Runtime, healing_hops: int) -> None:
     """A state that is forgotten after six hops shows at once, and has healed after a window and `healing_hops`."""
     recording = record(8, 6 + WINDOW_HOPS + healing_hops)

@@ -284,12 +284,21 @@ def test_a_stale_lock_and_socket_of_a_dead_publisher_are_no_obstacle(tmp_path: P
             assert read(reader).seq == 1
 
 
-def test_the_example_ends_without_a_word_when_its_reader_has_seen_enough(tmp_path: Path) -> None:
+BLOCKING = (
+    "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE]);"
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_the_example_ends_without_a_word_when_its_reader_has_seen_enough(tmp_path: Path, blocked: bool) -> None:
+    """Also for a caller that blocks SIGPIPE, which a program inherits: then a write raises BrokenPipeError instead."""
     with publishing(tmp_path) as publisher:
         code = f"{sys.executable} {ROOT / 'examples' / 'subscribe.py'} {publisher.endpoint} | head -n 2"
-        with subprocess.Popen(
-            ["bash", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
+        command = ["bash", "-c", code]
+        if blocked:
+            command = [sys.executable, "-c", BLOCKING, *command]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             seq = 0
             while process.poll() is None:
                 seq += 1

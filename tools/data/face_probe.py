@@ -13,19 +13,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
-from clcr.network.encoders import GridResNet
-from clcr.training.checkpoint import load_weights
-from clcr.training.data.augment import at_model_size
-from clcr.training.data.cache import Pack
-from clcr.training.start import face_channels, face_weights
 from clcr_stream.errors import ClcrError
+
+if TYPE_CHECKING:  # torch takes 2 s to import, which --help need not wait for
+    import torch
+
+    from clcr.network.encoders import GridResNet
+    from clcr.training.data.cache import Pack
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
@@ -36,22 +35,26 @@ ORDERS = 5
 EVERY = 2  # frames
 
 
-@torch.no_grad()
 def features(network: GridResNet, packs: Sequence[Pack]) -> dict[str, Floats]:
     """Of every clip the mean over its frames: of the grid's values, and of what CLCR reads (after its GELU)."""
+    import torch
+    from torch.nn import functional
+
+    from clcr.training.data.augment import at_model_size
+
     grid: list[Floats] = []
     projected: list[Floats] = []
     seen: list[torch.Tensor] = []
     network.project.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    for pack in packs:
-        for index in range(len(pack)):
-            frames = at_model_size(pack.clip(index)).frames[::EVERY]
-            pictures = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float()
-            if not len(pictures):
-                pictures = torch.full((1, 3, 112, 112), 127.0)
-            seen.clear()
+    for clip in (pack.clip(index) for pack in packs for index in range(len(pack))):
+        frames = at_model_size(clip).frames[::EVERY]
+        pictures = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float()
+        if not len(pictures):
+            pictures = torch.full((1, 3, 112, 112), 127.0)
+        seen.clear()
+        with torch.no_grad():
             projected.append(functional.gelu(network(pictures)).mean(0).double().numpy())
-            grid.append(seen[0].mean(0).double().numpy())
+        grid.append(seen[0].mean(0).double().numpy())
     return {"grid": np.stack(grid), "projected": np.stack(projected)}
 
 
@@ -76,6 +79,8 @@ def without_the_past(x: Floats, speakers: NDArray[np.str_], rng: np.random.Gener
 
 def probe(network: GridResNet, folder: Path) -> dict[str, Any]:
     """Scores of every kind of features, cold and with a past."""
+    from clcr.training.data.cache import Pack
+
     packs = [Pack(folder, split) for split in ("train", "dev")]
     speakers = np.concatenate([pack.speakers for pack in packs])
     targets = np.concatenate([pack.targets for pack in packs]).astype(np.int64)
@@ -100,6 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pack", type=Path, required=True, metavar="DIR", help="a prepared pack of videos")
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args(arguments)
+
+    from clcr.network.encoders import GridResNet
+    from clcr.training.checkpoint import load_weights
+    from clcr.training.start import face_channels, face_weights
+
     try:
         weights = face_weights(options.network)
         width = int(weights["project.weight"].shape[0]) if "project.weight" in weights else 0

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clcr.training import metrics
 from clcr.training.data.manifest import LABELS
+
+if TYPE_CHECKING:  # torch takes 2 s to import, which --help of a probe need not wait for
+    from torch import Tensor
 
 Floats = NDArray[np.float64]
 PENALTY = 3.0
@@ -33,6 +34,8 @@ def predicted(
     features: Floats, targets: NDArray[np.int64], groups: NDArray[np.int64], penalty: float = PENALTY
 ) -> NDArray[np.int64]:
     """The label of every clip by a regression that was fitted without the clips of its group."""
+    import torch
+
     answers = np.zeros(len(targets), np.int64)
     for group in np.unique(groups):
         train, test = groups != group, groups == group
@@ -45,6 +48,8 @@ def predicted(
 
 def _rotated(x: Tensor) -> Tensor:
     """The same clips in as many coordinates as there are clips: the penalty does not see the difference."""
+    import torch
+
     values, vectors = torch.linalg.eigh(x @ x.T)
     rotated: Tensor = vectors * values.clamp(min=0).sqrt()
     return rotated
@@ -52,6 +57,8 @@ def _rotated(x: Tensor) -> Tensor:
 
 def fit(x: Tensor, targets: Tensor, penalty: float = PENALTY) -> Tensor:
     """Logistic regression with an L2 penalty, by L-BFGS: (features + 1, classes)."""
+    import torch
+
     weights = torch.zeros(x.shape[1] + 1, len(LABELS), dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 

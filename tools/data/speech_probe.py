@@ -18,14 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from clcr.network.config import ModelConfig
-from clcr.network.speech import BLOCK_TOKENS, SpeechLayer, SpeechStem
 from clcr.training.data.decode import decode_audio
 from clcr.training.data.manifest import LABELS, Row
-from clcr.training.pretrained import load_layer, load_stem, read_ctranslate2, whisper_file
 from clcr_stream.errors import ClcrError
 from clcr_stream.frontends.mel import SPEECH_MEL, log_mel
 from clcr_stream.frontends.positions import speech_positions
@@ -93,6 +90,10 @@ class Encoder:
     """Whisper's stem and first layers, frozen."""
 
     def __init__(self, package: str | None, folder: str | None) -> None:
+        # torch takes 2 s to import, which --help need not wait for.
+        from clcr.network.speech import SpeechLayer, SpeechStem
+        from clcr.training.pretrained import load_layer, load_stem, read_ctranslate2, whisper_file
+
         config = ModelConfig(acoustic_encoder="whisper", mel_bands=SPEECH_MEL.mel_bands)
         variables = read_ctranslate2(whisper_file(package, folder))
         self.stem, self.layers = SpeechStem(config), [SpeechLayer(config) for _ in range(LAYERS)]
@@ -100,20 +101,24 @@ class Encoder:
         for index, layer in enumerate(self.layers):
             load_layer(layer.eval(), variables, index)
 
-    @torch.no_grad()
     def features(self, mel: Mel, first_step: int = 0) -> list[Floats]:
         """Statistics of each layer over the whole hops of a clip; the last hop is filled up with masked tokens."""
+        import torch
+
+        from clcr.network.speech import BLOCK_TOKENS
+
         tokens = len(mel) // 4
         blocks = -(-tokens // BLOCK_TOKENS)
         valid = (torch.arange(BLOCK_TOKENS * blocks) < tokens).float()[None]
         padded = torch.zeros(1, MEL_PER_BLOCK * blocks, mel.shape[1])
         padded[0, : 4 * tokens] = torch.from_numpy(mel[: 4 * tokens])
         position = torch.from_numpy(speech_positions(first_step + np.arange(2 * valid.shape[1])))[None]
-        x, _ = self.stem(padded, valid, position, self.stem.initial_state(1))
         found = []
-        for layer in self.layers:
-            x, _ = layer(x, valid, layer.initial_state(1))
-            found.append(statistics(x[0, : 2 * tokens].double().numpy()))
+        with torch.no_grad():
+            x, _ = self.stem(padded, valid, position, self.stem.initial_state(1))
+            for layer in self.layers:
+                x, _ = layer(x, valid, layer.initial_state(1))
+                found.append(statistics(x[0, : 2 * tokens].double().numpy()))
         return found
 
 
