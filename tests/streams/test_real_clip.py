@@ -185,9 +185,9 @@ def recomputed(clip: Clip, place: Path, bundle: Path) -> tuple[Path, Path | None
 
 
 def find_checkpoint(bundle: Path) -> Path | None:
-    """The checkpoint in runs/ whose weights the bundle says it was made of."""
+    """The checkpoint here whose weights the bundle says it was made of."""
     wanted = json.loads((bundle / "manifest.json").read_text())["provenance"].get("checkpoint", {}).get("sha256")
-    for weights in sorted(ROOT.glob("runs/*/*/model.safetensors")):
+    for weights in [*ROOT.glob("checkpoints/*/model.safetensors"), *ROOT.glob("runs/*/*/model.safetensors")]:
         if hashlib.sha256(weights.read_bytes()).hexdigest() == wanted:
             return weights.parent
     return None
@@ -209,7 +209,7 @@ def test_the_stream_says_what_the_trained_model_says_of_whole_windows(
     replayed: Replayed, recomputed: tuple[Path, Path | None], record_property: Record
 ) -> None:
     if recomputed[1] is None:
-        pytest.skip("no checkpoint in runs/ has the weights that the bundle was made of")
+        pytest.skip("no checkpoint in checkpoints/ or runs/ has the weights that the bundle was made of")
     messages = of_kind(replayed.lines, "prediction")
     found = largest_differences(messages, recomputed[0], "model")
     assert set(found) == {"output", "omega", "beta", "eta", "mass"}

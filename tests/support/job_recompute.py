@@ -4,7 +4,7 @@
 
 The clip is decoded as a whole, laid on the time grid of ARCHITECTURE.md and given to fresh ONNX Runtime sessions from
 zero state; with CHECKPOINT also to the PyTorch model, which has no state at all. Of the runtime only the face finder,
-the mel front-end, the tokenizer and the sinusoid are used: no rings, no cutter, no levels, no loop.
+the mel front-end, the tokenizer and the tables of positions are used: no rings, no cutter, no levels, no loop.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from numpy.typing import NDArray
 
 from clcr.network.config import MODALITIES
 from clcr_stream.frontends.faces import FaceFinder
-from clcr_stream.frontends.mel import log_mel
-from clcr_stream.frontends.positions import sinusoid
+from clcr_stream.frontends.mel import MelSpec, log_mel
+from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.frontends.text import Tokenizer
 from clcr_stream.window.transcript import Segment
 from recordings import (
@@ -45,6 +46,7 @@ from recordings import (
 
 MEL_FRAMES, WIDTH = 20, 128
 TOKEN_AXIS = {"qkv": 2, "marks": 2, "pool": 1}  # of the described words; streams are axis 0
+MEL_FIELDS = [field.name for field in fields(MelSpec)]
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -138,16 +140,20 @@ class Graphs:
             if tensor.name not in inputs:
                 shape = [size if isinstance(size, int) else 1 for size in tensor.shape]
                 inputs[tensor.name] = self._state.get(f"{name}.{tensor.name}", np.zeros(shape, np.float32))
-        outputs = dict(zip([out.name for out in session.get_outputs()], session.run(None, inputs), strict=True))
+        taken = {
+            tensor.name: inputs[tensor.name] for tensor in session.get_inputs()
+        }  # level 1 alone wants positions of speech
+        outputs = dict(zip([out.name for out in session.get_outputs()], session.run(None, taken), strict=True))
         self._state |= {f"{name}.{key[:-5]}": value for key, value in outputs.items() if key.endswith("_next")}
         return outputs
 
 
-def by_graphs(bundle: Path, recording: Recording, gamma: float) -> Iterator[Arrays]:
+def by_graphs(bundle: Path, recording: Recording, manifest: dict[str, Any]) -> Iterator[Arrays]:
     """What the graphs say at every tick of the recording."""
     graphs = Graphs(bundle)
     laid = Laid(Tokenizer(bundle / "tokenizer.json"), recording)
-    mel = log_mel(laid.heard)
+    acoustic = manifest["acoustic"]
+    mel = log_mel(laid.heard, MelSpec(**{name: acoustic[name] for name in MEL_FIELDS if name in acoustic}))
     valid: list[Arrays] = []
     for hop in range(recording.hops):
         slots = laid.slots[hop * SLOTS : (hop + 1) * SLOTS]
@@ -158,8 +164,11 @@ def by_graphs(bundle: Path, recording: Recording, gamma: float) -> Iterator[Arra
             "acoustic_valid": laid.acoustic_valid[None, hop * TOKENS : (hop + 1) * TOKENS],
             "vision_position": sinusoid(np.arange(hop * SLOTS, (hop + 1) * SLOTS), WIDTH)[None],
             "acoustic_position": sinusoid(np.arange(hop * TOKENS, (hop + 1) * TOKENS), WIDTH)[None],
-            "gamma": _f32([[gamma]]),
+            "gamma": _f32([[manifest["gamma"]]]),
         }
+        if "speech" in acoustic:
+            count = acoustic["speech"]["steps_per_hop"]
+            common["speech_position"] = speech_positions(np.arange(hop * count, (hop + 1) * count))[None]
         tokens: Arrays = {
             "vision_in": _f32(np.stack(crops).transpose(0, 3, 1, 2)[None]),
             "acoustic_in": mel[None, hop * MEL_FRAMES : (hop + 1) * MEL_FRAMES],
@@ -237,8 +246,11 @@ def by_model(checkpoint: Path, recording: Recording) -> Iterator[Arrays]:
 
     torch.set_num_threads(1)
     model = load_checkpoint(checkpoint)
-    round_to_half(model.language)  # as the bundle stores them
-    round_to_half(model.project["language"])
+    pretrained = [model.language, model.project["language"]]
+    if model.config.acoustic_encoder == "whisper":
+        pretrained += [model.acoustic, model.stages["acoustic"]]
+    for part in pretrained:  # as the bundle stores them
+        round_to_half(part)
     offline = Offline(model, Tokenizer(checkpoint / "tokenizer.json"), recording)
     encoded = offline.encode(recording.hops)
     for hops in range(1, recording.hops + 1):
@@ -251,7 +263,7 @@ def main(arguments: list[str]) -> int:
     bundle, video, srt, out, *checkpoint = arguments
     manifest = json.loads((Path(bundle) / "manifest.json").read_text())
     recording = read_clip(Path(video), None if srt == "-" else Path(srt))
-    sources = {"graphs": by_graphs(Path(bundle), recording, manifest["gamma"])}
+    sources = {"graphs": by_graphs(Path(bundle), recording, manifest)}
     if checkpoint:
         sources["model"] = by_model(Path(checkpoint[0]), recording)
     found: Arrays = {}
