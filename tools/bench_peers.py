@@ -12,9 +12,9 @@ from bench import sweep
 from bench.clip import Clip
 from bench.command import Figures, Tool, UsageError, main, number
 from bench.machine import ROOT
-from bench.models import CHECKPOINT, FRONT_ENDS, Variant, exported, random_model, recompute_graph, trained_model
+from bench.models import CHECKPOINT, FRONT_ENDS, Variant, Whole, exported, random_model, recompute_graphs, trained_model
 from bench.ours import Ours, clip_for, playback, spoken
-from bench.peers import History, OnnxRecompute, Peer, Stage, Streaming, TorchRecompute, compiled
+from bench.peers import History, OnnxCachedFaces, OnnxRecompute, Peer, Stage, Streaming, TorchRecompute, compiled
 from bench.picture import distribution
 from bench.statistics import measure, summarise
 from clcr_stream.bundle.loader import Bundle, load_bundle
@@ -22,9 +22,10 @@ from clcr_stream.bundle.loader import Bundle, load_bundle
 EXAMPLES = """  tools/bench_peers.py                              the shipped bundle, docs/benchmarks/peers.json
   tools/bench_peers.py --front-end resnet18         the paper's front-end, random weights
   tools/bench_peers.py --front-end whisper          the pretrained speech encoder, random weights
+  tools/bench_peers.py --front-end person           grid faces, that speech encoder and baselines, random weights
   tools/bench_peers.py --sweep --seconds 10         growth with window, hop and frame rate, 10 s a point
   tools/bench_peers.py --no-compile --seconds 30 --json fast.json"""
-PEERS = ("ours", "onnxruntime_recompute", "torch_eager", "torch_compile")
+PEERS = ("ours", "onnxruntime_cached_faces", "onnxruntime_recompute", "torch_eager", "torch_compile")
 SWEEP_SECONDS = 15.0
 UNPACED_SHARE = 0.25  # of --seconds, after the paced run, without waiting between calls
 MAC_ENGINES = ("level1", "level2", "level3", "intercad")
@@ -72,26 +73,27 @@ def figures(given: argparse.Namespace) -> Figures:
 
     model, folder, origin = model_and_bundle(given, tokenizer)
     bundle = load_bundle(folder)
-    recompute, module, example = recompute_graph(given.cache, model, Variant(given.front_end), origin, say)
+    whole = recompute_graphs(given.cache, model, Variant(given.front_end), origin, say)
     clip = clip_for(bundle.manifest, given.cache)
     words = spoken(bundle)
     peers: dict[str, Peer] = {
-        "onnxruntime_recompute": OnnxRecompute(recompute),
+        "onnxruntime_recompute": OnnxRecompute(whole.onnx),
         "ours": Streaming(Ours(bundle, words)),
-        "torch_eager": TorchRecompute(module, compile_it=False),
+        "onnxruntime_cached_faces": OnnxCachedFaces(whole.faces_onnx, whole.cached_onnx),
+        "torch_eager": TorchRecompute(whole.module, compile_it=False),
     }
-    history = History(example, words)
+    history = History(whole.example, words, whole.module.state_names)
     reason: str | None = "left out by --no-compile or --quick"
     if not (given.no_compile or given.quick):
         say("compiling")
-        with_compile, reason = compiled(module, playback(clip, bundle.manifest), history)
+        with_compile, reason = compiled(whole.module, playback(clip, bundle.manifest), history)
         peers |= {} if with_compile is None else {"torch_compile": with_compile}
     stage = Stage(playback(clip, bundle.manifest), history, peers)
     stage.warm_up()
     paced = stage.run(given.seconds, paced=True)
     unpaced = stage.run(UNPACED_SHARE * given.seconds, paced=False)
     stage.check()
-    return compared(stage, paced, bundle, recompute) | {
+    return compared(stage, paced, bundle, whole) | {
         "torch_compile_reason": reason,
         "ticks": stage.ticks,
         "back_to_back_ms": {name: summarise(times) for name, times in unpaced.items()},
@@ -114,23 +116,24 @@ def model_and_bundle(given: argparse.Namespace, tokenizer: Path) -> tuple[Any, P
     return random_model(given.front_end, tokenizer), folder, "random, seed 0"
 
 
-def compared(stage: Stage, paced: dict[str, list[float]], bundle: Bundle, recompute: bytes) -> Figures:
+def compared(stage: Stage, paced: dict[str, list[float]], bundle: Bundle, whole: Whole) -> Figures:
     """What issue and README quote: medians at the tick's pace, multiply-adds, and their ratios."""
     from clcr_export.macs import multiply_adds
 
     macs = {name: multiply_adds(bundle.engine_bytes(name)) for name in MAC_ENGINES}
     increment = sum(sum(found.values()) for found in macs.values())
-    whole = multiply_adds(recompute)
+    recompute, cached = multiply_adds(whole.onnx), [multiply_adds(whole.faces_onnx), multiply_adds(whole.cached_onnx)]
     times = {name: measure(paced[name]) if name in paced else None for name in PEERS}
     medians: dict[str, Any] = {
         f"{name}_ms_p50": None if found is None else found["p50"] for name, found in times.items()
     }
     ours, recomputed = medians["ours_ms_p50"], medians["onnxruntime_recompute_ms_p50"]
-    theoretical, ratio = sum(whole.values()) / increment, recomputed / ours
+    theoretical, ratio = sum(recompute.values()) / increment, recomputed / ours
     return {
         **medians,
         "macs_increment": increment,
-        "macs_recompute": sum(whole.values()),
+        "macs_recompute": sum(recompute.values()),
+        "macs_cached_faces": sum(summed(cached).values()),
         "theoretical_ratio": round(theoretical, 3),
         "measured_ratio": round(ratio, 3),
         "share_of_theoretical": round(ratio / theoretical, 4),
@@ -139,7 +142,7 @@ def compared(stage: Stage, paced: dict[str, list[float]], bundle: Bundle, recomp
         "differences_from_onnxruntime_recompute": stage.differences,
         "threads": 1,
         "macs_by_engine": {name: sum(found.values()) for name, found in macs.items()},
-        "macs_by_operator": {"increment": summed(list(macs.values())), "recompute": whole},
+        "macs_by_operator": {"increment": summed(list(macs.values())), "recompute": recompute},
         "peers_ms": {name: found for name, found in times.items() if found is not None},
     }
 
@@ -189,6 +192,8 @@ def table(found: Figures) -> list[list[str]]:
     rows = [["ms per tick", *heads, "times ours"]]
     for name in PEERS:
         times = found["peers_ms"].get(name)
+        if times is None and name != "torch_compile":
+            continue  # a run of before there was this peer
         if times is None:
             rows.append([name, *("-" for _ in heads), "-"])
             continue
@@ -240,7 +245,8 @@ def draw(found: Figures, figure: Any) -> None:
 
 TOOL = Tool(
     name="peers",
-    description="Our tick against recomputing its window in PyTorch, torch.compile and ONNX Runtime, interleaved.",
+    description="Our tick against recomputing its window in PyTorch, torch.compile and ONNX Runtime (also with the "
+    "features of each face kept), interleaved.",
     examples=EXAMPLES,
     seconds=240.0,
     quick_seconds=2.0,

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from clcr.network.baseline import Baseline
 from clcr.network.config import LEVELS
 from clcr.network.intraced import Described
 from clcr.network.model import CLCR, Stage
@@ -20,6 +21,7 @@ from clcr.network.streaming import DESCRIBED, SPEECH_POSITION, STREAMED, Grid, S
 from clcr_export.graphs import Graph, export_graph
 
 WINDOW_INPUTS = ("frames", "mel", "vision_valid", "acoustic_valid", "vision_position", "acoustic_position")
+FACE_FEATURES = "face_features"
 
 
 def receptive_field(model: CLCR) -> int:
@@ -52,19 +54,20 @@ class Recompute(nn.Module):
     With `left_context` = `receptive_field(model)` real steps before the window it computes what the streaming engines
     compute; with 0 the window's first steps see zeros instead of their past. Sound then begins as many tokens more (or
     less) before the window as `acoustic_field` says. Steps from before the stream are masked.
+
+    cached_faces: `face_features`, as `Faces` makes them frame by frame, come in place of the frames. A model with
+    baselines is given those of before the window, and gives those of before the next one (`state_names`).
     """
 
     output_names: tuple[str, ...]
 
-    def __init__(self, model: CLCR, grid: Grid, left_context: int) -> None:
+    def __init__(self, model: CLCR, grid: Grid, left_context: int, cached_faces: bool = False) -> None:
         super().__init__()
         if left_context < 0:
             raise ValueError(
                 f"left_context is {left_context}; allowed: 0 (not exact) to {receptive_field(model)} (exact)"
             )
-        if model.config.baseline:
-            raise ValueError("a model with baselines cannot be recomputed from its window: they are older than that")
-        self.grid = grid
+        self.grid, self.cached_faces = grid, cached_faces
         self.vision_steps = Steps(grid.vision_tokens + left_context, grid.vision_tokens)
         sound = max(0, acoustic_field(model) - receptive_field(model) + left_context) if left_context else 0
         if model.config.acoustic_encoder == "whisper":
@@ -73,20 +76,28 @@ class Recompute(nn.Module):
         self.levels = nn.ModuleList(StreamingLevel(model, level, grid) for level in LEVELS)
         self.vision, self.acoustic = model.vision, model.acoustic
         self.intercad = StreamingInterCAD(model)
-        self.output_names = (*self.intercad.output_names, "present")
         self.width = model.config.width
+        parts = Baseline.state_parts if model.config.baseline else ()
+        self.state_names = tuple(f"{m}_{part}_{level}" for level in LEVELS for m in STREAMED for part in parts)
+        following = (f"{name}_next" for name in self.state_names)
+        self.output_names = (*self.intercad.output_names, "present", *following)
+        hops = torch.arange(grid.vision_tokens // grid.vision_slots)
+        self.register_buffer("earlier", (hops[:, None] < hops).float(), persistent=False)  # [j, h]: j comes before h
 
     @property
     def input_names(self) -> tuple[str, ...]:
         words = (f"language_{part}_{level}" for level in LEVELS for part in DESCRIBED)
         position = (SPEECH_POSITION,) if self._level(1).speech else ()
-        return (*WINDOW_INPUTS, *position, *words, "gamma")
+        seen = (FACE_FEATURES, *WINDOW_INPUTS[1:]) if self.cached_faces else WINDOW_INPUTS
+        return (*seen, *position, *words, "gamma", *self.state_names)
 
     def example(self, streams: int = 1) -> dict[str, Tensor]:
         """Inputs of the right names, shapes and dtypes: everything valid."""
         grid, vision, acoustic = self.grid, self.vision_steps, self.acoustic_steps
+        frames = torch.rand(streams, vision.given, 3, grid.size_px, grid.size_px) * 255.0
         inputs = {
-            "frames": torch.rand(streams, vision.given, 3, grid.size_px, grid.size_px) * 255.0,
+            **({FACE_FEATURES: torch.randn(streams, vision.given, self.width)} if self.cached_faces else {}),
+            **({} if self.cached_faces else {"frames": frames}),
             "mel": torch.randn(streams, 4 * acoustic.given, self.acoustic.bands) - 6.0,
             "vision_valid": torch.ones(streams, vision.given),
             "acoustic_valid": torch.ones(streams, acoustic.given),
@@ -99,7 +110,8 @@ class Recompute(nn.Module):
         for level in LEVELS:
             words = self._level(level).example(streams)
             inputs |= {f"language_{part}_{level}": words[f"language_{part}"] for part in DESCRIBED}
-        return inputs | {"gamma": torch.ones(streams, 1)}
+        state = {name: torch.zeros(streams, 1 if "steps" in name else self.width) for name in self.state_names}
+        return inputs | {"gamma": torch.ones(streams, 1)} | state
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs in the order of `input_names`; probabilities (or value), omega, beta, eta, present."""
@@ -108,10 +120,12 @@ class Recompute(nn.Module):
         valid = {m: given[f"{m}_valid"] for m in STREAMED}
         position = {m: given[f"{m}_position"] for m in STREAMED}
         start = {m: steps.given - steps.window for m, steps in zip(STREAMED, self._steps(), strict=True)}
-        z = {"vision": self._pictures(given["frames"]) * valid["vision"].unsqueeze(-1)}
+        pictures = given[FACE_FEATURES] if self.cached_faces else self._pictures(given["frames"])
+        z = {"vision": pictures * valid["vision"].unsqueeze(-1)}
         z["acoustic"] = self._sound(given)
         summaries: list[Tensor] = []
         present = gamma
+        following: list[Tensor] = []
         for level in LEVELS:
             engine = self._level(level)
             windows: dict[str, Described] = {}
@@ -119,18 +133,45 @@ class Recompute(nn.Module):
                 z[m] = _whole(engine.stage(m), z[m], valid[m])
                 rate = STEPS_PER_TOKEN if engine.speech and m == "acoustic" else 1  # a number: the shapes follow
                 features = engine.features(m, z[m][:, rate * start[m] :])
+                if self.state_names:
+                    states = [given[f"{m}_{part}_{level}"] for part in Baseline.state_parts]
+                    features, *after = self._unusual(engine.baselines[m], features, valid[m][:, start[m] :], states)
+                    following += after
                 windows[m] = engine.describe(m, features, position[m], valid[m][:, start[m] :])
             windows["language"] = Described(*(given[f"language_{part}_{level}"] for part in DESCRIBED))
             out = engine.fuse(windows, gamma)
             summaries += [out.shared, out.private]
             present = out.present
-        return (*self.intercad(*summaries, present), present)
+        return (*self.intercad(*summaries, present), present, *following)
 
     def _steps(self) -> tuple[Steps, Steps]:
         return self.vision_steps, self.acoustic_steps
 
     def _level(self, level: int) -> StreamingLevel:
         return cast(StreamingLevel, self.levels[level - 1])
+
+    def _unusual(self, layer: nn.Module, x: Tensor, valid: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the layer gives hop by hop over a window, all hops at once; and its state after the first hop.
+
+        The mean before hop h is the mean before the window, faded by what came since, and the sums of the hops between:
+        u_h = P_h (u_0 + sum over j < h of s_j / (n_j P_(j+1))), P_h being the product of the fadings before h.
+        """
+        baseline = cast(Baseline, layer)
+        usual, count = states
+        earlier = self.get_buffer("earlier")
+        shape = (-1, len(earlier), baseline.block)
+        new = valid.reshape(shape).sum(2)  # (S, hops), as all below
+        sums = (x * valid.unsqueeze(-1)).reshape(*shape, self.width).sum(2)  # (S, hops, width)
+        before = (count + new @ earlier).clamp(max=baseline.horizon)
+        total = (before + new).clamp(min=1.0)
+        kept = 1.0 - before.clamp(max=1.0) * new / total  # nothing fades before the first step
+        faded = (kept.log() @ earlier).exp()
+        shares = sums / (total * faded * kept).unsqueeze(-1)
+        means = faded.unsqueeze(-1) * (usual.unsqueeze(1) + earlier.t() @ shares)
+        weight = (before / (before + baseline.log_prior.exp())).unsqueeze(-1)
+        change = (weight * (baseline.shift - means)).unsqueeze(2)
+        out = (x.reshape(*shape, self.width) + change).reshape(-1, len(earlier) * baseline.block, self.width)
+        return out, means[:, 1], before[:, 1:2]
 
     def _pictures(self, frames: Tensor) -> Tensor:
         size = self.grid.size_px
@@ -145,6 +186,24 @@ class Recompute(nn.Module):
         return cast(Tensor, self.acoustic(mel, valid, *start)[0])
 
 
+class Faces(nn.Module):
+    """The features of a hop's frames, which nothing before or after them changes: what a careful user keeps."""
+
+    input_names = ("frames",)
+    output_names = (FACE_FEATURES,)
+
+    def __init__(self, model: CLCR, grid: Grid) -> None:
+        super().__init__()
+        self.vision, self.grid, self.width = model.vision, grid, model.config.width
+
+    def example(self, streams: int = 1) -> dict[str, Tensor]:
+        return {"frames": torch.rand(streams, self.grid.vision_slots, 3, self.grid.size_px, self.grid.size_px) * 255.0}
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        features: Tensor = self.vision(frames.reshape(-1, 3, self.grid.size_px, self.grid.size_px))
+        return (features.reshape(-1, self.grid.vision_slots, self.width),)
+
+
 def _whole(stage: Stage, z: Tensor, valid: Tensor) -> Tensor:
     following, _ = stage(z, valid, _fresh(z, stage.initial_state(1)))
     return cast(Tensor, following)
@@ -155,6 +214,11 @@ def _fresh(like: Tensor, states: Sequence[Tensor]) -> list[Tensor]:
     return [like.new_zeros(like.shape[0], *state.shape[1:]) for state in states]
 
 
-def export_recompute(model: CLCR, grid: Grid, left_context: int) -> Graph:
+def export_recompute(model: CLCR, grid: Grid, left_context: int, cached_faces: bool = False) -> Graph:
     """`Recompute` as one ONNX graph."""
-    return export_graph("recompute", Recompute(model, grid, left_context).eval())
+    return export_graph("recompute", Recompute(model, grid, left_context, cached_faces).eval())
+
+
+def export_faces(model: CLCR, grid: Grid) -> Graph:
+    """`Faces` as one ONNX graph."""
+    return export_graph("faces", Faces(model, grid).eval())

@@ -18,7 +18,7 @@ from clcr_export.graphs import Graph, export_graph, streaming_modules
 from clcr_export.macs import multiply_adds
 from clcr_export.operators import check_operators
 from clcr_export.proof import Arrays, Chain, Scenario, hop_inputs, make_scenario, sessions
-from clcr_export.recompute import Recompute, acoustic_field, export_recompute, receptive_field
+from clcr_export.recompute import Recompute, acoustic_field, export_faces, export_recompute, receptive_field
 from tiny_checkpoint import CONFIG, tiny_model
 
 GRID = Grid(vision_tokens=12, acoustic_tokens=20, language_tokens=16, size_px=32)  # a window of four hops
@@ -182,6 +182,55 @@ def test_the_paper_s_front_end_is_exported_as_well() -> None:
     found = sessions({"level1": graph})("level1", {name: value.numpy() for name, value in example.items()})
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value.numpy(), rtol=0, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("horizon", [None, 20.0], ids=["a minute", "20 steps"])
+def test_a_model_with_baselines_carried_from_window_to_window_says_what_the_chained_engines_say(
+    horizon: float | None,
+) -> None:
+    """The state before a window is what the window before it gave; 20 steps are full after seven hops of picture."""
+    model = tiny_model(replace(CONFIG, baseline=True))
+    with torch.no_grad():
+        for layer in (layer for m in ("vision", "acoustic") for layer in model.baselines_of(m)):
+            layer.shift.normal_(0, 0.5)
+            layer.log_prior.fill_(2.0)
+            layer.horizon = horizon or layer.horizon
+    scenario = make_scenario(model, GRID, 14, seed=8)
+    rng = np.random.default_rng(8)
+    scenario.vision_valid[:] = rng.random(scenario.vision_valid.shape) > 0.3
+    scenario.acoustic_valid[:] = rng.random(scenario.acoustic_valid.shape) > 0.2
+    scenario.vision_valid[:3] = 0  # nobody is seen at first
+    graphs = {name: export_graph(name, module) for name, module in streaming_modules(model, GRID).items()}
+    chain = Chain(graphs, model, sessions(graphs))
+    whole, cached = (export_recompute(model, GRID, CONTEXT, cached_faces=faces) for faces in (False, True))
+    faces = export_faces(model, GRID)
+    for graph in (whole, cached, faces):
+        check_operators("recompute", onnx.load_from_string(graph.data))
+        assert sum(multiply_adds(graph.data).values()) > 1e5  # every shape is known
+    run, module = sessions({"recompute": whole}), whole.module
+    assert isinstance(module, Recompute) and len(module.state_names) == 12
+    state = {name: value.numpy() for name, value in module.example().items() if name in module.state_names}
+    moved, seen = 0.0, list[NDArray[Any]]()
+    for ticks in range(1, 15):
+        tick = chain.tick(scenario, ticks - 1)
+        inputs = window_inputs(model, module, scenario, ticks, tick["language"])
+        carried, cold = run("recompute", inputs | state), run("recompute", inputs | zeros(state))
+        np.testing.assert_allclose(carried["probs"], tick["intercad"]["probs"], rtol=0, atol=1e-5, err_msg=str(ticks))
+        moved = max(moved, float(np.abs(carried["probs"] - cold["probs"]).max()))
+        # The same from the features of each frame, which are made once.
+        frames = scenario.frames[ticks - 1][None].astype(np.float32)
+        seen.append(sessions({"faces": faces})("faces", {"frames": frames})["face_features"][0])
+        features = tail(np.stack(seen), module.vision_steps.given)
+        kept = {name: value for name, value in inputs.items() if name != "frames"}
+        again = sessions({"recompute": cached})("recompute", kept | state | {"face_features": features})
+        np.testing.assert_allclose(again["probs"], carried["probs"], rtol=0, atol=1e-5)
+        state = {name: carried[f"{name}_next"] for name in state}
+    assert moved > 1e-4
+    assert float(state["vision_baseline_steps_3"][0, 0]) > 0
+
+
+def zeros(state: Arrays) -> Arrays:
+    return {name: np.zeros_like(value) for name, value in state.items()}
 
 
 def test_the_speech_encoder_recomputed_with_its_past_says_what_the_chained_engines_say() -> None:

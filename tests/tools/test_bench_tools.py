@@ -196,12 +196,13 @@ def test_streams_finds_a_number_and_every_probe_says_why(tmp_path: Path) -> None
 @pytest.mark.skipif(find_spec("torch") is None or find_spec("onnx") is None, reason="needs the export extra")
 def test_peers_agree_and_their_ratios_follow_from_their_figures(tmp_path: Path) -> None:
     found = quick("bench_peers", tmp_path, "--seconds", "0.8")
-    for name in ("ours", "onnxruntime_recompute", "torch_eager"):
+    for name in ("ours", "onnxruntime_cached_faces", "onnxruntime_recompute", "torch_eager"):
         assert found[f"{name}_ms_p50"] > 0
     assert found["torch_compile_ms_p50"] is None and found["torch_compile_reason"]
     assert found["exact"] <= 1e-4
     assert (found["threads"], found["left_context"]) == (1, 28)
     assert found["macs_recompute"] > 5 * found["macs_increment"] > 0
+    assert found["macs_increment"] < found["macs_cached_faces"] < found["macs_recompute"]
     assert found["theoretical_ratio"] == pytest.approx(found["macs_recompute"] / found["macs_increment"], abs=1e-3)
     measured = found["onnxruntime_recompute_ms_p50"] / found["ours_ms_p50"]
     assert found["measured_ratio"] == pytest.approx(measured, abs=1e-3)

@@ -22,6 +22,13 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
     "default": {},
     "resnet18": {"vision_front_end": "resnet18"},
     "whisper": {"acoustic_encoder": "whisper", "mel_bands": 80},
+    "person": {
+        "vision_front_end": "grid",
+        "vision_channels": (24, 32, 64, 128),
+        "acoustic_encoder": "whisper",
+        "mel_bands": 80,
+        "baseline": True,
+    },
 }
 _LAYERS, _HEADS, _HIDDEN = 3, 2, 128  # of the random language encoder, which no tick runs
 
@@ -192,24 +199,45 @@ def manifest_of(model: Any, variant: Variant, specs: dict[str, Any], tokenizer: 
     )
 
 
-def recompute_graph(
-    cache: Path, model: Any, variant: Variant, weights: str, say: Callable[[str], None]
-) -> tuple[bytes, Any, dict[str, Any]]:
-    """The model over its whole window with real left context: ONNX bytes, the PyTorch module, an example of its inputs.
+@dataclass(frozen=True)
+class Whole:
+    """A model over its whole window with real left context: graphs, the PyTorch module, an example of its inputs."""
+
+    onnx: bytes
+    cached_onnx: bytes  # with the features of each frame in place of the frames
+    faces_onnx: bytes  # which makes them
+    module: Any
+    example: dict[str, Any]
+
+
+def recompute_graphs(cache: Path, model: Any, variant: Variant, weights: str, say: Callable[[str], None]) -> Whole:
+    """The model as those who keep no state, or only the features of the frames, run it.
 
     `weights` names the model's weights in the cache.
     """
     import torch
 
-    from clcr_export.recompute import Recompute, export_recompute, receptive_field
+    from clcr_export.recompute import Recompute, export_faces, export_recompute, receptive_field
 
-    module = Recompute(model, variant.grid(), receptive_field(model)).eval()
-    path = cache / f"recompute_{variant.front_end}_{key({**asdict(variant), 'weights': weights})}.onnx"
-    if not path.is_file():
-        say(f"exporting the recompute of {variant} to {path}")
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh = cache / f"fresh_{path.name}"
-        fresh.write_bytes(export_recompute(model, variant.grid(), receptive_field(model)).data)
-        fresh.rename(path)
+    grid, context = variant.grid(), receptive_field(model)
+    named = key({**asdict(variant), "weights": weights})
+
+    def graph(name: str, export: Callable[[], Any]) -> bytes:
+        path = cache / f"{name}_{variant.front_end}_{named}.onnx"
+        if not path.is_file():
+            say(f"exporting {name} of {variant} to {path}")
+            cache.mkdir(parents=True, exist_ok=True)
+            fresh = cache / f"fresh_{path.name}"
+            fresh.write_bytes(export().data)
+            fresh.rename(path)
+        return path.read_bytes()
+
+    module = Recompute(model, grid, context).eval()
     with torch.no_grad():
-        return path.read_bytes(), module, module.example()
+        return Whole(
+            graph("recompute", lambda: export_recompute(model, grid, context)),
+            graph("cached", lambda: export_recompute(model, grid, context, cached_faces=True)),
+            graph("faces", lambda: export_faces(model, grid)),
+            module,
+            module.example(),
+        )

@@ -20,6 +20,7 @@ NS_PER_S = 1_000_000_000
 WARM_UP_CALLS = 3
 TOLERANCE = 1e-4
 MAX_SHARE = 0.01  # of how far the answers move over the run: with random weights they move little
+FACE_FEATURES = "face_features"
 _HOP_NAMES = {"frames": "vision_in", "mel": "acoustic_in"}
 
 
@@ -46,25 +47,61 @@ class Streaming:
 
 
 class OnnxRecompute:
-    """The whole window as one graph in ONNX Runtime, one thread."""
+    """The whole window as one graph in ONNX Runtime, one thread; what it says for the next window is handed back."""
 
     def __init__(self, onnx: bytes) -> None:
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        ort: Any = importlib.import_module("onnxruntime")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-        self._score = next(o.name for o in self._session.get_outputs() if o.name in ("probs", "value"))
+        self._session = _session(onnx)
+        outputs = {output.name for output in self._session.get_outputs()}
+        shapes = {one.name: one.shape for one in self._session.get_inputs()}
+        self._names = [name for name in shapes if f"{name}_next" not in outputs]
+        self._state: Arrays = {
+            name: np.zeros((1, *shape[1:]), np.float32) for name, shape in shapes.items() if name not in self._names
+        }
+        score = next(name for name in ("probs", "value") if name in outputs)
+        self._outputs = [score, *(f"{name}_next" for name in self._state)]
         self.probs: NDArray[np.float64] = np.zeros(0)
 
     def answer(self, number: int, hop: Arrays, window: Arrays) -> float:
         start_ns = time.perf_counter_ns()
-        (probs,) = self._session.run([self._score], window)
-        took_ns = time.perf_counter_ns() - start_ns
+        self.recompute(window)
+        return (time.perf_counter_ns() - start_ns) / 1e6
+
+    def recompute(self, window: Arrays) -> None:
+        """Answer a window."""
+        feeds = {name: window[name] for name in self._names}
+        probs, *following = self._session.run(self._outputs, feeds | self._state)
+        self._state = dict(zip(self._state, following, strict=True))
         self.probs = probs[0].astype(np.float64)
-        return took_ns / 1e6
+
+
+class OnnxCachedFaces(OnnxRecompute):
+    """What a careful engineer writes: the features of each frame are kept, all that comes after them is recomputed."""
+
+    def __init__(self, faces: bytes, recompute: bytes) -> None:
+        super().__init__(recompute)
+        self._faces = _session(faces)
+        (shape,) = (one.shape for one in self._session.get_inputs() if one.name == FACE_FEATURES)
+        self._features = np.zeros((1, *shape[1:]), np.float32)
+
+    def answer(self, number: int, hop: Arrays, window: Arrays) -> float:
+        start_ns = time.perf_counter_ns()
+        (new,) = self._faces.run([FACE_FEATURES], {"frames": hop["vision_in"]})
+        count = new.shape[1]
+        self._features[:, :-count] = self._features[:, count:]
+        self._features[:, -count:] = new
+        self.recompute(window | {FACE_FEATURES: self._features})
+        return (time.perf_counter_ns() - start_ns) / 1e6
+
+
+def _session(onnx: bytes) -> Any:
+    """A graph in ONNX Runtime on one thread."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    ort: Any = importlib.import_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 
 class TorchRecompute:
@@ -75,30 +112,43 @@ class TorchRecompute:
 
         torch.set_num_threads(1)
         self._names = tuple(module.input_names)
+        self._first = {name: value for name, value in module.example().items() if name in module.state_names}
         outputs = tuple(module.output_names)
+        self._following = [outputs.index(f"{name}_next") for name in self._first]
         self._score = outputs.index("probs" if "probs" in outputs else "value")
         self._run = torch.compile(module) if compile_it else module
+        self.begin()
         self.probs: NDArray[np.float64] = np.zeros(0)
+
+    def begin(self) -> None:
+        """What is carried from window to window, as at the stream's start."""
+        self._state = dict(self._first)
 
     def answer(self, number: int, hop: Arrays, window: Arrays) -> float:
         import torch
 
-        inputs = [torch.from_numpy(window[name]) for name in self._names]
+        inputs = [self._state[name] if name in self._state else torch.from_numpy(window[name]) for name in self._names]
         start_ns = time.perf_counter_ns()
         with torch.inference_mode():
             outputs = self._run(*inputs)
         took_ns = time.perf_counter_ns() - start_ns
+        self._state = {name: outputs[place] for name, place in zip(self._first, self._following, strict=True)}
         self.probs = outputs[self._score][0].numpy().astype(np.float64)
         return took_ns / 1e6
 
 
 class History:
-    """The inputs of a recompute: the newest steps of everything that hops bring, zeros before the stream's start."""
+    """The inputs of a recompute: the newest steps of everything that hops bring, zeros before the stream's start.
 
-    def __init__(self, example: Mapping[str, Any], words: Arrays) -> None:
+    `carried` are the inputs of `example` that a peer keeps itself.
+    """
+
+    def __init__(self, example: Mapping[str, Any], words: Arrays, carried: Sequence[str] = ()) -> None:
         self.window: Arrays = {}
         self._sources: dict[str, str] = {}
         for name, value in example.items():
+            if name in carried:
+                continue
             shape = tuple(int(size) for size in value.shape)
             if name in words:
                 if words[name].size != np.prod(shape):
@@ -201,6 +251,7 @@ def compiled(module: Any, clip: Playback, history: History) -> tuple[TorchRecomp
         try:
             peer = TorchRecompute(module, compile_it=True)
             peer.answer(1, clip.hop(1), history.window)
+            peer.begin()
         except Exception as error:  # whatever the compiler, gcc or the loader raises
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return None, f"{type(error).__name__}: {lines[0][:200]}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.attention import KINDS, Lengths, counted, profiled
 from bench.clip import random_clip
-from bench.models import Variant, exported, random_model, recompute_graph
+from bench.models import Variant, exported, random_model, recompute_graphs
 from bench.ours import Ours, Playback, playback, spoken
 from bench.peers import History, OnnxRecompute, Peer, Stage, Streaming
 from bench.statistics import measure
@@ -59,14 +59,14 @@ def point(
 
     bundle = load_bundle(exported(cache, variant, tokenizer, say))
     model = random_model(variant.front_end, tokenizer)
-    recompute, _, example = recompute_graph(cache, model, variant, "random", say)
+    whole = recompute_graphs(cache, model, variant, "random", say)
     words = spoken(bundle)
     vision, acoustic = bundle.manifest.vision, bundle.manifest.acoustic
     noise = random_clip(CLIP_HOPS, vision.slots_per_hop, acoustic.tokens_per_hop, vision.size_px, acoustic.mel_bands)
     clip = playback(noise, bundle.manifest)
     ours = Ours(bundle, words)
-    peers: dict[str, Peer] = {"onnxruntime_recompute": OnnxRecompute(recompute), "ours": Streaming(ours)}
-    stage = Stage(clip, History(example, words), peers)
+    peers: dict[str, Peer] = {"onnxruntime_recompute": OnnxRecompute(whole.onnx), "ours": Streaming(ours)}
+    stage = Stage(clip, History(whole.example, words, whole.module.state_names), peers)
     stage.warm_up()
     run = stage.run(seconds, paced=False)
     stage.check()
@@ -79,7 +79,7 @@ def point(
         "onnxruntime_recompute_ms": times["onnxruntime_recompute"],
         "exact": stage.differences["ours"],
         "macs_increment": increment,
-        "macs_recompute": sum(multiply_adds(recompute).values()),
+        "macs_recompute": sum(multiply_adds(whole.onnx).values()),
         **growing(bundle, clip, words, window, profile_runs, times["ours"]["p50"]),
     }
 
