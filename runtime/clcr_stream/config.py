@@ -267,6 +267,10 @@ def _is_duration(value_s: float | None) -> bool:
 
 def _check_outputs(config: Config, where: str, path: Path | str | None) -> None:
     """ConfigError when an output is a file that the run reads; whether it may be written, its opening shows."""
+    profiles = {os.path.realpath(entry.profile) for entry in stream_entries(config) if entry.profile is not None}
+    for entry in stream_entries(config):
+        if entry.output is not None and os.path.realpath(entry.output) in profiles:
+            raise ConfigError(f"{where}: {entry.output} is given as output and as profile; give two files")
     outputs = [entry.output for entry in stream_entries(config) if entry.output is not None]
     if outputs:
         from clcr_stream.wire.jsonl import Output, check_inputs

@@ -218,3 +218,31 @@ def test_an_output_is_never_the_configuration_itself_nor_what_another_stream_rea
     talk = tmp_path / "talk.mp4"
     assert "the run reads that file" in refusal(written(tmp_path, text % (tmp_path / "link.jsonl", talk)))
     load_config(written(tmp_path, text % (tmp_path / "new.jsonl", talk)), {})
+
+
+def test_an_output_that_is_a_profile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = {"publish.output": "me", "person.profile": str(tmp_path / "sub" / ".." / "me")}
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(ConfigError, match="me is given as output and as profile; give two files"):
+        load_config(None, flags)
+    entry = "{name: a, sources: {input: x}, output: me}, {name: b, sources: {input: y}, profile: ./me}"
+    with pytest.raises(ConfigError, match="as output and as profile"):
+        load_config(written(tmp_path, f"streams: [{entry}]"), {})
+
+
+def test_two_streams_do_not_share_a_profile_and_the_flag_is_for_one_stream(tmp_path: Path) -> None:
+    two = "{name: a, sources: {input: x}, profile: me}, {name: b, sources: {input: y}, profile: ./me}"
+    with pytest.raises(ConfigError, match=r"streams: profile \./me, me is given twice"):
+        load_config(written(tmp_path, f"streams: [{two}]"), {})
+    with pytest.raises(ConfigError, match=r"streams replaces person\.profile"):
+        load_config(written(tmp_path, "streams: [{name: a, sources: {input: x}}]\nperson: {profile: me}"), {})
+
+
+def test_a_stream_s_own_calibration_beats_that_of_all(tmp_path: Path) -> None:
+    text = (
+        "streams: [{name: a, sources: {input: x}}, {name: b, sources: {input: y}, calibrate_s: 3, profile: me}]\n"
+        "person: {calibrate_s: 7}"
+    )
+    first, second = stream_options(load_config(written(tmp_path, text), {}))
+    assert (first.calibrate_s, first.profile, second.calibrate_s, second.profile) == (7, None, 3, Path("me"))

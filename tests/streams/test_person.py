@@ -177,6 +177,23 @@ def test_the_rest_of_the_state_stays_when_a_baseline_begins_anew(runtime: Runtim
     assert (ticks[-1]["mass"][:, 0] > deaf[-1]["mass"][:, 0]).any()  # the window still holds the first face
 
 
+def test_a_stream_that_starts_its_window_over_keeps_its_baselines(runtime: Runtime) -> None:
+    levels, person = runtime.levels, Person()
+    seat = levels.take()
+    rows = levels.inputs(seat)
+    rows["vision_in"][...], rows["vision_valid"][:], rows["gamma"][0] = 100.0, 1, 1
+    for _ in range(3):
+        levels.run(seat, 1)
+    before = levels.baselines(seat)
+    assert before["vision"].age_steps == 9
+    person.clear_window(levels, seat)
+    assert_same(levels.baselines(seat)["vision"], before["vision"])
+    rows["vision_valid"][:] = 0
+    levels.run(seat, 1)
+    assert levels.outputs(seat, np.ones(3)).present.tolist() == [0, 0, 0]  # the window is empty
+    levels.leave(seat)
+
+
 # Calibration
 
 

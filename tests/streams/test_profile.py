@@ -213,6 +213,19 @@ def test_what_a_stream_left_of_a_person_is_what_the_next_one_begins_with(engines
     assert again["vision"].steps.tolist() == [90, 90, 90]
 
 
+def test_a_pushed_face_that_was_away_for_more_than_five_seconds_begins_anew(engines: Engines) -> None:
+    face = np.full((engines.face_px, engines.face_px, 3), 90, np.uint8)
+    left = []
+    for away_s in (4, 6):
+        with engines.stream(pace="max", modalities=("vision",)) as stream:
+            for slot in (*range(9), *range(9 + 15 * away_s, 15 + 15 * away_s)):
+                stream.push_face(slot * NS_PER_S // 15, face)
+            stream.end(round_up=True)
+            assert len(list(stream)) == 5 * (away_s + 1)
+            left.append(stream.baselines["vision"].steps.tolist())
+    assert left == [[15] * 3, [6] * 3]
+
+
 def test_a_profile_is_written_at_the_end_and_read_at_the_start(engines: Engines, tmp_path: Path) -> None:
     path = tmp_path / "me"
     _, left = play(engines)

@@ -134,26 +134,26 @@ def _read(path: Path) -> ProfileNumbers | None:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{where}: cannot be read ({reason}); give another file") from error
     try:
-        data = _private_bytes(descriptor, path)
+        data, private = _bytes_of(descriptor, where)
     finally:
         os.close(descriptor)
     try:
         numbers = msgspec.json.decode(data, type=ProfileNumbers)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: is not a profile ({error}); give another file") from None
+    if not private:  # last: nobody should be told to change the mode of a file that is something else
+        raise ConfigError(f"{where}: others can read or change it, or own it; run `chmod 600 {path}` if it is yours")
     if numbers.format != FORMAT:
         raise ConfigError(f"{where}: is of format {numbers.format}, this runtime reads {FORMAT}; calibrate anew")
     return numbers
 
 
-def _private_bytes(descriptor: int, path: Path) -> bytes:
-    """What a regular file holds that is its owner's alone. ConfigError."""
-    where, status = f"--profile {path}", os.fstat(descriptor)
+def _bytes_of(descriptor: int, where: str) -> tuple[bytes, bool]:
+    """What a regular file holds, and whether it is its owner's alone. ConfigError."""
+    status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise ConfigError(f"{where}: is not a regular file; give a new name, or a profile")
-    if status.st_mode & 0o077 or status.st_uid != os.geteuid():
-        raise ConfigError(f"{where}: others can read or change it, or own it; run `chmod 600 {path}` if it is yours")
     if status.st_size > MAX_BYTES:
         raise ConfigError(f"{where}: {status.st_size} bytes are no profile; give another file")
     with os.fdopen(descriptor, "rb", closefd=False) as file:
-        return file.read(MAX_BYTES)
+        return file.read(MAX_BYTES), not status.st_mode & 0o077 and status.st_uid == os.geteuid()
