@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from clcr.network.baseline import HORIZON_S as MODEL_HORIZON_S
+from clcr.network.baseline import Baseline as Layer
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.inference.baselines import HORIZON_S, Baseline, Baselines
 from clcr_stream.inference.levels import Levels
 from clcr_stream.inference.onnxruntime import OnnxRuntimeBackend
 from clcr_stream.streams.person import Person, PersonPlan
 from recordings import HOP_NS, ORIGIN_NS, SAMPLES, WINDOW_HOPS, Frame, Recording, record
-from streamed_runtime import Runtime, check_every_tick, opened_runtime, stream
+from streamed_runtime import TOLERANCE, Runtime, check_every_tick, opened_runtime, stream, worst_difference
 
 LEFT = (0.1, 0.2, 0.3, 0.4)
 RIGHT = (0.6, 0.2, 0.3, 0.4)
@@ -105,6 +108,29 @@ def test_a_face_in_another_place_begins_anew_and_sound_goes_on(runtime: Runtime)
     assert_same(person.final["acoustic"], whole["acoustic"])
     assert_same(person.to_keep["vision"], before["vision"])
     assert_same(person.to_keep["acoustic"], before["acoustic"])
+
+
+def forget_at(layer: Layer, hop: int) -> Callable[..., tuple[Tensor, list[Tensor]]]:
+    """The layer's forward over a whole recording that begins with an empty state once more at a hop."""
+    forward, place = layer.forward, hop * layer.block
+
+    def forgetful(x: Tensor, valid: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        before, _ = forward(x[:, :place], valid[:, :place], states)
+        after, states = forward(x[:, place:], valid[:, place:], layer.initial_state(len(x)))
+        return torch.cat([before, after], 1), list(states)
+
+    return forgetful
+
+
+def test_every_tick_equals_a_model_that_forgets_the_face_at_the_hop_of_the_change(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = visit(20, [(0, 8, LEFT), (8, 20, RIGHT)])
+    ticks = stream(runtime, recording, seed=3, person=Person())
+    assert worst_difference(runtime, ticks, recording) > TOLERANCE
+    for layer in runtime.model.baselines_of("vision"):
+        monkeypatch.setattr(layer, "forward", forget_at(layer, 8))
+    assert worst_difference(runtime, ticks, recording) <= TOLERANCE
 
 
 def test_a_face_that_comes_back_to_its_place_within_five_seconds_is_the_same(runtime: Runtime) -> None:
