@@ -96,6 +96,19 @@ def test_other_encoder_weights_or_changes_are_encoded_anew(recipe: Recipe, worki
     assert len(_written(working_folder)) == 3 * count
 
 
+def test_a_zero_s_sign_is_no_change(recipe: Recipe, working_folder: Path) -> None:
+    model = start.new_model(recipe)
+    weight = next(model.vision.parameters())
+    with torch.no_grad():
+        weight.view(-1)[0] = -0.0
+    StoredPacks(model, recipe, 0)(CLIPS, "dev", model.config.labels)
+    written = _written(working_folder)
+    with torch.no_grad():
+        weight.view(-1)[0] = 0.0  # as an average of the weights has it
+    StoredPacks(model, recipe, 0)(CLIPS, "dev", model.config.labels)
+    assert _written(working_folder) == written
+
+
 def test_training_draws_the_changed_versions_and_evaluation_the_clip_itself(recipe: Recipe) -> None:
     model = start.new_model(recipe)
     pack = StoredPacks(model, recipe, 2)(CLIPS, "train", model.config.labels)

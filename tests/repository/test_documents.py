@@ -198,10 +198,10 @@ PROOFS: dict[str, Proof] = {
     "clcr-export runs/javased/best -o engines/mine --json": EXPORT,
     "clcr-stream --bundle engines/mine --camera 0 --mic default": Options("needs a camera and a microphone"),
     "clcr-export runs/javased/final -o engines/half --precision fp16 "
-    "--evaluate cache/packs/javased_av cache/packs/meld": LOWER,
+    "--evaluate cache/packs/javased_av_whisper cache/packs/meld": LOWER,
     "clcr-export runs/javased/final -o engines/int8 --precision int8 "
-    "--evaluate cache/packs/javased_av cache/packs/meld "
-    "--calibration cache/packs/javased_av cache/packs/goemotions": LOWER,
+    "--evaluate cache/packs/javased_av_whisper cache/packs/meld "
+    "--calibration cache/packs/javased_av_whisper cache/packs/goemotions": LOWER,
     """python -c 'import json; proof = json.load(open("engines/default/manifest.json"))["provenance"]["proof"]; """
     """print(json.dumps(proof, indent=1))'""": Run(r'"chained": \{\s+"intercad.probs": \d'),
     # docs/training.md, docs/data.md, docs/model_card.md
@@ -210,13 +210,14 @@ PROOFS: dict[str, Proof] = {
     "clcr-train configs/train_base.yaml --run runs/base --threads 1 --resume": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base": TRAIN,
     "clcr-train configs/train_javased.yaml --run runs/javased --init runs/base/final": TRAIN,
-    "clcr-train configs/train_javased.yaml --run runs/loso --init runs/base/final "
-    "--leave-one-speaker-out --steps 150": FOLDS,
-    "clcr-train configs/train_javased.yaml --run runs/loso --init runs/base/final "
-    "--leave-one-speaker-out --steps 250": FOLDS,
-    "clcr-eval runs/javased/final --pack cache/packs/javased_av cache/packs/ravdess "
+    "clcr-train configs/train_javased.yaml --run runs/loso --init runs/base/final --leave-one-speaker-out": FOLDS,
+    "clcr-eval runs/javased/final --pack cache/packs/javased_av_whisper cache/packs/ravdess_whisper "
     "--json scores.json --plots plots/": EVALUATE,
-    "clcr-eval runs/javased/final --pack cache/packs/javased_av ... --json docs/results/default.json": EVALUATE,
+    "clcr-eval checkpoints/default --pack cache/packs/javased_av_whisper ... "
+    "--json docs/results/default.json": EVALUATE,
+    "python tools/data/ship_checkpoint.py runs/javased/final checkpoints/default": ByTest(
+        "tests/tools/test_ship_checkpoint.py::test_what_ships_is_smaller_and_loads_as_an_export_rounds_the_original"
+    ),
     "clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --subsets V,A,VA "
     "--json scores.json --plots plots/": SCORE,
     "clcr-eval --bundle engines/default --limit 500 --json docs/results/bundle/default.json "
@@ -227,7 +228,7 @@ PROOFS: dict[str, Proof] = {
     "--media-root ../shared/data/{nemo,ased,emospeech,emogator,text,faces}": DEVELOPMENT_DATA,
     "clcr-eval --bundle engines/default --json docs/results/bundle/default_faces.json "
     "--manifest cache/manifests/{fer2013,ferplus,faces_people}.csv --media-root cache/manifests": DEVELOPMENT_DATA,
-    "clcr-export runs/javased/final -o engines/default --licences docs/model_licences.txt": EXPORT,
+    "clcr-export checkpoints/default -o engines/default --licences docs/model_licences.txt": EXPORT,
     "python -m clcr.training.data.prepare my.csv --media-root /data --cache cache/packs "
     "--tokenizer cache/tokenizer/tokenizer.json": PREPARE,
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare": DEVELOPMENT_DATA,

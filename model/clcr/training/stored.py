@@ -47,7 +47,7 @@ class StoredPacks:
         digest = hashlib.sha256(json.dumps([changes, recipe.seed], sort_keys=True).encode())
         for name, value in sorted(model.state_dict().items()):
             if name.startswith(ENCODERS) and not name.endswith(CONSTANTS):
-                digest.update(name.encode() + value.numpy().tobytes())
+                digest.update(name.encode() + (value.numpy() + 0).tobytes())  # an average turns -0.0 into 0.0
         self._digest = digest.hexdigest()
 
     def __call__(self, folder: Path, split: str, labels: tuple[str, ...] | None) -> Pack:
