@@ -33,6 +33,12 @@ def test_a_face_that_overlaps_the_last_one_by_a_little_is_the_same_person() -> N
     assert [persons.seen(0, LEFT), persons.seen(NS_PER_S, (0.39, 0.59, 0.3, 0.4))] == [0, 0]
 
 
+@pytest.mark.parametrize("place", [(0.25, 0.5), (0.75, 0.5), (0.5, 0.25), (0.5, 0.75)], ids=str)
+def test_a_face_that_only_touches_the_last_one_is_another_person(place: tuple[float, float]) -> None:
+    persons = Persons()
+    assert [persons.seen(0, (0.5, 0.5, 0.25, 0.25)), persons.seen(0, (*place, 0.25, 0.25))] == [0, 1]
+
+
 @pytest.mark.parametrize("box", [LEFT, None], ids=["box", "no box"])
 def test_a_face_that_was_away_for_more_than_five_seconds_is_another_person(box: Box | None) -> None:
     persons = Persons()
