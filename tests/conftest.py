@@ -6,9 +6,14 @@ test_streaming_model.py and test_bases.py took 300 s beside one busy core, and t
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +27,26 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime t
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """A process of pytest-xdist imports the files of all tests from a place of its own on, round to where it began.
+
+    In a fresh clone pytest rewrites the asserts of every file, which takes 8 s, and stores the result. Processes that
+    all begin with the first file would all do it; so each does its part and finds the others' stored.
+    """
+    config = session.config
+    if hasattr(config, "workerinput") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        files = sorted(Path(__file__).parent.rglob("test_*.py"))
+        workers = int(config.workerinput["workercount"])
+        start = int(config.workerinput["workerid"].removeprefix("gw")) * len(files) // workers
+        for path in (*files[start:], *files[:start]):
+            sys.path.insert(0, str(path.parent))
+            with contextlib.suppress(Exception, pytest.skip.Exception):  # told when it is collected
+                importlib.import_module(path.stem)
+            sys.path.remove(str(path.parent))
+    yield
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker

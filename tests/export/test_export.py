@@ -559,7 +559,6 @@ def test_an_ablation_that_cannot_be_streamed_is_refused(tmp_path: Path, settings
         export_bundle(tmp_path / "c", tmp_path / "b", ExportOptions("b", proof_hops=8), quietly)
 
 
-@pytest.mark.usefixtures("traces_anew")
 @pytest.mark.parametrize(
     "settings", [{"intraced": False}, {"intercad": False}, {"pool_gate": "log_alpha"}, {"baseline": True}]
 )

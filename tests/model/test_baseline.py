@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from clcr.network.baseline import BLOCK, Baseline
 from clcr.network.batch import Batch
 from clcr.network.model import CLCR, Usual
-from clcr.network.streaming import Grid, StreamingLevel
-from clcr_export.recompute import Recompute
+from clcr.network.streaming import StreamingLevel
 from clcr_factory import GRID, Streamed, changed, random_batch, tiny_model
 
 checked = settings(deadline=None, max_examples=15)
@@ -177,8 +176,6 @@ def _frames(batch: Batch, slots: int) -> torch.Tensor:
     return batch.frames[owner[:, 1] < slots]
 
 
-def test_hops_of_another_length_and_recomputing_are_refused(model: CLCR) -> None:
+def test_hops_of_another_length_are_refused(model: CLCR) -> None:
     with pytest.raises(ValueError, match="baselines work by hops"):
         StreamingLevel(model, 1, replace(GRID, vision_slots=2))
-    with pytest.raises(ValueError, match="cannot be recomputed"):
-        Recompute(model, Grid(), 0)

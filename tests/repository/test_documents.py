@@ -355,7 +355,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("configs", "docs", "engines", "examples", "tools"):
         (folder / name).symlink_to(ROOT / name)
-    clip = generated_clip(folder)
+    clip = generated_clip(folder, seconds=4.0)
     clip.video.rename(folder / "talk.mp4")
     assert clip.srt is not None
     clip.srt.rename(folder / "talk.srt")

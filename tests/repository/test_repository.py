@@ -314,7 +314,7 @@ def test_a_long_step_of_the_set_up_says_what_it_is_at_while_it_runs_and_its_last
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stderr.readline() == "-- installing numpy\n"
-        while "installing numpy: 0 s: Collecting numpy" not in process.stderr.readline():
+        while not re.search(r"installing numpy: \d+ s: Collecting numpy", process.stderr.readline()):
             pass
         (tmp_path / "go").write_text("\n", encoding="utf-8")
         rest = process.stderr.read()  # ends only when nobody who reports is left

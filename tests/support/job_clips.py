@@ -65,11 +65,11 @@ def javased_clip(folder: Path, name: str = JAVASED_CLIP) -> Clip:
     return Clip(name, DATA / f"javased/av/{name}.mp4", write_srt(folder / f"{name}.srt", sentence))
 
 
-def generated_clip(folder: Path) -> Clip:
+def generated_clip(folder: Path, seconds: float = GENERATED_S) -> Clip:
     """The drawn talking person of test://, where there is no data."""
     words = [("what", 0.5, 0.8), ("a", 0.8, 0.9), ("lovely", 0.9, 1.4), ("day", 1.4, 1.9), ("so", 3.0, 3.3)]
     video = folder / "generated.mp4"
-    write_clip(video, GENERATED_S)
+    write_clip(video, seconds)
     return Clip("generated", video, write_srt(folder / "generated.srt", words))
 
 

@@ -10,26 +10,27 @@ from collections.abc import Mapping, Sequence
 
 # These units start first, the longest first, so that no process is left alone with one of them at the end.
 LONGEST_FIRST: Sequence[str] = (
-    "tests/tools/test_bench_tools.py",  # 38, and with its group 63
-    "tests/export/test_export.py",  # 52
-    "tests/model/test_train.py",  # 39
-    "tests/repository/test_documents.py",  # 38
-    "tests/tools/test_gpu_tools.py",  # 31
-    "tests/streams/test_stream_equals_offline.py",  # 30
-    "tests/export/test_precision.py",  # 26
-    "tests/cli/test_manners.py",  # 26
-    "tests/model/test_scoring.py",  # 26
+    "tests/tools/test_bench_tools.py",  # 39, and with its group 61
+    "tests/export/test_export.py",  # 50
+    "tests/model/test_train.py",  # 37
+    "tests/export/test_recompute.py",  # 35
+    "tests/tools/test_gpu_tools.py",  # 28
+    "tests/cli/test_manners.py",  # 28
+    "tests/repository/test_documents.py",  # 28
+    "tests/export/test_precision.py",  # 23
+    "tests/streams/test_stream_equals_offline.py",  # 22
     "tests/test_embedding.py",  # 21
-    "tests/streams/test_real_clip.py",  # 21
-    "tests/streams/test_speech_stream.py",  # 24
-    "tests/model/test_clcr.py",  # 18
-    "tests/model/test_streaming_model.py",  # 18
-    "tests/inference/test_building.py",  # 17
-    "tests/model/test_train_speech.py",  # 16
-    "tests/model/test_speech_model.py",  # 14
+    "tests/streams/test_real_clip.py",  # 18
+    "tests/model/test_scoring_histories.py",  # 17
+    "tests/model/test_scoring.py",  # 17
+    "tests/model/test_streaming_model.py",  # 14
+    "tests/inference/test_building.py",  # 14
+    "tests/model/test_clcr.py",  # 13
+    "tests/streams/test_speech_stream.py",  # 13
     "tests/streams/test_several_streams.py",  # 12
-    "tests/export/test_recompute.py",  # 11
+    "tests/model/test_data.py",  # 12
     "tests/repository",
+    "tests/sources",
     "tests/streams",
     "tests/inference",
 )
@@ -69,6 +70,10 @@ SLOW: Mapping[str, str] = {
     "tests/model/test_data.py::test_no_face_and_no_speaker_is_on_both_sides_of_a_cut": "5 s",
     "tests/model/test_evaluate.py": "evaluates a model on every subset",
     "tests/model/test_face_training.py::test_a_run_learns": "trains a network",
+    "tests/model/test_face_training.py::test_the_development_sets": "3 s",
+    "tests/model/test_histories.py::test_a_history_changes": "3 s",
+    "tests/model/test_histories.py::test_a_run_with_histories": "trains a model",
+    "tests/model/test_histories.py::test_the_commands_take": "trains a model",
     "tests/model/test_scoring.py::test_a_cut_far_into": "draws and plays a clip",
     "tests/model/test_scoring.py::test_scoring_a_bundle_loads_no_torch": "starts the command",
     "tests/model/test_scoring.py::test_the_command_scores": "4 s",
@@ -81,6 +86,7 @@ SLOW: Mapping[str, str] = {
     "tests/model/test_streaming_model.py::test_gamma_may_change": "1 s",
     "tests/model/test_streaming_model.py::test_hundreds_of_hops": "a soak",
     "tests/model/test_streaming_model.py::test_the_default_window": "1 s",
+    "tests/model/test_stored.py::test_a_run_on_stored": "trains a model",
     "tests/model/test_train.py": "trains a model",
     "tests/model/test_train_speech.py": "trains a model",
     "tests/repository/test_documents.py::TestBesideASession": "runs the documents' commands",
@@ -100,6 +106,9 @@ SLOW: Mapping[str, str] = {
     "tests/sources/test_virtual_microphone.py": "streams a microphone",
     "tests/streams/test_loop.py::test_whatever_becomes_of_the_others": "3 s",
     "tests/streams/test_person.py": "exports a model",
+    "tests/streams/test_profile.py::test_a_calibration_without": "starts the command",
+    "tests/streams/test_profile.py::test_a_stream_that_begins_anew": "3 s",
+    "tests/streams/test_profile.py::test_the_command_calibrates": "starts the command",
     "tests/streams/test_real_clip.py": "streams recordings",
     "tests/streams/test_runtime_e2e.py::test_a_bundle_of_another_sample_rate": "2 s",
     "tests/streams/test_runtime_e2e.py::test_a_clip_at_both_paces": "starts the command",
