@@ -215,7 +215,8 @@ PROOFS: dict[str, Proof] = {
     "--json scores.json --plots plots/": EVALUATE,
     "clcr-eval checkpoints/default --pack cache/packs/javased_av_whisper ... "
     "--json docs/results/default.json": EVALUATE,
-    "python tools/data/ship_checkpoint.py runs/javased/final checkpoints/default": ByTest(
+    "clcr-train configs/train_words.yaml --run runs/words --init runs/javased/final": TRAIN,
+    "python tools/data/ship_checkpoint.py runs/words/final checkpoints/default": ByTest(
         "tests/tools/test_ship_checkpoint.py::test_what_ships_is_smaller_and_loads_as_an_export_rounds_the_original"
     ),
     "clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --subsets V,A,VA "
