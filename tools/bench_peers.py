@@ -41,7 +41,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=CHECKPOINT,
         metavar="DIR",
-        help="that the bundle comes from (runs/javased/final)",
+        help="that the bundle comes from (checkpoints/default)",
     )
     parser.add_argument(
         "--sweep",

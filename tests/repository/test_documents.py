@@ -233,7 +233,6 @@ PROOFS: dict[str, Proof] = {
     "python -m clcr.training.data.prepare my.csv --media-root /data --cache cache/packs "
     "--tokenizer cache/tokenizer/tokenizer.json": PREPARE,
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare": DEVELOPMENT_DATA,
-    "python tools/data/manifests.py --data ../shared/data --out cache/manifests": DEVELOPMENT_DATA,
     "python tools/data/face_sets.py --data ../shared/data --out cache/faces": ByTest(
         "tests/model/test_face_training.py::test_the_development_sets_are_written_with_their_splits"
     ),

@@ -16,7 +16,7 @@ from bench.machine import ROOT
 
 SEED = 0
 SAMPLE_RATE_HZ = 16000
-CHECKPOINT = ROOT / "runs/javased/final"
+CHECKPOINT = ROOT / "checkpoints/default"
 # name -> settings of the model: what looks at a face, or what hears
 FRONT_ENDS: dict[str, dict[str, Any]] = {
     "default": {},
