@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,25 +15,16 @@ from clcr.training.evaluate import evaluate_subset
 from clcr.training.recipe import Acoustic, Recipe, load_recipe
 from clcr.training.stored import ENCODERS, StoredPacks
 from clcr_stream.errors import ConfigError
-from clcr_stream.frontends.mel import SPEECH_MEL
-from tiny_packs import write_packs
-from whisper_file import WIDTHS, random_whisper, write_whisper
+from tiny_packs import WHISPER, write_speech_packs
+from whisper_file import WIDTHS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLIPS = Path("packs/clips")
-WHISPER = {
-    "acoustic_encoder": "whisper",
-    "mel_bands": WIDTHS.bands,
-    "speech_width": WIDTHS.width,
-    "speech_heads": WIDTHS.heads,
-    "speech_inner": WIDTHS.inner,
-}
 
 
 @pytest.fixture(autouse=True)
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_packs(tmp_path, replace(SPEECH_MEL, mel_bands=WIDTHS.bands))
-    write_whisper(tmp_path / "whisper" / "model.bin", random_whisper(0))
+    write_speech_packs(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "plot_curves", lambda *_: None)
     return tmp_path

@@ -22,24 +22,16 @@ from clcr.training.recipe import Acoustic, Recipe, load_recipe
 from clcr_stream.errors import ConfigError
 from clcr_stream.frontends.mel import SPEECH_MEL, log_mel
 from media import MediaSpec, write_media
-from tiny_packs import write_packs
+from tiny_packs import WHISPER, write_packs, write_speech_packs
 from tiny_tokenizer import tokenizer_json
-from whisper_file import WIDTHS, random_whisper, write_whisper
+from whisper_file import WIDTHS, random_whisper
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-WHISPER = {
-    "acoustic_encoder": "whisper",
-    "mel_bands": WIDTHS.bands,
-    "speech_width": WIDTHS.width,
-    "speech_heads": WIDTHS.heads,
-    "speech_inner": WIDTHS.inner,
-}
 
 
 @pytest.fixture(autouse=True)
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_packs(tmp_path, replace(SPEECH_MEL, mel_bands=WIDTHS.bands))
-    write_whisper(tmp_path / "whisper" / "model.bin", random_whisper(0))
+    write_speech_packs(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,10 +14,26 @@ from numpy.typing import NDArray
 
 from clcr.network.config import EMOTIONS
 from clcr.training.data.prepare import PACK_FORMAT
-from clcr_stream.frontends.mel import DEFAULT_MEL, MelSpec
+from clcr_stream.frontends.mel import DEFAULT_MEL, SPEECH_MEL, MelSpec
+from whisper_file import WIDTHS, random_whisper, write_whisper
 
 SPEAKERS = ("s1", "s2", "s3")
 SLOTS, ACOUSTIC_TOKENS = 9, 15
+
+
+WHISPER = {  # settings of a model whose speech encoder is that of `write_speech_packs`
+    "acoustic_encoder": "whisper",
+    "mel_bands": WIDTHS.bands,
+    "speech_width": WIDTHS.width,
+    "speech_heads": WIDTHS.heads,
+    "speech_inner": WIDTHS.inner,
+}
+
+
+def write_speech_packs(folder: Path) -> None:
+    """The packs with the log-mel of a tiny speech encoder, and its weights as whisper/model.bin."""
+    write_packs(folder, replace(SPEECH_MEL, mel_bands=WIDTHS.bands))
+    write_whisper(folder / "whisper" / "model.bin", random_whisper(0))
 
 
 def write_packs(folder: Path, spec: MelSpec = DEFAULT_MEL) -> None:
