@@ -93,6 +93,15 @@ def round_to_half(module: nn.Module) -> None:
                 parameter.copy_(parameter.half().float())
 
 
+def round_pretrained(model: CLCR) -> None:
+    """Round the weights of the pretrained encoders, which the files hold in half precision."""
+    parts = [model.language, model.project["language"]]
+    if model.config.acoustic_encoder == "whisper":
+        parts += [model.acoustic, model.stages["acoustic"]]
+    for part in parts:
+        round_to_half(part)
+
+
 def store_in_half(proto: onnx.ModelProto, exact_only: bool = False) -> None:
     """Store large float32 weights as float16 followed by a Cast; a weight that would change is an error, or stays.
 

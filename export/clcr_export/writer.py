@@ -21,7 +21,7 @@ from clcr.network.streaming import Grid, StreamingLevel
 from clcr.training.checkpoint import CheckpointError, load_checkpoint, load_info, replacing_folder
 from clcr_export import __version__
 from clcr_export.gates import Report
-from clcr_export.graphs import Graph, export_graph, round_to_half, streaming_modules
+from clcr_export.graphs import Graph, export_graph, round_pretrained, streaming_modules
 from clcr_export.operators import check_operators
 from clcr_export.precision import Bench, Precision, evaluation_packs, lower
 from clcr_export.proof import Chain, Proof, make_scenario, prove, sessions, vocabulary_size
@@ -101,12 +101,7 @@ def _export(checkpoint: Path, target: Path, options: ExportOptions, say: Say) ->
     model = load_checkpoint(checkpoint)
     tokenizer = checkpoint / "tokenizer.json"
     check_tokenizer(tokenizer, vocabulary_size(model))
-    # Weights of the pretrained encoders are stored as float16: PyTorch must compute with what the file will hold.
-    round_to_half(model.language)
-    round_to_half(model.project["language"])
-    if model.config.acoustic_encoder == "whisper":
-        round_to_half(model.acoustic)
-        round_to_half(model.stages["acoustic"])
+    round_pretrained(model)  # PyTorch must compute with what the files will hold
     engines = _proved(model, _modules(checkpoint, model, grid), options.proof_hops, say)
     if options.precision.mode != "fp32":
         with evaluation_packs(model, options.precision, tokenizer) as packs:

@@ -241,16 +241,12 @@ def by_model(checkpoint: Path, recording: Recording) -> Iterator[Arrays]:
     import torch
 
     from clcr.training.checkpoint import load_checkpoint
-    from clcr_export.graphs import round_to_half
+    from clcr_export.graphs import round_pretrained
     from streaming_reference import Offline
 
     torch.set_num_threads(1)
     model = load_checkpoint(checkpoint)
-    pretrained = [model.language, model.project["language"]]
-    if model.config.acoustic_encoder == "whisper":
-        pretrained += [model.acoustic, model.stages["acoustic"]]
-    for part in pretrained:  # as the bundle stores them
-        round_to_half(part)
+    round_pretrained(model)  # as the bundle stores them
     offline = Offline(model, Tokenizer(checkpoint / "tokenizer.json"), recording)
     encoded = offline.encode(recording.hops)
     for hops in range(1, recording.hops + 1):

@@ -13,22 +13,26 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from clcr.training import checkpoint
-from clcr_export.graphs import HALF_STORAGE_ELEMENTS
+from clcr_export.graphs import HALF_STORAGE_ELEMENTS, round_pretrained
 from clcr_stream.errors import ClcrError
 
-ROUNDED = ("language.", "project.language.", "acoustic.", "stages.acoustic.")
+
+def _shortened(value: Tensor) -> Tensor:
+    """In half precision where that changes nothing and saves space."""
+    if value.dtype != torch.float32 or value.numel() < HALF_STORAGE_ELEMENTS:
+        return value
+    half = value.half()
+    return half if torch.equal(half.float(), value) else value
 
 
 def ship(source: Path, target: Path) -> None:
     """Replace `target` by the checkpoint in half precision. Raises CheckpointError."""
-    weights = {
-        name: value.half()
-        if name.startswith(ROUNDED) and value.dtype == torch.float32 and value.numel() >= HALF_STORAGE_ELEMENTS
-        else value
-        for name, value in checkpoint.read_tensors(source / "model.safetensors").items()
-    }
+    model = checkpoint.load_checkpoint(source)
+    round_pretrained(model)
+    weights = {name: _shortened(value) for name, value in model.state_dict().items()}
     with checkpoint.replacing_folder(target) as folder:
         checkpoint.save_tensors(folder / "model.safetensors", weights)
         for name in ("config.json", "tokenizer.json"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -35,5 +35,4 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: value if value is None else value.to(device) for name, value in values.items()}
-        return Batch(**moved)
+        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})

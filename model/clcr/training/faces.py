@@ -117,7 +117,7 @@ def train_faces(folder: Path, recipe: FaceRecipe, resume: bool, until_step: int 
     """Train to the recipe's last step or until a signal; says which. Writes log.jsonl, best/, last/ and final/."""
     torch.manual_seed(recipe.seed)
     model = FaceClassifier(recipe)
-    if recipe.init is not None:
+    if recipe.init is not None and not resume:
         checkpoint.load_weights(
             model, checkpoint.read_tensors(Path(recipe.init) / "model.safetensors"), Path(recipe.init)
         )

@@ -1,4 +1,4 @@
-"""What frozen encoders make of a pack, computed once: a step then costs a tenth, for it trains what comes after them.
+"""What frozen encoders make of a pack, computed once: a step then trains what comes after them, and nothing else.
 
 Of every clip the encoders see `versions` changed copies and the clip itself (version 0). Faces and sound are stored in
 half precision, beside the pack, under the hash of all that they depend on.
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from clcr.network.model import CLCR
 from clcr.training.checkpoint import replacing_folder
 from clcr.training.data.augment import Augment, at_model_size
-from clcr.training.data.cache import Clip, Pack
+from clcr.training.data.cache import Clip, Pack, bounds_of
 from clcr.training.data.mixture import collate
 from clcr.training.recipe import Recipe
 from clcr_stream.errors import ConfigError
@@ -120,11 +120,11 @@ class _Column:
     def __init__(self, folder: Path, name: str) -> None:
         self._values = np.load(folder / f"{name}.npy", mmap_mode="r")
         with np.load(folder / "counts.npz") as counts:
-            self._ends = np.cumsum(counts[name], dtype=np.int64)
-            self._starts = self._ends - counts[name]
+            self._bounds = bounds_of(counts[name])
 
     def at(self, index: int) -> NDArray[np.float16]:
-        return np.asarray(self._values[self._starts[index] : self._ends[index]])
+        start, end = self._bounds[index]
+        return np.asarray(self._values[start:end])
 
 
 def encoded(model: CLCR, clips: list[Clip]) -> list[tuple[NDArray[np.float16], NDArray[np.float16]]]:

@@ -29,7 +29,7 @@ from clcr.network.model import CLCR
 from clcr.training import checkpoint
 from clcr.training.data.cache import Pack
 from clcr.training.evaluate import evaluate_subset
-from clcr.training.feed import Feed, Group, dev_pack
+from clcr.training.feed import Feed, Group, PackOpener, dev_pack
 from clcr.training.optimisation import Average, build_optimizer, freeze_statistics, rate_factor, set_rates
 from clcr.training.plots import plot_curves
 from clcr.training.recipe import Recipe, recipe_to_yaml
@@ -133,7 +133,7 @@ def train(run: Run, until_step: int | None = None) -> str:
     started_ns, saved_ns = run.clock.now_ns(), run.clock.now_ns()
     before_seconds = run.progress.seconds
     window: list[dict[str, float]] = []
-    feed = _feed(run, stored=recipe.stored_versions > 0)
+    feed = _feed(run, _opener(run, recipe.stored_versions))
     with (
         stop_signals() as stopping,
         feed.prefetching(run.progress.step, end) as batches,
@@ -207,7 +207,7 @@ def watch(run: Run) -> None:
     if run.average is not None:
         model.load_state_dict(run.average.weights)
     scores: dict[str, dict[str, float]] = {}
-    open_pack = StoredPacks(model, run.recipe, 0) if run.recipe.stored_versions else Pack
+    open_pack = _opener(run, 0)
     for use in run.recipe.dev:
         pack = dev_pack(use, class_names(model), open_pack)
         for subset in use.subsets:
@@ -257,8 +257,12 @@ def _assemble(folder: Path, recipe: Recipe, model: CLCR, leave_out: tuple[str, .
     return run
 
 
-def _feed(run: Run, stored: bool = False) -> Feed:
-    open_pack = StoredPacks(run.model, run.recipe, run.recipe.stored_versions) if stored else Pack
+def _opener(run: Run, versions: int) -> PackOpener:
+    """Opens packs: with the frozen encoders' outputs in so many changed versions, where the recipe keeps those."""
+    return StoredPacks(run.model, run.recipe, versions) if run.recipe.stored_versions else Pack
+
+
+def _feed(run: Run, open_pack: PackOpener = Pack) -> Feed:
     return Feed(run.recipe, class_names(run.model), run.leave_out, run.model.config.mel, open_pack)
 
 

@@ -114,7 +114,7 @@ class Pack:
         self.targets: NDArray[Any] = numbers[rows].astype(np.float32 if labels is None else np.int64)  # (len,)
         self.classes = 0 if labels is None else len(labels)
         self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _STORED}
-        self._bounds = {name: _bounds(items[f"{name}_count"])[rows] for name in _STORED}
+        self._bounds = {name: bounds_of(items[f"{name}_count"])[rows] for name in _STORED}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -153,7 +153,7 @@ class Pack:
 _STORED = ("grey", "rgb", "slots", "mel", "tokens")
 
 
-def _bounds(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def bounds_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """(n, 2): where each sample's elements start and end in the joined array."""
     ends = np.cumsum(counts, dtype=np.int64)
     return np.stack([ends - counts, ends], axis=1)
