@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clcr_stream import Baseline
 
 Baselines = Mapping[str, Baseline]
+
+
+def others_of(speakers: Sequence[str], seed: int = 0) -> list[NDArray[np.int64]]:
+    """For each clip, the other clips of its speaker in random order, alike for a bundle and its checkpoint."""
+    rng = np.random.default_rng(seed)
+    names = np.asarray(speakers)
+    places = np.arange(len(names))
+    orders = [
+        rng.permutation(np.flatnonzero((names == speaker) & (places != place))) for place, speaker in enumerate(names)
+    ]
+    return [order if speaker else order[:0] for order, speaker in zip(orders, names, strict=True)]
 
 
 def pasts(
@@ -16,15 +28,11 @@ def pasts(
 ) -> list[dict[str, Baseline]]:
     """For each clip, other clips of its speaker in random order until `most_steps` are reached, by modality.
 
-    left: what a stream of each clip alone left of its person. {} for a clip without a speaker, or alone with it. The
-    order is that of clcr.training.histories.past_of_each, so a bundle and its checkpoint are given the same past.
+    left: what a stream of each clip alone left of its person. {} for a clip without a speaker, or alone with it.
     """
-    rng = np.random.default_rng(seed)
-    names = np.asarray(speakers)
     found: list[dict[str, Baseline]] = []
-    for index, speaker in enumerate(names):
-        others = rng.permutation(np.flatnonzero((names == speaker) & (np.arange(len(names)) != index)))
-        past = [left[other] for other in others] if speaker else []
+    for others in others_of(speakers, seed):
+        past = [left[other] for other in others]
         joined = {m: _joined([one[m] for one in past if m in one], most) for m, most in most_steps.items()}
         found.append({modality: one for modality, one in joined.items() if one is not None})
     return found

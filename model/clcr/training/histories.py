@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clcr.network.config import EMOTIONS
 from clcr.network.model import Usual
+from clcr.scoring.histories import others_of
 
 NEUTRAL = EMOTIONS.index("neutral")
 ONE_KIND_P = 0.4  # of the histories: all neutral, or all of one emotion, half each
@@ -44,17 +45,14 @@ def past_of_each(usual: Usual, speakers: Sequence[str], most_steps: tuple[float,
 
     most_steps: of vision and of sound. A sample whose speaker has no other gets no past.
     """
-    rng = np.random.default_rng(seed)
-    names = np.asarray(speakers)
     mean, steps = torch.zeros_like(usual.mean), torch.zeros_like(usual.steps)
-    for index, speaker in enumerate(names):
-        others = rng.permutation(np.flatnonzero((names == speaker) & (np.arange(len(names)) != index)))
+    for index, others in enumerate(others_of(speakers, seed)):
         for place, most in enumerate(most_steps):
             counts = usual.steps[others, place]
             reached = int(np.searchsorted(np.cumsum(counts.numpy()), most)) + 1
             past, weights = others[:reached], counts[:reached]
             total = float(weights.sum())
-            if speaker and total > 0:
+            if total > 0:
                 mean[index, place] = (usual.mean[past, place] * weights[:, None, None]).sum(0) / total
                 steps[index, place] = min(total, most)
     return Usual(mean, steps)
