@@ -304,7 +304,7 @@ def test_a_reader_gives_sound_in_blocks_of_a_fifth_of_a_second_without_holes(
     assert [item.time_ns for item in items if isinstance(item, VideoItem)] == [
         pytest.approx(number * NS_PER_S // 10, abs=NS_PER_S // 1000) for number in range(15)
     ]
-    ends_ns = [reader.end_ns(modality) for modality in BOTH]
+    ends_ns = [reader.ends_ns[modality] for modality in BOTH]
     assert [end_ns is not None and abs(end_ns - 1.5 * NS_PER_S) < 0.1 * NS_PER_S for end_ns in ends_ns] == [True, True]
 
 
@@ -391,7 +391,7 @@ def test_a_file_that_is_closed_before_it_was_started_is_let_go(tmp_path: Path) -
 def test_a_container_says_when_each_of_its_streams_ends(tmp_path: Path, suffix: str) -> None:
     path = write_media(tmp_path / f"a.{suffix}", MediaSpec(seconds=3, audio_seconds=2))
     with MediaReader(av.open(str(path)), BOTH, 16_000, lambda _: None) as reader:
-        ends_s = {modality: (reader.end_ns(modality) or 0) / NS_PER_S for modality in BOTH}
+        ends_s = {modality: (reader.ends_ns[modality] or 0) / NS_PER_S for modality in BOTH}
     assert ends_s == {"vision": pytest.approx(3.0, abs=0.05), "acoustic": pytest.approx(2.0, abs=0.1)}
 
 

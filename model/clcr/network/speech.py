@@ -131,11 +131,14 @@ class SpeechLayer(nn.Module):
         return self.out(out), [keys[:, :, -self.context :], values[:, :, -self.context :], known[:, -self.context :]]
 
     def _band(self, steps: int) -> Tensor:
-        """(steps, context + steps): 0 where a step sees a key (its block and the context before that), else MASKED."""
+        """(steps, context + steps): 0 where a step sees a key (its block and the context before that), else 2 * MASKED.
+
+        Twice, so that a step that has heard nothing yet does not take what it will hear for what it has not heard.
+        """
         first = np.arange(steps) // BLOCK_STEPS * BLOCK_STEPS  # of what a step sees, counted with the carried keys
         place = np.arange(self.context + steps)
         seen = (place >= first[:, None]) & (place < first[:, None] + self.context + BLOCK_STEPS)
-        return torch.from_numpy(np.where(seen, 0.0, MASKED).astype(np.float32))
+        return torch.from_numpy(np.where(seen, 0.0, 2.0 * MASKED).astype(np.float32))
 
 
 def repeated(valid: Tensor, times: int) -> Tensor:

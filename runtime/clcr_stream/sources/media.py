@@ -64,13 +64,15 @@ class MediaReader:
         self._on_error = on_error
         self._rate_hz = rate_hz
         self._streams = {
-            candidates: stream for candidates in requested if (stream := _best(container, candidates)) is not None
+            modality: stream for modality in requested if (stream := _best(container, modality)) is not None
         }
         for stream in self._streams.values():
             stream.codec_context.thread_count = 1  # frame threads add latency and reorder errors
         start = container.start_time
         self._start = Fraction(start, 1_000_000) if start is not None else None
         self._end_s = float(container.duration) / 1e6 if container.duration else None
+        # Read now: a stream of a closed container is freed memory.
+        self.ends_ns = {modality: _end_ns(stream, self._start) for modality, stream in self._streams.items()}
         self._resampler = Resampler(rate_hz)
         self._next_sample = 0
         self._expected_s: float | None = None
@@ -85,18 +87,6 @@ class MediaReader:
     def modalities(self) -> tuple[Modality, ...]:
         """The wanted modalities that the container holds."""
         return tuple(self._streams)
-
-    def end_ns(self, modality: Modality) -> int | None:
-        """Where that stream ends by the container's index, from its start; None when it does not say."""
-        stream = self._streams[modality]
-        tag = _MATROSKA_END.match(stream.metadata.get("DURATION", ""))
-        if tag is not None:
-            hours, minutes, seconds = tag.groups()
-            return int((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * NS_PER_S)
-        if not stream.duration or stream.time_base is None or self._start is None:
-            return None
-        start = (stream.start_time or 0) * stream.time_base - self._start
-        return int((start + stream.duration * stream.time_base) * NS_PER_S)
 
     def items(self, from_ns: int = 0) -> Iterator[Item]:
         """Everything that decodes, to the end of the input; from a little before `from_ns` on where that can be sought.
@@ -197,6 +187,18 @@ def _best(container: Any, modality: Modality) -> Any:
     return best if best in candidates else next(iter(candidates), None)
 
 
+def _end_ns(stream: Any, container_start_s: Fraction | None) -> int | None:
+    """Where a stream ends by the container's index, from the container's start; None when it does not say."""
+    tag = _MATROSKA_END.match(stream.metadata.get("DURATION", ""))
+    if tag is not None:
+        hours, minutes, seconds = tag.groups()
+        return int((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * NS_PER_S)
+    if not stream.duration or stream.time_base is None or container_start_s is None:
+        return None
+    start_s = (stream.start_time or 0) * stream.time_base - container_start_s
+    return int((start_s + stream.duration * stream.time_base) * NS_PER_S)
+
+
 def _upright_rgb(frame: Any) -> NDArray[np.uint8]:
     picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
     quarter_turns = round(frame.rotation / 90) % 4
@@ -286,7 +288,7 @@ class FileSource(ThreadedSource):
         self._pace = pace
         self._feeder = FrameFeeder(sinks) if "vision" in self.modalities else None
         self._reached_ns: dict[Modality, int] = dict.fromkeys(self.modalities, 0)
-        self._ends_ns = {modality: self._reader.end_ns(modality) for modality in self.modalities}
+        self._ends_ns = self._reader.ends_ns
         absent = [STREAM_KIND[modality] for modality in requested if modality not in self.modalities]
         self._note = f"the file holds no {absent[0]}" if absent else ""
 
