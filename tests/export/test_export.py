@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from clcr_export.proof import (
     COMPARISONS,
     TOLERANCE,
     Chain,
+    Offline,
     ParityError,
     Proof,
     differences,
@@ -37,7 +38,6 @@ from clcr_export.proof import (
     only,
     sessions,
 )
-from clcr_export.proof import offline as offline_model
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream.bundle.loader import load_bundle
 from clcr_stream.bundle.manifest import ENGINES, contract, language_words
@@ -344,9 +344,10 @@ def test_each_set_of_modalities_equals_the_offline_model(
     scenario = only(scenario, present)
     chain = Chain(graphs, model, sessions(graphs))
     outputs = [chain.tick(scenario, index) for index in range(9)]
+    offline = Offline(model, GRID, scenario)
     assert outputs[-1]["level1"]["present"][0].tolist() == [float(m in present) for m in MODALITIES]
     for index, output in enumerate(outputs):
-        found = differences(model, output, offline_model(model, GRID, scenario, index + 1))
+        found = differences(model, output, offline(index + 1))
         assert max(found.values()) <= TOLERANCE
 
 
@@ -362,7 +363,16 @@ def test_the_comparison_notices_the_loss_of_any_state(
     scenario.acoustic_valid[:] = scenario.vision_valid[:] = 1.0
     chain = Chain(graphs, model, sessions(graphs), (f"level{level}", state))
     outputs = [chain.tick(scenario, index) for index in range(4)]
-    assert max(differences(model, outputs[-1], offline_model(model, GRID, scenario, 4)).values()) > TOLERANCE
+    assert max(differences(model, outputs[-1], Offline(model, GRID, scenario)(4)).values()) > TOLERANCE
+
+
+@pytest.mark.parametrize("hops", [1, 4, 9])
+def test_the_recording_encoded_as_a_whole_says_what_its_prefix_says(model: CLCR, hops: int) -> None:
+    scenario = make_scenario(model, GRID, 9, seed=5)
+    cut = {field.name: getattr(scenario, field.name)[:hops] for field in fields(scenario) if field.name != "gamma"}
+    whole, prefix = Offline(model, GRID, scenario)(hops), Offline(model, GRID, replace(scenario, **cut))(hops)
+    torch.testing.assert_close(whole.logits, prefix.logits, atol=1e-5, rtol=0)
+    assert not torch.allclose(whole.logits, Offline(model, GRID, scenario)(hops % 9 + 1).logits, atol=1e-4)
 
 
 def test_a_difference_that_is_not_a_number_counts_as_infinite() -> None:
@@ -685,5 +695,5 @@ def test_the_tiny_model_is_not_degenerate() -> None:
     """The tests above would prove little on a model that ignores its input."""
     model = tiny_model()
     scenario = make_scenario(model, GRID, 8)
-    first, last = (offline_model(model, GRID, scenario, hops) for hops in (1, 8))
+    first, last = (Offline(model, GRID, scenario)(hops) for hops in (1, 8))
     assert (model.probabilities(first.logits) - model.probabilities(last.logits)).abs().max() > 1e-3
