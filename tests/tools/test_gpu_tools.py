@@ -95,12 +95,28 @@ def test_what_runs_on_the_gpu_machine_is_python_3_9_with_numpy_alone() -> None:
     assert done.stdout.startswith("tensorrt cannot be imported")
 
 
+@pytest.fixture(scope="module")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose tick takes a millisecond, for what runs hundreds of them."""
+    pytest.importorskip("torch"), pytest.importorskip("onnx")
+    from clcr_export.writer import ExportOptions, export_bundle
+    from tiny_checkpoint import write_tiny_checkpoint
+    from traced import exports_trace_once
+
+    folder = tmp_path_factory.mktemp("small")
+    write_tiny_checkpoint(folder / "checkpoint")
+    with exports_trace_once(tmp_path_factory, proved=False):
+        export_bundle(folder / "checkpoint", folder / "bundle", ExportOptions("small"), lambda _: None)
+    return folder / "bundle"
+
+
 def test_the_whole_tensorrt_part_runs_and_finds_parity(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = fake_cuda.Machine(release="10.13")
     fake_cuda.install(machine, monkeypatch)
     flags = ["--only", "tensorrt", "--seconds", "0.01", "--sustained", "0.01", "--streams", "1,3"]
+    flags += ["--bundle", str(small_bundle)]
     code = import_module("gpu_check").main([*flags, "--cache", str(tmp_path), "--json", str(tmp_path / "gpu.json")])
     found = json.loads((tmp_path / "gpu.json").read_text())
     checks = {check["name"]: check for check in found["checks"]}
