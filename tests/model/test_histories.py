@@ -78,6 +78,9 @@ def test_the_past_of_a_clip_is_as_long_as_asked_and_never_the_clip_itself() -> N
         others = [value for value in range(4) if value != index]
         assert float(usual.mean[index, 1, 0, 0]) == pytest.approx(np.mean(others))
     assert not usual.steps[4:].any()
+    kinds = past_of_each(Usual(mean, steps), ["a", "a", "a", "b"] + ["", ""], (60.0, 60.0), usable=[True, False] * 3)
+    assert kinds.steps[:4, 0].tolist() == [30.0, 60.0, 30.0, 0.0]
+    assert kinds.mean[:3, 0, 0, 0].tolist() == [2.0, 1.0, 0.0]
 
 
 # In a training run
@@ -129,6 +132,10 @@ def test_a_history_changes_what_is_scored_and_needs_a_model_with_baselines(recip
     assert cold.shape == warm.shape and not np.allclose(cold, warm)
     again = evaluate_subset(run.model, pack, "VA", batch_size=5, history_s=20.0).logits
     np.testing.assert_allclose(warm, again, atol=1e-5)
+    neutral = evaluate_subset(run.model, pack, "VA", history_s=20.0, history_of="neutral").logits
+    assert not np.allclose(neutral, warm) and not np.allclose(neutral, cold)
+    with pytest.raises(ConfigError, match="--history-of bored: allowed are the model's labels: neutral, sad"):
+        evaluate_subset(run.model, pack, "VA", history_s=20.0, history_of="bored")
     plain = start.new_model(msgspec.structs.replace(recipe, model={**recipe.model, "baseline": False}))
     with pytest.raises(ConfigError, match="has no baselines"):
         evaluate_subset(plain, pack, "VA", history_s=20.0)

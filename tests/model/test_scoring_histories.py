@@ -58,19 +58,22 @@ CLIPS = [
 ]
 
 
-def test_the_past_of_a_clip_is_that_of_an_evaluation_of_the_checkpoint() -> None:
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_the_past_of_a_clip_is_that_of_an_evaluation_of_the_checkpoint(share: float) -> None:
     rng = np.random.default_rng(4)
     speakers = [str(name) for name in rng.choice(["a", "b", "c", ""], 40)]
     speakers[7] = "alone"
     mean = rng.normal(0, 1, (40, 2, 3, 8)).astype(np.float32)
     steps = rng.integers(0, 30, (40, 2)).astype(np.float32)
     most = {"vision": 45.0, "acoustic": 75.0}
-    wanted = past_of_each(Usual(torch.from_numpy(mean), torch.from_numpy(steps)), speakers, (45.0, 75.0), seed=3)
+    usable = (rng.random(40) < share).tolist()
+    usual = Usual(torch.from_numpy(mean), torch.from_numpy(steps))
+    wanted = past_of_each(usual, speakers, (45.0, 75.0), seed=3, usable=usable)
     left = [
         {m: Baseline(mean[clip, place], np.full(3, steps[clip, place])) for place, m in enumerate(most)}
         for clip in range(40)
     ]
-    found = pasts(left, speakers, most, seed=3)
+    found = pasts(left, speakers, most, seed=3, usable=usable)
     for clip, past in enumerate(found):
         for place, modality in enumerate(most):
             count = float(wanted.steps[clip, place])
@@ -153,10 +156,13 @@ def test_after_a_history_a_bundle_answers_as_its_checkpoint_does(place: Place, s
 def test_the_command_scores_after_a_history_and_says_so(place: Place, tmp_path: Path) -> None:
     common = ["--bundle", str(place.bundle), "--manifest", str(place.manifest), "--media-root", str(place.media)]
     written = []
-    for more in ([], ["--history", str(HISTORY_S)], ["--history", str(HISTORY_S)]):
+    history = ["--history", str(HISTORY_S)]
+    for more in ([], history, history, [*history, "--history-of", "fear"]):
         assert eval_main([*common, "--subsets", "V,VA", *more, "--json", str(tmp_path / "out.json")]) == 0
         written.append(json.loads((tmp_path / "out.json").read_text()))
-    cold, warm, again = written
+    cold, warm, again, feared = written
+    assert (warm["history_of"], feared["history_of"]) == (None, "fear")
+    assert [one["with_history"] for one in feared["sets"]] == [2, 3]  # those of Ann's fear, and Bob's voice
     assert (cold["history_s"], warm["history_s"]) == (0.0, HISTORY_S)
     assert warm == again
     assert [one["with_history"] for one in warm["sets"]] == [4, 5]  # Bob's other film shows no face
@@ -166,16 +172,20 @@ def test_the_command_scores_after_a_history_and_says_so(place: Place, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [("20", "this bundle keeps no baseline of a person; leave --history out"), ("-1", "--history is -1.0; allowed")],
+    ("flags", "text"),
+    [
+        ("--history 20", "this bundle keeps no baseline of a person; leave --history out"),
+        ("--history -1", "--history is -1.0; allowed"),
+        ("--history-of neutral", "--history-of neutral goes with --history SECONDS"),
+    ],
 )
 def test_a_history_that_cannot_be_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: str, text: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, text: str
 ) -> None:
     write_bundle(tmp_path / "bundle")
     write_media(tmp_path / "tone.wav", MediaSpec(seconds=1.0, fps=0, audio_codec="pcm_s16le"))
     write_manifest(tmp_path / "people.csv", [row("a", "tone.wav", "ann")])
     arguments = ["--bundle", str(tmp_path / "bundle"), "--manifest", str(tmp_path / "people.csv")]
-    assert eval_main([*arguments, "--media-root", str(tmp_path), "--history", seconds]) == 2
+    assert eval_main([*arguments, "--media-root", str(tmp_path), *flags.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert text in line

@@ -206,6 +206,7 @@ PROOFS: dict[str, Proof] = {
     """print(json.dumps(proof, indent=1))'""": Run(r'"chained": \{\s+"intercad.probs": \d'),
     # docs/training.md, docs/data.md, docs/model_card.md
     "clcr-train configs/faces.yaml --run runs/faces --threads 1": FACES,
+    "clcr-train configs/train_small.yaml --run runs/small --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1 --resume": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base": TRAIN,
@@ -233,6 +234,8 @@ PROOFS: dict[str, Proof] = {
     "python -m clcr.training.data.prepare my.csv --media-root /data --cache cache/packs "
     "--tokenizer cache/tokenizer/tokenizer.json": PREPARE,
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare": DEVELOPMENT_DATA,
+    "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare "
+    "--only ravdess": DEVELOPMENT_DATA,
     "python tools/data/face_sets.py --data ../shared/data --out cache/faces": ByTest(
         "tests/model/test_face_training.py::test_the_development_sets_are_written_with_their_splits"
     ),

@@ -261,18 +261,23 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="where the manifests go")
     parser.add_argument("--keep", type=int, default=12000, help="word pieces kept in the tokenizer (12000)")
     parser.add_argument("--prepare", action="store_true", help="also decode everything into OUT/../packs")
+    parser.add_argument("--only", nargs="+", metavar="SET", help="with --prepare: these sets alone")
     parser.add_argument(
         "--acoustic-encoder", choices=tuple(MELS), default="whisper", help="that the sound is prepared for (whisper)"
     )
     options = parser.parse_args()
     try:
         sets = manifests(options.data, options.out)
+        unknown = sorted(set(options.only or ()) - set(sets))
+        if unknown:
+            raise ConfigError(f"--only {unknown[0]}: no such set; allowed: {', '.join(sorted(sets))}")
         for name, (rows, _) in sets.items():
             print(f"{options.out / name}.csv: {write_manifest(options.out / f'{name}.csv', rows)} rows")
         tokenizer = make_tokenizer(options.out, options.out.parent / "tokenizer", options.keep)
         print(tokenizer)
         if options.prepare:
-            for name, (_, root) in sets.items():
+            for name in options.only or sets:
+                root = sets[name][1]
                 manifest, packs = options.out / f"{name}.csv", options.out.parent / "packs"
                 encoder = options.acoustic_encoder if name in HEARD else "stem"  # the same pack where nothing is heard
                 print(prepare(manifest, root, packs, tokenizer, encoder=encoder), flush=True)

@@ -28,7 +28,8 @@ class BundleRequest:
     """What to score: manifests with their media roots (one for all, or one each), and which of their clips.
 
     subsets: "all" or a list such as "V,A,VA". limit: at most so many clips of each manifest, taken evenly. history_s:
-    how much of its speaker's other clips of the set comes before each clip, for a bundle with baselines.
+    how much of its speaker's other clips of the set comes before each clip, for a bundle with baselines; history_of: of
+    those with this label alone.
     """
 
     bundle: Path
@@ -39,6 +40,7 @@ class BundleRequest:
     limit: int | None = None
     backend: str = "auto"
     history_s: float = 0.0
+    history_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
             )
         if request.history_s and not engines.baseline_rates:
             raise ConfigError(f"{request.bundle}: this bundle keeps no baseline of a person; leave --history out")
+        if request.history_of is not None and request.history_of not in engines.labels:
+            known = ", ".join(engines.labels)
+            raise ConfigError(f"--history-of {request.history_of}: allowed are the bundle's labels: {known}")
         roots = request.media_roots * (len(request.manifests) if len(request.media_roots) == 1 else 1)
         chosen = [
             clip_set(manifest, root, request, engines.labels)
@@ -78,7 +83,7 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
         for clips, subsets in [(clips, _subsets(clips, request.subsets, say)) for clips in chosen]:
             answered: dict[str, Answered] = {}
             for subset in subsets:
-                sets.append(_score_set(engines, clips, subset, request.history_s, _Progress(say), answered))
+                sets.append(_score_set(engines, clips, subset, request, _Progress(say), answered))
             if pictures is not None:
                 draw(pictures / clips.name, answered, engines.labels)
         return {
@@ -88,6 +93,7 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
             "subsets": request.subsets,
             "limit": request.limit,
             "history_s": request.history_s,
+            "history_of": request.history_of,
             "sets": sets,
         }
 
@@ -160,16 +166,23 @@ class _Played:
 
 
 def _score_set(
-    engines: Engines, clips: ClipSet, subset: str, history_s: float, progress: _Progress, answered: dict[str, Answered]
+    engines: Engines,
+    clips: ClipSet,
+    subset: str,
+    request: BundleRequest,
+    progress: _Progress,
+    answered: dict[str, Answered],
 ) -> dict[str, Any]:
     """Play every clip of a set with the subset's modalities alone; with a history, once more after it."""
     shown = cast(tuple[Modality, ...], subset_modalities(subset))
     progress.begin(f"{clips.name}/{subset}", len(clips.rows))
     played = _play_all(engines, clips, shown, progress, {})
-    after = 0
+    after, history_s, label = 0, request.history_s, request.history_of
     if history_s and played.rows:
         most = {modality: history_s * rate for modality, rate in engines.baseline_rates.items()}
-        found = pasts([answer.left for answer in played.answers], [row.speaker for row in played.rows], most)
+        usable = None if label is None else [row.label == label for row in played.rows]
+        speakers = [row.speaker for row in played.rows]
+        found = pasts([answer.left for answer in played.answers], speakers, most, usable=usable)
         past = {row.id: one for row, one in zip(played.rows, found, strict=True)}
         after = sum(bool(one) for one in found)
         progress.begin(f"{clips.name}/{subset} after {history_s:g} s", len(clips.rows))

@@ -12,26 +12,35 @@ from clcr_stream import Baseline
 Baselines = Mapping[str, Baseline]
 
 
-def others_of(speakers: Sequence[str], seed: int = 0) -> list[NDArray[np.int64]]:
-    """For each clip, the other clips of its speaker in random order, alike for a bundle and its checkpoint."""
+def others_of(speakers: Sequence[str], seed: int = 0, usable: Sequence[bool] | None = None) -> list[NDArray[np.int64]]:
+    """For each clip, the other clips of its speaker in random order, alike for a bundle and its checkpoint.
+
+    usable: which clips may be in a past; without, all.
+    """
     rng = np.random.default_rng(seed)
-    names = np.asarray(speakers)
-    places = np.arange(len(names))
+    names, places = np.asarray(speakers), np.arange(len(speakers))
+    allowed = np.ones(len(names), np.bool_) if usable is None else np.asarray(usable, np.bool_)
     orders = [
-        rng.permutation(np.flatnonzero((names == speaker) & (places != place))) for place, speaker in enumerate(names)
+        rng.permutation(np.flatnonzero((names == speaker) & (places != place) & allowed))
+        for place, speaker in enumerate(names)
     ]
     return [order if speaker else order[:0] for order, speaker in zip(orders, names, strict=True)]
 
 
 def pasts(
-    left: Sequence[Baselines], speakers: Sequence[str], most_steps: Mapping[str, float], seed: int = 0
+    left: Sequence[Baselines],
+    speakers: Sequence[str],
+    most_steps: Mapping[str, float],
+    seed: int = 0,
+    usable: Sequence[bool] | None = None,
 ) -> list[dict[str, Baseline]]:
     """For each clip, other clips of its speaker in random order until `most_steps` are reached, by modality.
 
     left: what a stream of each clip alone left of its person. {} for a clip without a speaker, or alone with it.
+    usable: which clips may be in a past; without, all.
     """
     found: list[dict[str, Baseline]] = []
-    for others in others_of(speakers, seed):
+    for others in others_of(speakers, seed, usable):
         past = [left[other] for other in others]
         joined = {m: _joined([one[m] for one in past if m in one], most) for m, most in most_steps.items()}
         found.append({modality: one for modality, one in joined.items() if one is not None})

@@ -94,6 +94,9 @@ def eval_main(arguments: list[str] | None = None) -> int:
         metavar="SECONDS",
         help="with baselines: so much of the speaker's other clips comes before each clip",
     )
+    parser.add_argument(
+        "--history-of", metavar="LABEL", help="with --history: only clips of that label, such as neutral"
+    )
     parser.add_argument("--by-speaker", action="store_true", help="intervals resample speakers, not clips")
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="confusions and reliability as PNG")
@@ -101,7 +104,13 @@ def eval_main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="of a checkpoint: CPU threads")
     parser.add_argument("--fit-temperature", action="store_true", help="fit on these packs, store, report nothing")
     options = parser.parse_args(arguments)
-    return _reporting("clcr-eval", lambda: _evaluate(options) if options.bundle is None else _score(options))
+
+    def evaluated() -> int:
+        if options.history_of is not None and options.history is None:
+            raise ConfigError(f"--history-of {options.history_of} goes with --history SECONDS; add it")
+        return _evaluate(options) if options.bundle is None else _score(options)
+
+    return _reporting("clcr-eval", evaluated)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -167,6 +176,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         by_speaker=options.by_speaker,
         batch_size=options.batch or 32,
         history_s=options.history or 0.0,
+        history_of=options.history_of,
     )
     if options.fit_temperature:
         print(report.calibrate_checkpoint(options.checkpoint, model, request))
@@ -197,6 +207,7 @@ def _score(options: argparse.Namespace) -> int:
         limit=options.limit,
         backend=options.backend or "auto",
         history_s=options.history or 0.0,
+        history_of=options.history_of,
     )
     for path in (options.json, options.plots):
         if path is not None:

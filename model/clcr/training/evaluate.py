@@ -103,11 +103,19 @@ class ExchangeTally:
 
 
 @torch.no_grad()
-def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32, history_s: float = 0.0) -> Predictions:
+def evaluate_subset(
+    model: CLCR,
+    pack: Pack,
+    subset: str,
+    batch_size: int = 32,
+    history_s: float = 0.0,
+    history_of: str | None = None,
+) -> Predictions:
     """Run a pack through the model in float32 with only the modalities of `subset`, such as "VA".
 
-    history_s: how much of its speaker's other clips comes before each clip, for a model with baselines. Raises
-    ConfigError when the sound was prepared for another acoustic encoder, or the model has no baselines.
+    history_s: how much of its speaker's other clips comes before each clip, for a model with baselines; history_of: of
+    those with this label alone. Raises ConfigError when the sound was prepared for another acoustic encoder, the model
+    has no baselines, or there is no such label.
     """
     model.eval()
     pack.check_mel(model.config.mel)
@@ -116,7 +124,9 @@ def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32, 
         if not model.config.baseline:
             raise ConfigError(f"a history of {history_s:g} s was given, but the model has no baselines; leave it out")
         rates = tuple(history_s / HOP_S * block for block in BLOCK.values())
-        past = past_of_each(_usual(model, pack, subset, batch_size), pack.speakers.tolist(), (rates[0], rates[1]))
+        usable = None if history_of is None else (pack.targets == _class_of(history_of, model)).tolist()
+        usual = _usual(model, pack, subset, batch_size)
+        past = past_of_each(usual, pack.speakers.tolist(), (rates[0], rates[1]), usable=usable)
     tally, logits = ExchangeTally(), np.zeros((len(pack), model.config.outputs))
     seen = np.zeros(len(pack), bool)
     with parametrize.cached():
@@ -136,6 +146,13 @@ def evaluate_subset(model: CLCR, pack: Pack, subset: str, batch_size: int = 32, 
         unseen=int((~seen).sum()),
         exchange=tally.report(),
     )
+
+
+def _class_of(label: str, model: CLCR) -> int:
+    labels = model.config.labels
+    if label not in labels:
+        raise ConfigError(f"--history-of {label}: allowed are the model's labels: {', '.join(labels) or 'none'}")
+    return labels.index(label)
 
 
 def _usual(model: CLCR, pack: Pack, subset: str, batch_size: int) -> Usual:

@@ -40,13 +40,20 @@ def companions(
     return torch.from_numpy(matrix)
 
 
-def past_of_each(usual: Usual, speakers: Sequence[str], most_steps: tuple[float, float], seed: int = 0) -> Usual:
+def past_of_each(
+    usual: Usual,
+    speakers: Sequence[str],
+    most_steps: tuple[float, float],
+    seed: int = 0,
+    usable: Sequence[bool] | None = None,
+) -> Usual:
     """For an evaluation: of each sample, other samples of its speaker in random order until `most_steps` are reached.
 
-    most_steps: of vision and of sound. A sample whose speaker has no other gets no past.
+    most_steps: of vision and of sound. usable: which samples may be in a past; without, all. A sample whose speaker has
+    no other gets no past.
     """
     mean, steps = torch.zeros_like(usual.mean), torch.zeros_like(usual.steps)
-    for index, others in enumerate(others_of(speakers, seed)):
+    for index, others in enumerate(others_of(speakers, seed, usable)):
         for place, most in enumerate(most_steps):
             counts = usual.steps[others, place]
             reached = int(np.searchsorted(np.cumsum(counts.numpy()), most)) + 1

@@ -30,6 +30,7 @@ class Request:
     by_speaker: bool = False
     batch_size: int = 32
     history_s: float = 0.0
+    history_of: str | None = None
 
 
 def evaluate(checkpoint: Path, model: CLCR, request: Request, pictures: Path | None = None) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def evaluate(checkpoint: Path, model: CLCR, request: Request, pictures: Path | N
         "labels": list(model.config.labels),
         "split": request.split,
         "history_s": request.history_s,
+        "history_of": request.history_of,
         "stored_temperature": stored,
         "packs": results,
         "provenance": provenance,
@@ -98,7 +100,9 @@ def _predict(model: CLCR, folder: Path, request: Request) -> dict[str, Predictio
     for subset in wanted:
         _check_subset(subset)
     return {
-        subset: evaluate_subset(model, restrict(pack, subset), subset, request.batch_size, request.history_s)
+        subset: evaluate_subset(
+            model, restrict(pack, subset), subset, request.batch_size, request.history_s, request.history_of
+        )
         for subset in wanted
     }
 
