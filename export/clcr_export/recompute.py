@@ -168,8 +168,7 @@ class Recompute(nn.Module):
         faded = (kept.log() @ earlier).exp()
         shares = sums / (total * faded * kept).unsqueeze(-1)
         means = faded.unsqueeze(-1) * (usual.unsqueeze(1) + earlier.t() @ shares)
-        weight = (before / (before + baseline.log_prior.exp())).unsqueeze(-1)
-        change = (weight * (baseline.shift - means)).unsqueeze(2)
+        change = (baseline.weight(before).unsqueeze(-1) * (baseline.shift - means)).unsqueeze(2)
         out = (x.reshape(*shape, self.width) + change).reshape(-1, len(earlier) * baseline.block, self.width)
         return out, means[:, 1], before[:, 1:2]
 

@@ -187,14 +187,14 @@ def test_the_paper_s_front_end_is_exported_as_well() -> None:
 def test_a_model_with_baselines_carried_from_window_to_window_says_what_the_chained_engines_say() -> None:
     """The state before a window is what the window before it gave.
 
-    The horizon of 20 steps is reached in the course of the 14 ticks, after seven hops of picture and four of sound.
+    Trust of 15 steps and horizon of 20 are reached in the course of the 14 ticks: seven hops of picture, four of sound.
     """
     model = tiny_model(replace(CONFIG, baseline=True))
     with torch.no_grad():
         for layer in (layer for m in ("vision", "acoustic") for layer in model.baselines_of(m)):
             layer.shift.normal_(0, 0.5)
             layer.log_prior.fill_(2.0)
-            layer.horizon = 20.0
+            layer.horizon, layer.trust = 20.0, 15.0
     scenario = make_scenario(model, GRID, 14, seed=8)
     rng = np.random.default_rng(8)
     scenario.vision_valid[:] = rng.random(scenario.vision_valid.shape) > 0.3

@@ -74,6 +74,23 @@ def test_what_never_changes_about_a_person_is_gone_after_a_while(layer: Baseline
 
 
 @torch.no_grad()
+def test_no_baseline_counts_for_more_than_one_that_is_trusted() -> None:
+    layer = Baseline(WIDTH, 5, trust_s=4.0)
+    x, usual = torch.randn(1, 5, WIDTH), torch.randn(1, WIDTH)
+
+    def taken_out(seconds: float) -> torch.Tensor:
+        out, _ = layer(x, torch.ones(1, 5), [usual, torch.full((1, 1), 25 * seconds)])
+        found: torch.Tensor = (x - out)[0, 0]
+        return found
+
+    torch.testing.assert_close(taken_out(4.0), usual[0] * 4 / (4 + 3))
+    torch.testing.assert_close(taken_out(30.0), taken_out(4.0))
+    torch.testing.assert_close(taken_out(1.0), usual[0] * 1 / (1 + 3))
+    trusted = {m: layer.trust for m in ("vision", "acoustic") for layer in tiny_model(baseline=True).baselines_of(m)}
+    assert trusted == {"vision": 900.0, "acoustic": 100.0}  # a minute of faces, four seconds of sound
+
+
+@torch.no_grad()
 def test_older_than_a_minute_fades(layer: Baseline) -> None:
     state = [torch.full((1, WIDTH), 8.0), torch.full((1, 1), layer.horizon)]
     _, (mean, count) = layer(torch.zeros(1, 3 * 600, WIDTH), torch.ones(1, 3 * 600), state)

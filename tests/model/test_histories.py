@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,15 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clcr.network.losses import UNLABELLED
 from clcr.network.model import Usual
 from clcr.training import start, train
 from clcr.training.cli import eval_main, train_main
 from clcr.training.data.cache import Pack
-from clcr.training.data.mixture import spread_over_speakers
+from clcr.training.data.mixture import FewSpeakers, Mixture, neutral_clips, spread_over_speakers
 from clcr.training.evaluate import evaluate_subset
 from clcr.training.feed import Feed
 from clcr.training.histories import LONGEST, NEUTRAL, companions, past_of_each
-from clcr.training.recipe import Recipe, load_recipe
+from clcr.training.recipe import Recipe, check_recipe, load_recipe
 from clcr_stream.errors import ConfigError
 from tiny_packs import write_packs
 
@@ -78,9 +80,27 @@ def test_the_past_of_a_clip_is_as_long_as_asked_and_never_the_clip_itself() -> N
         others = [value for value in range(4) if value != index]
         assert float(usual.mean[index, 1, 0, 0]) == pytest.approx(np.mean(others))
     assert not usual.steps[4:].any()
-    kinds = past_of_each(Usual(mean, steps), ["a", "a", "a", "b"] + ["", ""], (60.0, 60.0), usable=[True, False] * 3)
+    kinds = past_of_each(Usual(mean, steps), ["a", "a", "a", "b", "", ""], (60.0, 60.0), usable=[True, False] * 3)
     assert kinds.steps[:4, 0].tolist() == [30.0, 60.0, 30.0, 0.0]
     assert kinds.mean[:3, 0, 0, 0].tolist() == [2.0, 1.0, 0.0]
+
+
+def test_beside_a_speaker_s_samples_come_neutral_clips_of_the_same_speaker() -> None:
+    class Voices(Pack):
+        def __init__(self) -> None:
+            self.name, self.classes, self.ids = "voices", 6, np.arange(48).astype(np.str_)
+            self.speakers, self.targets = np.repeat(np.array(["a", "b", "c", "d"]), 12), np.arange(48) % 6
+
+    voices = Voices()
+    few = FewSpeakers(2, neutral=2, neutral_label=NEUTRAL)
+    mixture = Mixture([voices], 7, speakers={"voices": few})
+    for step in range(20):
+        names, beside = mixture.speakers({"voices": 6}, step), mixture.beside({"voices": 6}, step)
+        assert beside.tolist() == [False] * 6 + [True] * 4
+        assert sorted(names[6:]) == sorted(np.repeat(np.unique(names[:6]), 2))
+    rows = neutral_clips(voices, np.array(["c", "b"]), few, np.random.default_rng(1))
+    assert (voices.targets[rows] == NEUTRAL).all() and voices.speakers[rows].tolist() == ["c", "c", "b", "b"]
+    assert len(neutral_clips(voices, np.array(["c"]), FewSpeakers(1, 9), np.random.default_rng(1))) == 2
 
 
 # In a training run
@@ -122,6 +142,33 @@ def test_the_speakers_of_a_step_are_those_of_its_samples(recipe: Recipe) -> None
     assert len(set(names)) <= 4  # two of each pack
     rows, columns = np.nonzero(group.history.numpy())
     assert (names[rows] == names[columns]).all()
+
+
+def test_what_comes_beside_is_in_pasts_and_not_in_the_loss(recipe: Recipe) -> None:
+    plain = Feed(recipe, start.new_model(recipe).config.labels)
+    uses = tuple(msgspec.structs.replace(use, neutral=1) for use in recipe.train)
+    feed = Feed(msgspec.structs.replace(recipe, train=uses), start.new_model(recipe).config.labels)
+    unlabelled = in_pasts = 0
+    for step in range(8):
+        ((group,), (bare,)) = feed.at(step), plain.at(step)
+        beside = (group.labels == UNLABELLED).numpy()
+        assert len(group.batch) - beside.sum() == len(bare.batch) and group.share == bare.share == 1.0
+        assert not (bare.labels == UNLABELLED).any()
+        assert group.history is not None
+        unlabelled += int(beside.sum())
+        in_pasts += int((group.history.numpy()[~beside][:, beside] > 0).sum())
+    assert unlabelled > 8 and in_pasts > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"speakers": None}, "neutral 1 needs speakers, and history above 0"), ({"neutral": -1}, "neutral -1 needs")],
+)
+def test_neutral_clips_without_speakers_are_refused(recipe: Recipe, changes: dict[str, Any], text: str) -> None:
+    first, second = (msgspec.structs.replace(use, neutral=1) for use in recipe.train)
+    uses = (msgspec.structs.replace(first, **changes), second)
+    with pytest.raises(ConfigError, match=text):
+        check_recipe(msgspec.structs.replace(recipe, train=uses), "r.yaml")
 
 
 def test_a_history_changes_what_is_scored_and_needs_a_model_with_baselines(recipe: Recipe) -> None:

@@ -86,6 +86,16 @@ def test_other_encoder_weights_or_changes_are_encoded_anew(recipe: Recipe, worki
     assert len(_written(working_folder)) == 3 * count
 
 
+def test_faces_outlive_another_encoder_of_sound(recipe: Recipe, working_folder: Path) -> None:
+    model = start.new_model(recipe)
+    StoredPacks(model, recipe, 0)(Path("packs/faces"), "train", model.config.labels)
+    written = _written(working_folder)
+    with torch.no_grad():
+        next(model.acoustic.parameters()).add_(0.1)
+    StoredPacks(model, recipe, 0)(Path("packs/faces"), "train", model.config.labels)
+    assert written and _written(working_folder) == written
+
+
 def test_a_zero_s_sign_is_no_change(recipe: Recipe, working_folder: Path) -> None:
     model = start.new_model(recipe)
     weight = next(model.vision.parameters())

@@ -206,6 +206,7 @@ PROOFS: dict[str, Proof] = {
     """print(json.dumps(proof, indent=1))'""": Run(r'"chained": \{\s+"intercad.probs": \d'),
     # docs/training.md, docs/data.md, docs/model_card.md
     "clcr-train configs/faces.yaml --run runs/faces --threads 1": FACES,
+    "clcr-train configs/faces_longer.yaml --run runs/faces_longer --threads 1": FACES,
     "clcr-train configs/train_small.yaml --run runs/small --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1 --resume": TRAIN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,18 @@ def evaluation_table(packs: dict[str, Any]) -> list[str]:
     return lines
 
 
+def pasts_table(cold: dict[str, Any], pasts: Sequence[dict[str, Any]]) -> list[str]:
+    """macro-F1 of the same clips without a past of their person, and after each kind of past."""
+    lines = ["| held-out data | input | n | cold | after 20 s of any clips | after 20 s of neutral clips |"]
+    lines.append("|---|---|--:|---|---|---|")
+    for name in pasts[0]:
+        pack, subset = name.split("/")
+        scores = [interval(packs[name]["macro_f1"]) for packs in (cold, *pasts)]
+        cells = [ABOUT[pack.removesuffix("_whisper")], subset, str(cold[name]["n"]), *scores]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def speakers_table(report: dict[str, Any]) -> list[str]:
     """Leave-one-speaker-out: pooled scores with both kinds of interval, cold and after 20 s, then by speaker."""
     lines = ["| input | n | accuracy | macro-F1 | macro-F1, resampling speakers | ECE |", "|---|--:|---|---|---|---|"]
@@ -110,10 +122,18 @@ def tables() -> str:
     scored = [
         json.loads(path.read_text(encoding="utf-8"))["sets"] for path in sorted((results / "bundle").glob("*.json"))
     ]
+    after = [
+        json.loads((results / f"default_after_20_s{kind}.json").read_text(encoding="utf-8"))["packs"]
+        for kind in ("", "_neutral")
+    ]
     parts = [
         START,
         "",
         *evaluation_table(evaluation["packs"]),
+        "",
+        "macro-F1 after a past of the same person, from which the runtime knows what is usual for them:",
+        "",
+        *pasts_table(evaluation["packs"], after),
         "",
         "Leave one speaker out, Java-SED, all 192 clips:",
         "",

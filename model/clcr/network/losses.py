@@ -15,6 +15,7 @@ from clcr.network.model import Outputs
 SHRINKAGE = 0.05
 SKETCH = 8  # rank of the cross-modal sketch: a batch holds few samples with two modalities
 EMA = 0.9
+UNLABELLED = -1  # a class that the loss takes no notice of
 MAX_TOKENS = 2048
 
 
@@ -79,7 +80,11 @@ class TotalLoss(nn.Module):
         if not bool((labels >= 0).any()):
             return logits.sum() * 0.0  # the mean over no labels would be NaN
         return functional.cross_entropy(
-            logits, labels, weight=self.class_weights, ignore_index=-1, label_smoothing=self.config.label_smoothing
+            logits,
+            labels,
+            weight=self.class_weights,
+            ignore_index=UNLABELLED,
+            label_smoothing=self.config.label_smoothing,
         )
 
     def _intra(self, levels: tuple[LevelOutputs, ...]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from clcr.network.baseline import BLOCK, Baseline
+from clcr.network.baseline import BLOCK, TRUST_S, Baseline
 from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES, ModelConfig
 from clcr.network.encoders import AcousticStem, TemporalStage, vision_front_end
@@ -72,7 +72,7 @@ class CLCR(nn.Module):
         )
         if config.baseline:
             self.baselines = nn.ModuleDict(
-                {m: nn.ModuleList(Baseline(width, block) for _ in LEVELS) for m, block in BLOCK.items()}
+                {m: nn.ModuleList(Baseline(width, block, TRUST_S[m]) for _ in LEVELS) for m, block in BLOCK.items()}
             )
         self.levels = nn.ModuleList(LevelExchange(config) for _ in LEVELS)
         self.intercad = InterCAD(config)

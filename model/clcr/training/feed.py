@@ -16,10 +16,11 @@ from torch import Tensor
 
 from clcr.network.batch import Batch
 from clcr.network.config import MODALITIES
+from clcr.network.losses import UNLABELLED
 from clcr.training.data.augment import Augment
 from clcr.training.data.cache import Clip, Pack
-from clcr.training.data.mixture import Mixture
-from clcr.training.histories import companions
+from clcr.training.data.mixture import FewSpeakers, Mixture
+from clcr.training.histories import NEUTRAL, companions
 from clcr.training.recipe import SUBSETS, DevPack, Recipe, TrainPack, subset_modalities
 from clcr_stream.errors import ConfigError
 from clcr_stream.frontends.mel import MelSpec
@@ -83,7 +84,7 @@ class Feed:
         self._recipe = recipe
         self._counts: dict[str, dict[str, int]] = {}
         packs: dict[str, list[Pack]] = {}
-        speakers: dict[str, int] = {}
+        speakers: dict[str, FewSpeakers] = {}
         found: set[str] = set()
         for use in recipe.train:
             pack = train_pack(use, labels, open_pack)
@@ -97,8 +98,10 @@ class Feed:
             group = use.group or pack.name
             packs.setdefault(group, []).append(pack)
             self._counts.setdefault(group, {})[pack.name] = use.per_step
+            if use.neutral and labels is None:
+                raise ConfigError(f"{use.pack}: neutral {use.neutral} is for labels of emotions; leave it out")
             if use.speakers is not None:
-                speakers[pack.name] = use.speakers
+                speakers[pack.name] = FewSpeakers(use.speakers, use.neutral, NEUTRAL)
         for speaker in leave_out:
             if not any(speaker in (name, name.partition("/")[2]) for name in found):
                 raise ConfigError(f"--leave-out {speaker}: no such speaker; the packs have {', '.join(sorted(found))}")
@@ -120,7 +123,9 @@ class Feed:
             if self._recipe.history > 0:
                 names = mixture.speakers(self._counts[name], step)
                 history = companions(names, labels.numpy(), self._recipe.history, rng)
-            groups.append(Group(hide(batch, torch.from_numpy(hidden)), labels, len(batch) / total, history))
+                labels = labels.masked_fill(torch.from_numpy(mixture.beside(self._counts[name], step)), UNLABELLED)
+            share = sum(self._counts[name].values()) / total
+            groups.append(Group(hide(batch, torch.from_numpy(hidden)), labels, share, history))
         return groups
 
     @contextmanager

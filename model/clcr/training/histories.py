@@ -14,7 +14,8 @@ from clcr.network.model import Usual
 from clcr.scoring.histories import others_of
 
 NEUTRAL = EMOTIONS.index("neutral")
-ONE_KIND_P = 0.4  # of the histories: all neutral, or all of one emotion, half each
+NEUTRAL_P = 0.35  # of the histories: all neutral
+ONE_EMOTION_P = 0.15  # all of one label
 LONGEST = 12.0  # a sample in a history counts up to so often, as if its person had gone on like that
 
 
@@ -32,8 +33,8 @@ def companions(
         kind = rng.random()
         if not speaker or not len(others) or rng.random() >= share:
             continue
-        if kind < ONE_KIND_P:
-            label = NEUTRAL if kind < ONE_KIND_P / 2 else targets[rng.choice(others)]
+        if kind < NEUTRAL_P + ONE_EMOTION_P:
+            label = NEUTRAL if kind < NEUTRAL_P else targets[rng.choice(others)]
             others = others[targets[others] == label]
         past = rng.permutation(others)[: int(rng.integers(1, len(others) + 1))] if len(others) else others
         matrix[index, past] = np.exp(rng.uniform(0.0, np.log(LONGEST)))

@@ -24,6 +24,7 @@ class TrainPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     having: str | None = None  # only clips recorded with all of these, such as "VA"
     group: str | None = None  # packs of one group go through the model in one batch
     speakers: int | None = None  # draw a step's items out of so many speakers, for `history`
+    neutral: int = 0  # and so many neutral items of each beside them, which only the pasts of the others hold
 
 
 class DevPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,6 +140,9 @@ def check_recipe(recipe: Recipe, name: str) -> None:
         raise ConfigError(f"{name}: train needs at least one pack, each with per_step of 1 or more")
     if recipe.history > 0 and not any(use.speakers for use in recipe.train):
         raise ConfigError(f"{name}: history {recipe.history} needs speakers in a train pack, such as speakers: 4")
+    for use in recipe.train:
+        if use.neutral and (use.neutral < 0 or not use.speakers or not recipe.history):
+            raise ConfigError(f"{name}: {use.pack}: neutral {use.neutral} needs speakers, and history above 0")
     if recipe.steps < 1 or recipe.eval_every_steps < 1 or recipe.log_every_steps < 1:
         raise ConfigError(f"{name}: steps, eval_every_steps and log_every_steps must be 1 or more")
 

@@ -1,7 +1,7 @@
 """What frozen encoders make of a pack, computed once: a step then trains what comes after them, and nothing else.
 
 Of every clip the encoders see `versions` changed copies and the clip itself (version 0). Faces and sound are stored in
-half precision, beside the pack, under the hash of all that they depend on.
+half precision, beside the pack, under the hash of all that they depend on: a pack of voices outlives the face network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from clcr.training.data.mixture import collate
 from clcr.training.recipe import Recipe
 from clcr_stream.errors import ConfigError
 
-ENCODERS = ("vision.", "acoustic.", "stages.acoustic.")
+ENCODERS_OF = {"faces": ("vision.",), "sounds": ("acoustic.", "stages.acoustic.")}
+ENCODERS = tuple(prefix for prefixes in ENCODERS_OF.values() for prefix in prefixes)
 CONSTANTS = (".mean", ".deviation")  # by which tokens are standardised after they were stored
 OF_EVERY_STEP = ("crop_hops", "audio_crop_p", "token_dropout", "modality_dropout")  # changes of a clip that is encoded
 BATCH = 24  # clips encoded together
@@ -44,17 +45,17 @@ class StoredPacks:
         self._model, self._versions, self._seed = model, versions, recipe.seed
         self._augment = Augment(**{"modality_dropout": recipe.modality_dropout, **recipe.augment})
         changes = {name: value for name, value in asdict(self._augment).items() if name not in OF_EVERY_STEP}
-        digest = hashlib.sha256(json.dumps([changes, recipe.seed], sort_keys=True).encode())
-        for name, value in sorted(model.state_dict().items()):
-            if name.startswith(ENCODERS) and not name.endswith(CONSTANTS):
-                digest.update(name.encode() + (value.numpy() + 0).tobytes())  # an average turns -0.0 into 0.0
-        self._digest = digest.hexdigest()
+        self._changes = json.dumps([changes, recipe.seed], sort_keys=True)
+        self._digests = {part: _digest_of(model, prefixes) for part, prefixes in ENCODERS_OF.items()}
 
     def __call__(self, folder: Path, split: str, labels: tuple[str, ...] | None) -> Pack:
         """As `Pack(folder, split, labels)`. Raises ConfigError."""
         pack = Pack(folder, split, labels)
         pack.check_mel(self._model.config.mel)
-        key = hashlib.sha256(f"{self._digest} {pack.key} {' '.join(pack.ids)}".encode()).hexdigest()[:16]
+        holds = {"faces": pack.holds("grey") or pack.holds("rgb"), "sounds": pack.holds("mel")}
+        encoders = [self._digests[part] for part, held in holds.items() if held]
+        named = " ".join([self._changes, *encoders, pack.key, *pack.ids])
+        key = hashlib.sha256(named.encode()).hexdigest()[:16]
         place = folder.with_name(f"{folder.name}.stored") / f"{split}_{key}"
         for version in range(self._versions + 1):
             if not (place / str(version)).is_dir():
@@ -87,6 +88,15 @@ class StoredPacks:
             return at_model_size(clip)
         rng = np.random.default_rng((self._seed, version, row))
         return replace(self._augment.changed(clip, rng), start_hop=int(rng.integers(LAST_START_HOP)))
+
+
+def _digest_of(model: CLCR, prefixes: tuple[str, ...]) -> str:
+    """Of the weights with these names, but for the constants."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if name.startswith(prefixes) and not name.endswith(CONSTANTS):
+            digest.update(name.encode() + (value.numpy() + 0).tobytes())  # an average turns -0.0 into 0.0
+    return digest.hexdigest()
 
 
 class StoredPack(Pack):

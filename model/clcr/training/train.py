@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 
-from clcr.network.losses import TotalLoss
+from clcr.network.losses import UNLABELLED, TotalLoss
 from clcr.network.model import CLCR
 from clcr.training import checkpoint
 from clcr.training.data.cache import Pack
@@ -183,7 +183,8 @@ def train_step(run: Run, groups: list[Group]) -> dict[str, float]:
                 outputs = run.model(group.batch, history=group.history)
             terms = run.loss(outputs, group.labels)
             if run.model.config.task == "classification":
-                terms["accuracy"] = (outputs.logits.detach().argmax(1) == group.labels).float().mean()
+                right = outputs.logits.detach().argmax(1) == group.labels
+                terms["accuracy"] = right.sum() / (group.labels != UNLABELLED).sum().clamp(min=1)
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros(())) + group.share * term
         sums["total"].backward()

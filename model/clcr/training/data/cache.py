@@ -130,14 +130,18 @@ class Pack:
             tokens=self._stored("tokens", index).astype(np.int64),
         )
 
+    def holds(self, name: str) -> bool:
+        """Whether any sample has something of that kind: grey, rgb, slots, mel or tokens."""
+        bounds = self._bounds[name]
+        return bool((bounds[:, 1] > bounds[:, 0]).any())
+
     def version(self, index: int, rng: np.random.Generator) -> Clip:
         """Sample `index`, in one of its versions where several are stored."""
         return self.clip(index)
 
     def check_mel(self, wanted: MelSpec) -> None:
         """Raise ConfigError when the pack holds sound and it was not prepared for the model's acoustic encoder."""
-        bounds = self._bounds["mel"]
-        if self.mel != wanted and bool((bounds[:, 1] > bounds[:, 0]).any()):
+        if self.mel != wanted and self.holds("mel"):
             kinds = {spec: name for name, spec in MELS.items()}
             raise ConfigError(
                 f"{self.name}: its sound is prepared for acoustic_encoder {kinds.get(self.mel, self.mel)}, the model "

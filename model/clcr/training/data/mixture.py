@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,12 +21,25 @@ from clcr_stream.errors import ConfigError
 _STEPS = 1 << 20  # random start offsets
 
 
+@dataclass(frozen=True)
+class FewSpeakers:
+    """A step's samples of a pack come from `speakers` people, so that each has a past in the batch.
+
+    Beside them come `neutral` clips of each of these people, which are in the pasts of the others only: in life most of
+    a past is neutral, and a few labelled samples hold none.
+    """
+
+    speakers: int
+    neutral: int = 0
+    neutral_label: int = 0
+
+
 class Mixture:
     """Draws training batches from several packs; the batch of a step depends on the seed and the step alone.
 
     balance: 0 draws samples evenly, 1 classes evenly, between: classes with n samples in proportion to n^(1 - balance).
     augment None: samples as stored, cut to a window's last 6 s. speakers: name -> out of how many speakers a step's
-    samples of that pack are drawn; without, out of all. Safe to call from several threads.
+    samples of that pack are drawn, and what comes beside them; without, out of all. Safe to call from several threads.
     """
 
     def __init__(
@@ -34,7 +48,7 @@ class Mixture:
         seed: int,
         balance: float = 0.5,
         augment: Augment | None = Augment(),  # noqa: B008
-        speakers: Mapping[str, int] | None = None,
+        speakers: Mapping[str, FewSpeakers] | None = None,
     ) -> None:
         self.packs = {pack.name: pack for pack in packs}
         if not packs or len(self.packs) != len(packs):
@@ -47,7 +61,10 @@ class Mixture:
         self._speakers = dict(speakers or {})
 
     def sample(self, counts: Mapping[str, int], step: int) -> tuple[Batch, Tensor]:
-        """(batch, targets (B,)) of `step`, with counts[name] samples from each named pack, in that order."""
+        """(batch, targets (B,)) of `step`, with counts[name] samples from each named pack, in that order.
+
+        The neutral clips beside the samples of a pack come after them (`beside`).
+        """
         unknown = sorted(set(counts) - set(self.packs))
         if unknown:
             raise ConfigError(f"no pack {unknown[0]!r} in the mixture; it has {', '.join(self.packs)}")
@@ -69,14 +86,22 @@ class Mixture:
         ]
         return np.array([name for part in names for name in part], np.str_)
 
+    def beside(self, counts: Mapping[str, int], step: int) -> NDArray[np.bool_]:
+        """Which samples of `sample(counts, step)` are there only for the pasts of the others."""
+        marks = [np.arange(len(rows)) >= counts[name] for name, rows in self._rows(counts, step).items()]
+        return np.concatenate(marks)
+
     def _rows(self, counts: Mapping[str, int], step: int) -> dict[str, NDArray[np.int64]]:
-        """Which rows of each pack are in the batch of a step."""
+        """Which rows of each pack are in the batch of a step; after counts[name] of them those beside."""
         rng = np.random.default_rng((self._seed, step, 3))
         rows = {}
         for name, count in counts.items():
             pack, chances = self.packs[name], self._chances[name]
             if name in self._speakers:
-                rows[name] = spread_over_speakers(pack.speakers, chances, count, self._speakers[name], rng)
+                few = self._speakers[name]
+                drawn = spread_over_speakers(pack.speakers, chances, count, few.speakers, rng)
+                more = neutral_clips(pack, np.unique(pack.speakers[drawn]), few, rng) if few.neutral else drawn[:0]
+                rows[name] = np.concatenate([drawn, more])
             else:
                 rows[name] = rng.choice(len(pack), count, p=chances)
         return rows
@@ -118,6 +143,17 @@ def spread_over_speakers(
         own = np.flatnonzero(speakers == speaker)
         shares = chances[own] / chances[own].sum()
         rows.append(rng.choice(own, len(part), replace=len(part) > len(own), p=shares))
+    return np.concatenate(rows)
+
+
+def neutral_clips(
+    pack: Pack, speakers: NDArray[np.str_], few: FewSpeakers, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """`few.neutral` rows of each of these speakers, or as many as there are."""
+    rows = [np.zeros(0, np.int64)]
+    for speaker in speakers:
+        own = np.flatnonzero((pack.speakers == speaker) & (pack.targets == few.neutral_label))
+        rows.append(rng.permutation(own)[: few.neutral])
     return np.concatenate(rows)
 
 
