@@ -23,7 +23,7 @@ from clcr.network.streaming import DESCRIBED, STREAMED, Grid
 from clcr.training.checkpoint import CheckpointError, load_checkpoint
 from clcr_export import writer
 from clcr_export.cli import main
-from clcr_export.graphs import Graph, export_graph, round_to_half, store_in_half, streaming_modules
+from clcr_export.graphs import Graph, export_graph, round_pretrained, round_to_half, store_in_half, streaming_modules
 from clcr_export.operators import GraphError
 from clcr_export.proof import (
     COMPARISONS,
@@ -100,8 +100,7 @@ def bundle(exported: tuple[Path, Proof]) -> Path:
 def model(checkpoint: Path) -> CLCR:
     """The checkpoint's model with the weights that the bundle holds."""
     model = load_checkpoint(checkpoint)
-    round_to_half(model.language)
-    round_to_half(model.project["language"])
+    round_pretrained(model)
     return model
 
 

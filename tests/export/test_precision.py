@@ -25,7 +25,7 @@ from clcr_export import gates, precision, writer
 from clcr_export.cli import main
 from clcr_export.clips import answers, scenario_of, thinned
 from clcr_export.gates import LIMITS, Limits, PrecisionError, Report
-from clcr_export.graphs import Graph, round_to_half, streaming_modules
+from clcr_export.graphs import Graph, round_pretrained, streaming_modules
 from clcr_export.half import constants_of, rounded, to_half, types_of
 from clcr_export.macs import UncountableError, multiply_adds, multiply_adds_by_type
 from clcr_export.operators import FLOAT32_ONLY, GraphError, check_operators
@@ -75,8 +75,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(root: Path) -> CLCR:
     model = load_checkpoint(root / "checkpoint")
-    round_to_half(model.language)
-    round_to_half(model.project["language"])
+    round_pretrained(model)
     return model
 
 

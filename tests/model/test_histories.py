@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clcr.network.config import NEUTRAL
 from clcr.network.losses import UNLABELLED
 from clcr.network.model import Usual
 from clcr.training import start, train
@@ -20,7 +21,7 @@ from clcr.training.data.cache import Pack
 from clcr.training.data.mixture import FewSpeakers, Mixture, neutral_clips, spread_over_speakers
 from clcr.training.evaluate import evaluate_subset
 from clcr.training.feed import Feed
-from clcr.training.histories import LONGEST, NEUTRAL, companions, past_of_each
+from clcr.training.histories import LONGEST, companions, past_of_each
 from clcr.training.recipe import Recipe, check_recipe, load_recipe
 from clcr_stream.errors import ConfigError
 from tiny_packs import write_packs
@@ -92,15 +93,15 @@ def test_beside_a_speaker_s_samples_come_neutral_clips_of_the_same_speaker() -> 
             self.speakers, self.targets = np.repeat(np.array(["a", "b", "c", "d"]), 12), np.arange(48) % 6
 
     voices = Voices()
-    few = FewSpeakers(2, neutral=2, neutral_label=NEUTRAL)
+    few = FewSpeakers(2, neutral=2)
     mixture = Mixture([voices], 7, speakers={"voices": few})
     for step in range(20):
         names, beside = mixture.speakers({"voices": 6}, step), mixture.beside({"voices": 6}, step)
         assert beside.tolist() == [False] * 6 + [True] * 4
         assert sorted(names[6:]) == sorted(np.repeat(np.unique(names[:6]), 2))
-    rows = neutral_clips(voices, np.array(["c", "b"]), few, np.random.default_rng(1))
+    rows = neutral_clips(voices, np.array(["c", "b"]), 2, np.random.default_rng(1))
     assert (voices.targets[rows] == NEUTRAL).all() and voices.speakers[rows].tolist() == ["c", "c", "b", "b"]
-    assert len(neutral_clips(voices, np.array(["c"]), FewSpeakers(1, 9), np.random.default_rng(1))) == 2
+    assert len(neutral_clips(voices, np.array(["c"]), 9, np.random.default_rng(1))) == 2
 
 
 # In a training run

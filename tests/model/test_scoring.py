@@ -28,7 +28,7 @@ from clcr.training.data.prepare import prepare
 from clcr.training.evaluate import evaluate_subset
 from clcr.training.feed import restrict
 from clcr.training.recipe import SUBSETS, subset_modalities
-from clcr_export.graphs import round_to_half
+from clcr_export.graphs import round_pretrained
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream import Engines, SourceError
 from clcr_stream.sources.base import Modality
@@ -126,8 +126,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CLCR, En
     with exports_trace_once(tmp_path_factory, proved=False):
         options = ExportOptions("tiny", proof_hops=10)
         export_bundle(folder / "checkpoint", folder / "bundle", options, lambda text: None)
-    round_to_half(model.language)  # as the bundle stores them
-    round_to_half(model.project["language"])
+    round_pretrained(model)  # as the bundle stores them
     with Engines.load(folder / "bundle", backend="onnxruntime") as engines:
         yield model, engines, folder / "checkpoint" / "tokenizer.json"
     torch.set_num_threads(threads)

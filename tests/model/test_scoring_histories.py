@@ -24,7 +24,7 @@ from clcr.training.evaluate import evaluate_subset
 from clcr.training.feed import restrict
 from clcr.training.histories import past_of_each
 from clcr.training.recipe import subset_modalities
-from clcr_export.graphs import round_to_half
+from clcr_export.graphs import round_pretrained
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream import Baseline, Engines
 from clcr_stream.sources.base import Modality
@@ -110,8 +110,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with exports_trace_once(tmp_path_factory, proved=False):
         options = ExportOptions("tiny", proof_hops=10)
         export_bundle(folder / "checkpoint", folder / "bundle", options, lambda text: None)
-    round_to_half(model.language)  # as the bundle stores them
-    round_to_half(model.project["language"])
+    round_pretrained(model)  # as the bundle stores them
     tokenizer = folder / "checkpoint" / "tokenizer.json"
     pack = Pack(prepare(folder / "people.csv", folder, folder / "packs", tokenizer, progress=False), "dev")
     with Engines.load(folder / "bundle", backend="onnxruntime") as engines:

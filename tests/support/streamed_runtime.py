@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from clcr.network.config import MODALITIES
 from clcr.network.model import CLCR
-from clcr_export.graphs import round_to_half
+from clcr_export.graphs import round_pretrained
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream.bundle.loader import Bundle, load_bundle
 from clcr_stream.frontends.text import Tokenizer
@@ -92,8 +92,7 @@ def opened_runtime(factory: pytest.TempPathFactory, name: str, **settings: objec
     with exports_trace_once(factory, proved="acoustic_encoder" in settings):
         options = ExportOptions("tiny", proof_hops=10)
         export_bundle(folder / "checkpoint", folder / "bundle", options, lambda text: None)
-    round_to_half(model.language)  # as the bundle stores them
-    round_to_half(model.project["language"])
+    round_pretrained(model)  # as the bundle stores them
     bundle, backend = load_bundle(folder / "bundle"), WatchedBackend()
     levels, encoder = Levels(bundle, backend), open_encoder(bundle, backend)
     yield Runtime(bundle, model, backend, levels, encoder, Tokenizer(bundle.files["tokenizer.json"]))

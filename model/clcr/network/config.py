@@ -10,6 +10,7 @@ from clcr_stream.frontends.mel import DEFAULT_MEL, SPEECH_MEL, MelSpec
 MODALITIES = ("vision", "acoustic", "language")
 LEVELS = (1, 2, 3)
 EMOTIONS = ("neutral", "sad", "happy", "surprise", "fear", "anger")
+NEUTRAL = EMOTIONS.index("neutral")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from clcr.network.losses import UNLABELLED
 from clcr.training.data.augment import Augment
 from clcr.training.data.cache import Clip, Pack
 from clcr.training.data.mixture import FewSpeakers, Mixture
-from clcr.training.histories import NEUTRAL, companions
+from clcr.training.histories import companions
 from clcr.training.recipe import SUBSETS, DevPack, Recipe, TrainPack, subset_modalities
 from clcr_stream.errors import ConfigError
 from clcr_stream.frontends.mel import MelSpec
@@ -101,7 +101,7 @@ class Feed:
             if use.neutral and labels is None:
                 raise ConfigError(f"{use.pack}: neutral {use.neutral} is for labels of emotions; leave it out")
             if use.speakers is not None:
-                speakers[pack.name] = FewSpeakers(use.speakers, use.neutral, NEUTRAL)
+                speakers[pack.name] = FewSpeakers(use.speakers, use.neutral)
         for speaker in leave_out:
             if not any(speaker in (name, name.partition("/")[2]) for name in found):
                 raise ConfigError(f"--leave-out {speaker}: no such speaker; the packs have {', '.join(sorted(found))}")

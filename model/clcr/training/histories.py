@@ -9,11 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clcr.network.config import EMOTIONS
+from clcr.network.config import NEUTRAL
 from clcr.network.model import Usual
 from clcr.scoring.histories import others_of
 
-NEUTRAL = EMOTIONS.index("neutral")
 NEUTRAL_P = 0.35  # of the histories: all neutral
 ONE_EMOTION_P = 0.15  # all of one label
 LONGEST = 12.0  # a sample in a history counts up to so often, as if its person had gone on like that

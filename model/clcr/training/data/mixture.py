@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clcr.network.batch import Batch
+from clcr.network.config import NEUTRAL
 from clcr.training.data.augment import Augment, at_model_size
 from clcr.training.data.cache import MEL_PER_TOKEN, MODALITIES, SLOTS_PER_HOP, TOKENS_PER_HOP, WINDOW_HOPS, Clip, Pack
 from clcr.training.data.prepare import FACE_PX
@@ -31,7 +32,6 @@ class FewSpeakers:
 
     speakers: int
     neutral: int = 0
-    neutral_label: int = 0
 
 
 class Mixture:
@@ -100,7 +100,8 @@ class Mixture:
             if name in self._speakers:
                 few = self._speakers[name]
                 drawn = spread_over_speakers(pack.speakers, chances, count, few.speakers, rng)
-                more = neutral_clips(pack, np.unique(pack.speakers[drawn]), few, rng) if few.neutral else drawn[:0]
+                people = np.unique(pack.speakers[drawn]) if few.neutral else ()  # without, nothing is drawn
+                more = neutral_clips(pack, people, few.neutral, rng)
                 rows[name] = np.concatenate([drawn, more])
             else:
                 rows[name] = rng.choice(len(pack), count, p=chances)
@@ -146,14 +147,12 @@ def spread_over_speakers(
     return np.concatenate(rows)
 
 
-def neutral_clips(
-    pack: Pack, speakers: NDArray[np.str_], few: FewSpeakers, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """`few.neutral` rows of each of these speakers, or as many as there are."""
+def neutral_clips(pack: Pack, speakers: Iterable[str], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`count` neutral rows of each of these speakers, or as many as there are."""
     rows = [np.zeros(0, np.int64)]
     for speaker in speakers:
-        own = np.flatnonzero((pack.speakers == speaker) & (pack.targets == few.neutral_label))
-        rows.append(rng.permutation(own)[: few.neutral])
+        own = np.flatnonzero((pack.speakers == speaker) & (pack.targets == NEUTRAL))
+        rows.append(rng.permutation(own)[:count])
     return np.concatenate(rows)
 
 
