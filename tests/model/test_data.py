@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clcr.network.batch import Batch
 from clcr.training.data import decode
@@ -379,6 +381,41 @@ def test_gain_noise_and_masks_respect_the_floor_and_silence_stays_silent() -> No
         assert np.isfinite(loud).all()
         assert loud.min() >= np.log(1e-6) - 1e-4
         assert loud.dtype == np.float32
+
+
+def test_a_room_adds_an_echo_that_decays_and_leaves_what_came_before_alone() -> None:
+    floor = np.log(1e-6)
+    mel = np.full((120, 80), floor, np.float32)
+    mel[40:44] = 0.0  # a clap
+    clip = replace(toy_clip(0, 1.2), mel=mel)
+    room = replace(NO_CHANGE, warp=0, stretch=0, room_p=1.0, room_s=(0.5, 0.5), room_direct_db=(0.0, 0.0))
+    heard = room(clip, np.random.default_rng(0)).mel
+    start = int(np.argmax(heard[:, 0] > floor))
+    assert 36 <= start <= 40 and np.allclose(heard[:start], floor)
+    lowest, highest = heard[start + 4 : start + 40, 0], heard[start + 4 : start + 40, -1]
+    assert np.diff(lowest).max() < 0 and np.diff(highest).max() <= 0
+    fall_db = -10.0 / np.log(10.0) * np.diff(lowest).mean()
+    assert fall_db == pytest.approx(60.0 * 0.01 / 0.5, rel=1e-3)
+    assert highest[-1] < lowest[-1]
+    echo = np.exp(heard[start + 4 :, 0]).sum() + np.exp(heard[start : start + 4, 0] - 0.0).sum() - 4.0
+    assert 10.0 * np.log10(echo / 4.0) == pytest.approx(0.0, abs=0.2)  # as much as the direct sound
+
+
+def test_a_microphone_colours_smoothly_and_a_narrow_channel_loses_low_and_high_bands() -> None:
+    clip = replace(toy_clip(0, 1.0), mel=np.zeros((100, 80), np.float32))
+    plain = replace(NO_CHANGE, warp=0, stretch=0)
+    for seed in range(20):
+        coloured = replace(plain, colour_db=6.0)(clip, np.random.default_rng(seed)).mel[0] * (10.0 / np.log(10.0))
+        assert np.ptp(coloured) > 0.3 and np.abs(coloured).max() <= 6.0 + 1e-4 and np.abs(np.diff(coloured)).max() < 1.0
+        narrow = replace(plain, narrow_p=1.0)(clip, np.random.default_rng(seed)).mel[0]
+        assert (narrow[8:56] == 0.0).all() and narrow.min() < -4.0
+
+
+@given(st.floats(0.0, 1.0), st.integers(0, 2**32))
+def test_silence_stays_silent_in_any_room_and_through_any_microphone(share: float, seed: int) -> None:
+    silence = replace(toy_clip(0, 1.0), mel=np.full((100, 80), np.log(1e-6), np.float32))
+    augment = replace(Augment(), noise_p=0.0, mask_p=0.0, room_p=share, colour_db=6.0, narrow_p=share)
+    np.testing.assert_allclose(augment(silence, np.random.default_rng(seed)).mel, np.log(1e-6), atol=1e-4)
 
 
 def test_dropping_modalities_never_drops_all() -> None:

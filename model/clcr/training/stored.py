@@ -44,7 +44,7 @@ class StoredPacks:
             )
         self._model, self._versions, self._seed = model, versions, recipe.seed
         self._augment = Augment(**{"modality_dropout": recipe.modality_dropout, **recipe.augment})
-        changes = {name: value for name, value in asdict(self._augment).items() if name not in OF_EVERY_STEP}
+        changes = {name: value for name, value in asdict(self._augment).items() if name not in OF_EVERY_STEP and value}
         self._changes = json.dumps([changes, recipe.seed], sort_keys=True)
         self._digests = {part: _digest_of(model, prefixes) for part, prefixes in ENCODERS_OF.items()}
 

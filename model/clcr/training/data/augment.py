@@ -12,6 +12,7 @@ from clcr.training.data.cache import MEL_PER_TOKEN, MODALITIES, TOKENS_PER_HOP, 
 from clcr.training.data.prepare import FACE_PX, GREY_PX
 
 _LN_PER_DB = float(np.log(10.0) / 10.0)
+MEL_S = 0.01  # between two frames of the log-mel
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Augment:
     stretch: float = 0.12  # of the time axis, each way, sound alone: another tempo
     noise_p: float = 0.5
     noise_snr_db: tuple[float, float] = (0.0, 30.0)
+    room_p: float = 0.0  # an echo that decays
+    room_s: tuple[float, float] = (0.2, 1.2)  # until it has fallen by 60 dB
+    room_direct_db: tuple[float, float] = (-3.0, 12.0)  # the direct sound above the echo
+    colour_db: float = 0.0  # of a microphone: how much louder or softer bands are, smoothly
+    narrow_p: float = 0.0  # a telephone or codec: low and high bands are lost
     mask_p: float = 0.5
     mask_bands: int = 10
     mask_frames: int = 20
@@ -120,12 +126,18 @@ class Augment:
             mel = _resampled(mel, tempo, axis=0, length=min(longest, max(MEL_PER_TOKEN, int(len(mel) / tempo))))
         offset = int(rng.integers(0, MEL_PER_TOKEN)) if len(mel) > MEL_PER_TOKEN else 0
         mel = mel[offset : offset + (len(mel) - offset) // MEL_PER_TOKEN * MEL_PER_TOKEN]
+        if self.room_p and rng.random() < self.room_p:
+            mel = self._room(mel, floor, rng)
         gain = rng.uniform(-self.gain_db, self.gain_db) * _LN_PER_DB
         # Digital silence has no energy to amplify.
         out = np.where(mel > floor + 0.01, np.maximum(mel + np.float32(gain), floor), floor)
         out = out.astype(np.float32)
         if rng.random() < self.noise_p:
             out = np.logaddexp(out, self._noise(out, rng))
+        if self.colour_db:
+            out = np.where(out > floor + 0.01, np.maximum(out + self._colour(out.shape[1], rng), floor), floor)
+        if self.narrow_p and rng.random() < self.narrow_p:
+            out = np.maximum(out - _lost_bands(out.shape[1], rng), floor)
         if rng.random() < self.mask_p:
             mean = out.mean()
             out[:, _stripe(out.shape[1], self.mask_bands, rng)] = mean
@@ -140,6 +152,24 @@ class Augment:
         flutter = rng.standard_normal(mel.shape, dtype=np.float32) * np.float32(0.6)
         level = np.float32(np.quantile(mel.mean(axis=1), 0.9) - snr)
         return np.asarray(level + tilt + flutter, np.float32)
+
+    def _room(self, mel: NDArray[np.float32], floor: float, rng: np.random.Generator) -> NDArray[np.float32]:
+        """With an echo: a power that decays exponentially, twice as fast in the highest band as in the lowest."""
+        decay_s = rng.uniform(*self.room_s) * np.linspace(1.0, 0.5, mel.shape[1])
+        kept = np.exp(-60.0 * _LN_PER_DB * MEL_S / decay_s)
+        share = np.exp(-rng.uniform(*self.room_direct_db) * _LN_PER_DB) * (1.0 - kept)
+        power, echo = np.where(mel > floor + 0.01, np.exp(mel.astype(np.float64)), 0.0), np.zeros(mel.shape[1])
+        out = np.empty_like(power)
+        for index, direct in enumerate(power):
+            out[index] = direct + echo
+            echo = kept * echo + share * direct
+        return np.log(np.maximum(out, np.exp(floor))).astype(np.float32)
+
+    def _colour(self, bands: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """A smooth curve over the bands, at most `colour_db` each way."""
+        waves = np.cos(np.pi * np.outer(np.arange(1, 5), (np.arange(bands) + 0.5) / bands))
+        shares = rng.uniform(-1.0, 1.0, 4) / (1.0, 2.0, 3.0, 4.0)
+        return (shares @ waves * (self.colour_db * _LN_PER_DB / 2.1)).astype(np.float32)
 
     def _words(self, tokens: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         kept = rng.random(len(tokens)) >= self.token_dropout
@@ -181,6 +211,15 @@ def _resampled(mel: NDArray[np.float32], step: float, axis: int, length: int) ->
     high = np.minimum(low + 1, mel.shape[axis] - 1)
     moved: NDArray[np.float32] = mel.take(low, axis) * (1.0 - share) + mel.take(high, axis) * share
     return moved
+
+
+def _lost_bands(bands: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """What a narrow channel takes from each band: up to a tenth of them below, up to three tenths above."""
+    lost = np.zeros(bands, np.float32)
+    depth = np.float32(rng.uniform(20.0, 60.0) * _LN_PER_DB)
+    lost[: int(bands * rng.uniform(0.0, 0.1))] = depth
+    lost[int(bands * rng.uniform(0.7, 1.0)) :] = depth
+    return lost
 
 
 def _stripe(length: int, most: int, rng: np.random.Generator) -> slice:
