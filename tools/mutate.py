@@ -37,7 +37,9 @@ RUNTIME = Path("runtime/clcr_stream")
 COUNT, SEED, GOAL = 200, 8, 0.9
 BASELINE_TIMEOUT_S = 600.0
 PLUGINS = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")  # the latter only reports, and takes a second
-MARKERS = "not slow and not device and not gpu and not data"
+ANYWHERE = "not device and not gpu and not data"
+PARTS = (f"not slow and {ANYWHERE}", f"slow and {ANYWHERE}")  # slow tests where the fast ones notice nothing
+NOTHING_RAN = 5  # pytest's exit code
 
 # Tests of a module beside tests/ROOM/test_MODULE.py, fast files first. Paths without ".py".
 OWN_TESTS: Mapping[str, Sequence[str]] = {
@@ -181,9 +183,9 @@ class Tree:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
 
-    def run(self, tests: Sequence[str], timeout_s: float) -> tuple[str, str]:
-        """("passed" | "failed" | "timeout", the test that failed first)."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", *PLUGINS, "-m", MARKERS, *tests]
+    def run(self, tests: Sequence[str], part: str, timeout_s: float) -> tuple[str, str]:
+        """("passed" | "failed" | "timeout" | "nothing", the test that failed first) of the tests with such markers."""
+        command = [sys.executable, "-m", "pytest", "-x", "-q", *PLUGINS, "-m", part, *tests]
         path = os.pathsep.join(str(self.folder / name) for name in ("runtime", "export", "model"))
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         process = subprocess.Popen(
@@ -196,18 +198,20 @@ class Tree:
             os.killpg(process.pid, 9)
             process.communicate()
             return "timeout", ""
+        if process.returncode == NOTHING_RAN:
+            return "nothing", ""
         first = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
         if process.returncode not in (0, 1, 2):
             return "failed", first[1] if first else output.strip().splitlines()[-1]
         return ("failed" if process.returncode else "passed"), first[1] if first else ""
 
-    def judge(self, change: tuple[Path, Change], tests: Sequence[str], timeout_s: float) -> tuple[str, str]:
+    def judge(self, change: tuple[Path, Change], tests: Sequence[str], part: str, timeout_s: float) -> tuple[str, str]:
         """("noticed", by which test) or ("survived", ""); the file is as it was afterwards."""
         path, edit = change
         source = (ROOT / path).read_text(encoding="utf-8")
         (self.folder / path).write_text(edit.applied(source), encoding="utf-8")
         try:
-            outcome, by = self.run(tests, timeout_s)
+            outcome, by = self.run(tests, part, timeout_s)
         finally:
             (self.folder / path).write_text(source, encoding="utf-8")
         return ("survived", "") if outcome == "passed" else ("noticed", by or outcome)
@@ -274,20 +278,35 @@ def judge_all(drawn: Sequence[tuple[Path, Change]], store: Store, jobs: int) -> 
             finally:
                 trees.put(tree)
 
+        def settled(result: Result) -> None:
+            store.add(result)
+            print(f"{result.outcome:8} {result}", file=sys.stderr, flush=True)
+
         def settle(module: str) -> None:
-            tests = tests_of(module, ROOT)
-            outcome, by, baseline_s = borrowed(lambda tree: tree.run(tests, BASELINE_TIMEOUT_S))
-            if outcome != "passed":
-                print(
-                    f"mutate: {module}: its tests do not pass unchanged ({outcome} {by})", file=sys.stderr, flush=True
-                )
-                return
-            for index in (index for index in waiting if results[index].module == module):
-                judge = partial(Tree.judge, change=drawn[index], tests=tests, timeout_s=3 * baseline_s + 20)
-                outcome, by, _ = borrowed(judge)
-                results[index] = replace(results[index], outcome=outcome, by=by)
-                store.add(results[index])
-                print(f"{outcome:8} {results[index]}", file=sys.stderr, flush=True)
+            tests, ran = tests_of(module, ROOT), False
+            left = [index for index in waiting if results[index].module == module]
+            for part in PARTS:
+                if not left:
+                    break
+                run = partial(Tree.run, tests=tests, part=part, timeout_s=BASELINE_TIMEOUT_S)
+                outcome, by, baseline_s = borrowed(run)
+                if outcome == "nothing":
+                    continue
+                if outcome != "passed":
+                    print(f"mutate: {module}: its tests do not pass unchanged ({outcome} {by})", file=sys.stderr)
+                    return
+                ran = True
+                for index in left:
+                    judge = partial(
+                        Tree.judge, change=drawn[index], tests=tests, part=part, timeout_s=3 * baseline_s + 20
+                    )
+                    outcome, by, _ = borrowed(judge)
+                    results[index] = replace(results[index], outcome=outcome, by=by)
+                    if outcome == "noticed":
+                        settled(results[index])
+                left = [index for index in left if results[index].outcome != "noticed"]
+            for index in left if ran else ():
+                settled(results[index])
 
         with ThreadPoolExecutor(max(1, trees.qsize())) as pool:
             list(pool.map(settle, sorted({results[index].module for index in waiting})))

@@ -105,11 +105,19 @@ def test_a_change_that_tests_notice_is_told_from_one_that_they_do_not(
     (root / "tests/wire").mkdir(parents=True)
     for name in ("__init__.py", "wire/__init__.py"):
         (root / "runtime/clcr_stream" / name).touch()
-    source = "def over(x: int) -> bool:\n    return x > 1\n\n\ndef unused(x: int) -> int:\n    return -x\n"
+    source = (
+        "def over(x: int) -> bool:\n    return x > 1\n\n\n"
+        "def unused(x: int) -> int:\n    return -x\n\n\n"
+        "def twice(x: int) -> int:\n    return x + x\n"
+    )
     (root / "runtime/clcr_stream/wire/a.py").write_text(source, encoding="utf-8")
-    test = "from clcr_stream.wire.a import over\n\ndef test_over():\n    assert over(2) and not over(1)\n"
+    test = (
+        "import pytest\nfrom clcr_stream.wire.a import over, twice\n\n"
+        "def test_over():\n    assert over(2) and not over(1)\n\n"
+        "@pytest.mark.slow\ndef test_twice():\n    assert twice(2) == 4\n"
+    )
     (root / "tests/wire/test_a.py").write_text(test, encoding="utf-8")
-    options = '[tool.pytest.ini_options]\npythonpath = ["runtime"]\n'
+    options = '[tool.pytest.ini_options]\npythonpath = ["runtime"]\nmarkers = ["slow", "device", "gpu", "data"]\n'
     (root / "pyproject.toml").write_text(options, encoding="utf-8")
     monkeypatch.setattr(mutate, "ROOT", root)
     monkeypatch.setattr(mutate, "files", lambda folder: [p.relative_to(folder) for p in folder.rglob("*.[pt]*")])
@@ -121,8 +129,10 @@ def test_a_change_that_tests_notice_is_told_from_one_that_they_do_not(
         ("comparison", "noticed"),
         ("constant", "noticed"),
         ("sign", "survived"),
+        ("arithmetic", "noticed"),
     ]
-    assert all(r.by == "tests/wire/test_a.py::test_over" for r in results if r.outcome == "noticed")
+    assert {r.by for r in results} == {"tests/wire/test_a.py::test_over", "tests/wire/test_a.py::test_twice", ""}
+    assert results[-1].by.endswith("test_twice"), "slow tests are asked where the fast ones notice nothing"
     assert (root / path).read_text(encoding="utf-8") == source
 
 
