@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clcr.network.batch import Batch
-from clcr.training.data import decode
+from clcr.training.data import augment, decode
 from clcr.training.data.augment import Augment, at_model_size
 from clcr.training.data.cache import Clip, Pack
 from clcr.training.data.decode import decode_audio, decode_frames, video_slot
@@ -383,12 +383,14 @@ def test_gain_noise_and_masks_respect_the_floor_and_silence_stays_silent() -> No
         assert loud.dtype == np.float32
 
 
-def test_a_room_adds_an_echo_that_decays_and_leaves_what_came_before_alone() -> None:
+def test_a_room_adds_an_echo_that_decays_and_leaves_what_came_before_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "ROOM_S", (0.5, 0.5))
+    monkeypatch.setattr(augment, "ROOM_DIRECT_DB", (0.0, 0.0))
     floor = np.log(1e-6)
     mel = np.full((120, 80), floor, np.float32)
     mel[40:44] = 0.0  # a clap
     clip = replace(toy_clip(0, 1.2), mel=mel)
-    room = replace(NO_CHANGE, warp=0, stretch=0, room_p=1.0, room_s=(0.5, 0.5), room_direct_db=(0.0, 0.0))
+    room = replace(NO_CHANGE, warp=0, stretch=0, room_p=1.0)
     heard = room(clip, np.random.default_rng(0)).mel
     start = int(np.argmax(heard[:, 0] > floor))
     assert 36 <= start <= 40 and np.allclose(heard[:start], floor)

@@ -13,6 +13,8 @@ from clcr.training.data.prepare import FACE_PX, GREY_PX
 
 _LN_PER_DB = float(np.log(10.0) / 10.0)
 MEL_S = 0.01  # between two frames of the log-mel
+ROOM_S = (0.2, 1.2)  # until an echo has fallen by 60 dB
+ROOM_DIRECT_DB = (-3.0, 12.0)  # the direct sound above the echo
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,6 @@ class Augment:
     noise_p: float = 0.5
     noise_snr_db: tuple[float, float] = (0.0, 30.0)
     room_p: float = 0.0  # an echo that decays
-    room_s: tuple[float, float] = (0.2, 1.2)  # until it has fallen by 60 dB
-    room_direct_db: tuple[float, float] = (-3.0, 12.0)  # the direct sound above the echo
     colour_db: float = 0.0  # of a microphone: how much louder or softer bands are, smoothly
     narrow_p: float = 0.0  # a telephone or codec: low and high bands are lost
     mask_p: float = 0.5
@@ -155,9 +155,9 @@ class Augment:
 
     def _room(self, mel: NDArray[np.float32], floor: float, rng: np.random.Generator) -> NDArray[np.float32]:
         """With an echo: a power that decays exponentially, twice as fast in the highest band as in the lowest."""
-        decay_s = rng.uniform(*self.room_s) * np.linspace(1.0, 0.5, mel.shape[1])
+        decay_s = rng.uniform(*ROOM_S) * np.linspace(1.0, 0.5, mel.shape[1])
         kept = np.exp(-60.0 * _LN_PER_DB * MEL_S / decay_s)
-        share = np.exp(-rng.uniform(*self.room_direct_db) * _LN_PER_DB) * (1.0 - kept)
+        share = np.exp(-rng.uniform(*ROOM_DIRECT_DB) * _LN_PER_DB) * (1.0 - kept)
         power, echo = np.where(mel > floor + 0.01, np.exp(mel.astype(np.float64)), 0.0), np.zeros(mel.shape[1])
         out = np.empty_like(power)
         for index, direct in enumerate(power):
