@@ -200,16 +200,24 @@ def test_streams_finds_a_number_and_every_probe_says_why(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("torch") is None or find_spec("onnx") is None, reason="needs the export extra")
 def test_peers_agree_and_their_ratios_follow_from_their_figures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, which has loaded torch already; the other tools run as their users start them."""
-    arguments = ["--quick", "--seconds", "0.8", "--json", str(tmp_path / "out.json")]
-    code = command.main(import_module("bench_peers").TOOL, arguments)
+    """Of a narrow model, in this process, which has loaded torch already; the other tools run as users start them."""
+    from clcr_export.writer import ExportOptions, export_bundle
+    from tiny_checkpoint import write_tiny_checkpoint
+    from traced import exports_trace_once
+
+    write_tiny_checkpoint(tmp_path / "checkpoint")
+    with exports_trace_once(tmp_path_factory, proved=False):
+        export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", ExportOptions("tiny"), lambda _: None)
+    arguments = ["--quick", "--seconds", "0.8", "--json", tmp_path / "out.json", "--cache", tmp_path / "cache"]
+    arguments += ["--bundle", tmp_path / "bundle", "--checkpoint", tmp_path / "checkpoint"]
+    code = command.main(import_module("bench_peers").TOOL, list(map(str, arguments)))
     found = found_in(tmp_path, code, capsys.readouterr().err)
     for name in ("ours", "onnxruntime_cached_faces", "onnxruntime_recompute", "torch_eager"):
         assert found[f"{name}_ms_p50"] > 0
     assert found["torch_compile_ms_p50"] is None and found["torch_compile_reason"]
-    assert found["exact"] <= 1e-4
+    assert found["exact"] <= 1e-4 and found["weights"].startswith("checkpoint ")
     assert (found["threads"], found["left_context"]) == (1, 28)
     assert found["macs_recompute"] > 5 * found["macs_increment"] > 0
     assert found["macs_increment"] < found["macs_cached_faces"] < found["macs_recompute"]

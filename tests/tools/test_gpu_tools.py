@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -53,15 +54,15 @@ def run_section(
     return report
 
 
-def test_without_a_gpu_it_is_one_line_and_exit_code_4(tmp_path: Path) -> None:
+def test_without_a_gpu_it_is_one_line_and_exit_code_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process, which has loaded torch; tests/tools/test_tools.py starts the tool by its path."""
     if not no_gpu_here():
         pytest.skip("this machine has a GPU")
-    command = [sys.executable, str(ROOT / "tools/gpu_check.py"), "--json", str(tmp_path / "gpu.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 4
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("gpu_check: no NVIDIA GPU can be used here (tensorrt: ")
+    assert import_module("gpu_check").main(["--json", str(tmp_path / "gpu.json")]) == 4
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert shown.err.startswith("gpu_check: no NVIDIA GPU can be used here (tensorrt: ")
     assert not (tmp_path / "gpu.json").exists()
 
 
@@ -314,18 +315,50 @@ def test_a_damaged_part_is_named_before_its_bytes_are_used(packed: Path) -> None
     assert "trt86-run.tar.xz.01 is damaged; carry it again" in done.stderr
 
 
+def compiled_as_one_graph(model: Any) -> Any:
+    """fullgraph: anything that dynamo cannot trace raises; the "eager" backend leaves the code generation out."""
+    import torch
+
+    return torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
+
+
 def test_torch_compile_takes_a_whole_tick_as_one_graph() -> None:
+    """A tick of small engines; the next test compiles what stands in the default bundle's."""
     torch = pytest.importorskip("torch")
     gpu_ticks = import_module("gpu.ticks")
+    manifest = tiny_manifest()
+    graphs = {name: gpu_program.Graph(graph_bytes(manifest, name), "", spec) for name, spec in manifest.engines.items()}
+    small = dataclasses.replace(BUNDLE, graphs=graphs)
     with torch.inference_mode():
-        plain, traced = gpu_ticks.Ticks(BUNDLE, 1, "cpu"), gpu_ticks.Ticks(BUNDLE, 1, "cpu")
-        # fullgraph: anything that dynamo cannot trace raises; the "eager" backend leaves the code generation out.
-        traced.step = torch.compile(traced.model, fullgraph=True, dynamic=False, backend="eager")
+        plain, traced = gpu_ticks.Ticks(small, 1, "cpu"), gpu_ticks.Ticks(small, 1, "cpu")
+        traced.step = compiled_as_one_graph(traced.model)
         generator = torch.Generator().manual_seed(1)
         for _ in range(2):
             for ours, theirs in zip(plain.host, traced.host, strict=True):
                 theirs.copy_(ours.uniform_(generator=generator))
             plain.run(), traced.run()
             for ours, theirs in zip(plain.outputs, traced.outputs, strict=True):
+                torch.testing.assert_close(ours, theirs)
+    torch.compiler.reset()
+
+
+def test_torch_compile_takes_every_operator_of_the_default_bundle_s_tick() -> None:
+    """Level 1 and InterCAD: the other levels have no operator that level 1 has not, and compiling takes seconds."""
+    torch = pytest.importorskip("torch")
+    gpu_torch = import_module("gpu.torch_engines")
+    kinds = {
+        name: {node.op_type for node in onnx.load_from_string(graph.onnx).graph.node}
+        for name, graph in WHOLE.graphs.items()
+    }
+    assert kinds["level2"] | kinds["level3"] <= kinds["level1"]
+    generator = torch.Generator().manual_seed(1)
+    for name in ("level1", "intercad"):
+        module = gpu_torch.Converter(WHOLE.graphs[name].onnx, 1).convert()
+        specs = {tensor.name: tensor for tensor in WHOLE.graphs[name].spec.inputs}
+        inputs = onnx.load_from_string(WHOLE.graphs[name].onnx).graph.input
+        shapes = [[1, *map(int, specs[value.name].shape[1:])] for value in inputs]
+        with torch.inference_mode():
+            feeds = [torch.empty(shape).uniform_(generator=generator) for shape in shapes]
+            for ours, theirs in zip(module(*feeds), compiled_as_one_graph(module)(*feeds), strict=True):
                 torch.testing.assert_close(ours, theirs)
     torch.compiler.reset()

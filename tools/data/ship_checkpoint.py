@@ -11,17 +11,20 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from clcr.training import checkpoint
-from clcr_export.graphs import HALF_STORAGE_ELEMENTS, round_pretrained
 from clcr_stream.errors import ClcrError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _shortened(value: Tensor) -> Tensor:
     """In half precision where that changes nothing and saves space."""
+    import torch
+
+    from clcr_export.graphs import HALF_STORAGE_ELEMENTS
+
     if value.dtype != torch.float32 or value.numel() < HALF_STORAGE_ELEMENTS:
         return value
     half = value.half()
@@ -30,6 +33,9 @@ def _shortened(value: Tensor) -> Tensor:
 
 def ship(source: Path, target: Path) -> None:
     """Replace `target` by the checkpoint in half precision. Raises CheckpointError."""
+    from clcr.training import checkpoint
+    from clcr_export.graphs import round_pretrained
+
     model = checkpoint.load_checkpoint(source)
     round_pretrained(model)
     weights = {name: _shortened(value) for name, value in model.state_dict().items()}
