@@ -1,4 +1,7 @@
-"""The model without streaming: recomputed with its past a window equals the engines, without it it does not."""
+"""The model without streaming: recomputed with its past a window equals the engines, without it it does not.
+
+The engines run in PyTorch here: that a graph says what its module says is proved by every export (tests/export).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils import parametrize
 
 from clcr.network.config import LEVELS
 from clcr.network.model import CLCR
@@ -19,8 +23,8 @@ from clcr_export.macs import multiply_adds
 from clcr_export.operators import check_operators
 from clcr_export.proof import Arrays, Chain, Scenario, hop_inputs, make_scenario, sessions
 from clcr_export.recompute import Recompute, acoustic_field, export_faces, export_recompute, receptive_field
+from clcr_stream.bundle.manifest import EngineSpec
 from tiny_checkpoint import CONFIG, tiny_model
-from traced import exports_trace_once
 
 GRID = Grid(vision_tokens=12, acoustic_tokens=20, language_tokens=16, size_px=32)  # a window of four hops
 HOPS = 16
@@ -43,13 +47,17 @@ def scenario(model: CLCR) -> Scenario:
     return found
 
 
-@pytest.fixture(scope="module")
-def streamed(model: CLCR, scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Arrays]]:
+def chained(model: CLCR, scenario: Scenario) -> list[dict[str, Arrays]]:
     """What the chained engines say, tick by tick."""
-    with exports_trace_once(tmp_path_factory) as traced:
-        graphs: dict[str, Graph] = {n: traced(n, module) for n, module in streaming_modules(model, GRID).items()}
-    chain = Chain(graphs, model, sessions(graphs))
-    return [chain.tick(scenario, index) for index in range(HOPS)]
+    untraced = EngineSpec(file="", inputs=[], outputs=[], state=[])
+    engines = {name: Graph(b"", untraced, module) for name, module in streaming_modules(model, GRID).items()}
+    chain = Chain(engines, model, lambda name, inputs: eager(engines[name].module, inputs))
+    return [chain.tick(scenario, index) for index in range(scenario.hops)]
+
+
+@pytest.fixture(scope="module")
+def streamed(model: CLCR, scenario: Scenario) -> list[dict[str, Arrays]]:
+    return chained(model, scenario)
 
 
 def tail(values: NDArray[Any], count: int) -> NDArray[np.float32]:
@@ -86,13 +94,17 @@ def window_inputs(model: CLCR, module: Recompute, scenario: Scenario, ticks: int
 
 def recomputed(graph: Graph, inputs: Arrays) -> dict[str, dict[str, NDArray[Any]]]:
     """The answers of ONNX Runtime and of the PyTorch module."""
-    module: Any = graph.module
-    with torch.no_grad():
-        eager = module(*(torch.from_numpy(inputs[name]) for name in module.input_names))
     return {
         "onnxruntime": sessions({"recompute": graph})("recompute", inputs),
-        "pytorch": dict(zip(module.output_names, (value.numpy() for value in eager), strict=True)),
+        "pytorch": eager(graph.module, inputs),
     }
+
+
+def eager(module: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """The answer of the PyTorch module."""
+    with torch.no_grad(), parametrize.cached():
+        outputs = module(*(torch.from_numpy(inputs[name]) for name in module.input_names))
+    return dict(zip(module.output_names, (value.numpy() for value in outputs), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +129,10 @@ def test_a_window_recomputed_with_its_past_says_what_the_chained_engines_say(
 def test_a_window_recomputed_without_its_past_says_something_else(
     model: CLCR, scenario: Scenario, streamed: list[dict[str, Arrays]]
 ) -> None:
-    graph = export_recompute(model, GRID, 0)
-    module: Any = graph.module
+    module = Recompute(model, GRID, 0).eval()
     assert (module.vision_steps.given, module.acoustic_steps.given) == (12, 20)
     inputs = window_inputs(model, module, scenario, HOPS, streamed[-1]["language"])
-    for answer in recomputed(graph, inputs).values():
-        assert np.abs(answer["probs"] - streamed[-1]["intercad"]["probs"]).max() > 1e-4
+    assert np.abs(eager(module, inputs)["probs"] - streamed[-1]["intercad"]["probs"]).max() > 1e-4
 
 
 @pytest.mark.parametrize("short", [4, 12])
@@ -200,8 +210,7 @@ def test_a_model_with_baselines_carried_from_window_to_window_says_what_the_chai
     scenario.vision_valid[:] = rng.random(scenario.vision_valid.shape) > 0.3
     scenario.acoustic_valid[:] = rng.random(scenario.acoustic_valid.shape) > 0.2
     scenario.vision_valid[:3] = 0  # nobody is seen at first
-    graphs = {name: export_graph(name, module) for name, module in streaming_modules(model, GRID).items()}
-    chain = Chain(graphs, model, sessions(graphs))
+    answers = chained(model, scenario)
     whole, cached = (export_recompute(model, GRID, CONTEXT, cached_faces=faces) for faces in (False, True))
     faces = export_faces(model, GRID)
     for graph in (whole, cached, faces):
@@ -211,8 +220,7 @@ def test_a_model_with_baselines_carried_from_window_to_window_says_what_the_chai
     assert isinstance(module, Recompute) and len(module.state_names) == 12
     state = {name: value.numpy() for name, value in module.example().items() if name in module.state_names}
     moved, seen = 0.0, list[NDArray[Any]]()
-    for ticks in range(1, 15):
-        tick = chain.tick(scenario, ticks - 1)
+    for ticks, tick in enumerate(answers, 1):
         inputs = window_inputs(model, module, scenario, ticks, tick["language"])
         carried, cold = run("recompute", inputs | state), run("recompute", inputs | zeros(state))
         np.testing.assert_allclose(carried["probs"], tick["intercad"]["probs"], rtol=0, atol=1e-5, err_msg=str(ticks))
@@ -239,22 +247,18 @@ def test_the_speech_encoder_recomputed_with_its_past_says_what_the_chained_engin
     model = tiny_model(replace(CONFIG, acoustic_encoder="whisper", **sizes))  # type: ignore[arg-type]
     scenario = make_scenario(model, GRID, 12, seed=6)
     scenario.acoustic_valid[:] = np.random.default_rng(6).random(scenario.acoustic_valid.shape) > 0.2
-    graphs = {name: export_graph(name, module) for name, module in streaming_modules(model, GRID).items()}
-    chain = Chain(graphs, model, sessions(graphs))
-    ticks = [chain.tick(scenario, index) for index in range(12)]
+    ticks = chained(model, scenario)
     assert acoustic_field(model) == 20
-    found = []
-    for left in (CONTEXT, CONTEXT - 5):
-        graph = export_recompute(model, GRID, left)
-        module: Any = graph.module
-        assert module.acoustic_steps.given == 20 + 20 - (CONTEXT - left)
-        check_operators("recompute", onnx.load_from_string(graph.data))
-        assert sum(multiply_adds(graph.data).values()) > 1e6  # every shape is known
-        worst = 0.0
-        for count in (2, 6, 12):
-            inputs = window_inputs(model, module, scenario, count, ticks[count - 1]["language"])
-            for answer in recomputed(graph, inputs).values():
-                worst = max(worst, float(np.abs(answer["probs"] - ticks[count - 1]["intercad"]["probs"]).max()))
-        found.append(worst)
-    assert found[0] < 1e-5
-    assert found[1] > found[0]
+    graph, shorter = export_recompute(model, GRID, CONTEXT), Recompute(model, GRID, CONTEXT - 20).eval()
+    module: Any = graph.module
+    assert (module.acoustic_steps.given, shorter.acoustic_steps.given) == (20 + 20, 20)
+    check_operators("recompute", onnx.load_from_string(graph.data))
+    assert sum(multiply_adds(graph.data).values()) > 1e6  # every shape is known
+    exact, less = 0.0, 0.0
+    for count in (2, 6, 12):
+        expected, words = ticks[count - 1]["intercad"]["probs"], ticks[count - 1]["language"]
+        for answer in recomputed(graph, window_inputs(model, module, scenario, count, words)).values():
+            exact = max(exact, float(np.abs(answer["probs"] - expected).max()))
+        cut = eager(shorter, window_inputs(model, shorter, scenario, count, words))
+        less = max(less, float(np.abs(cut["probs"] - expected).max()))
+    assert exact < 1e-5 and less > 1e-4

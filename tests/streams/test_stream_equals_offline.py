@@ -236,7 +236,7 @@ def test_what_a_session_publishes_equals_the_model_at_either_pace(runtime: Runti
 @pytest.mark.slow
 def test_hundreds_of_hops_do_not_drift(runtime: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
     """CLCR_DRIFT_HOPS=100000 makes it as many (7 GB, minutes; docs/LOG.md); what was found is printed."""
-    recording = record(12, int(os.environ.get("CLCR_DRIFT_HOPS", "800")))
+    recording = record(12, int(os.environ.get("CLCR_DRIFT_HOPS", "400")))
     every = max(100, recording.hops // 200)
     offline, worst = runtime.offline(recording), []
 
