@@ -23,6 +23,7 @@ from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import BackendError
 from clcr_stream.inference.null import NullRunner
 from clcr_stream.sources.media import VideoItem, open_file
+from clcr_stream.sources.synthetic.person import PersonOptions
 from clcr_stream.sources.synthetic.source import write_clip
 from driving import socket_folder
 from media import eventually
@@ -51,7 +52,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    write_clip(path, CLIP_S)
+    write_clip(path, CLIP_S, PersonOptions(fps=15))
     return path
 
 
@@ -454,7 +455,7 @@ def code_blocks() -> list[str]:
 
 @pytest.mark.parametrize("number", range(len(code_blocks())))
 def test_the_document_s_code_runs_with_a_recording_for_the_camera(number: int) -> None:
-    code = code_blocks()[number].replace('camera="0", microphone="default"', 'input="test://?seconds=2"')
+    code = code_blocks()[number].replace('camera="0", microphone="default"', 'input="test://?seconds=1"')
     done = child(code)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert done.stdout.strip()

@@ -32,6 +32,7 @@ from clcr_export.graphs import round_pretrained
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream import Engines, SourceError
 from clcr_stream.sources.base import Modality
+from clcr_stream.sources.synthetic.person import PersonOptions
 from clcr_stream.sources.synthetic.source import write_clip
 from media import MediaSpec, write_media
 from tiny_bundle import LABELS, write_bundle
@@ -223,7 +224,7 @@ def test_a_cut_far_into_a_file_is_what_the_same_cut_gives_without_seeking(
 ) -> None:
     from clcr_stream.sources import media as reading
 
-    write_clip(tmp_path / "long.mp4", 8.2)
+    write_clip(tmp_path / "long.mp4", 8.2, PersonOptions(fps=10))
     item = row("cut", "video", "long.mp4", start_s=6.3, end_s=8.0)
     assert item.start_s > reading.SEEK_FROM_NS / 1e9
     sought = answer(engines, item, tmp_path, "VA")

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES
@@ -54,7 +55,7 @@ def compare(hop: Hop, offline: Sequence[LevelOutputs], rows: slice = slice(None)
 
 
 def check_every_hop(model: CLCR, batch: Batch, gamma: float = 1.0, grid: Grid = GRID) -> None:
-    with torch.no_grad():
+    with torch.no_grad(), parametrize.cached():  # the weights stay
         tokens = model.encode(batch)
         for end, hop in enumerate(Streamed(model, batch, grid).hops(gamma), start=1):
             compare(hop, model.fuse(fused(model, tokens, end, grid), gamma))
@@ -279,8 +280,8 @@ def test_a_model_whose_attention_could_lose_a_valid_token_is_not_streamed() -> N
 
 @torch.no_grad()
 def test_hundreds_of_hops_do_not_drift() -> None:
-    """The newest window after 600 hops against a fresh start that sees only the tail with enough context."""
-    hops, context = 600, 12
+    """The newest window after 300 hops against a fresh start that sees only the tail with enough context."""
+    hops, context = 300, 12
     generator = torch.Generator().manual_seed(0)
     engine = StreamingLevel(tiny_model(), 2, GRID).eval()
     inputs = engine.example(1)

@@ -35,7 +35,7 @@ def test_files_of_a_group_are_one_unit_and_the_longest_file_comes_first() -> Non
 
 def test_a_file_stays_in_one_process_and_the_files_are_spread() -> None:
     pytest.importorskip("xdist")
-    files = ["tests/frontends/test_positions.py", "tests/window/test_grid.py"]
+    files = ["tests/test_errors.py", "tests/wire/test_endpoint.py"]
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"]
     command += ["-p", "no:hypothesispytest", "-n", "2", "--dist", "loadscope"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

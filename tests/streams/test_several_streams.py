@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import clcr_stream
+from clcr_stream.sources.synthetic.person import PersonOptions
 from clcr_stream.sources.synthetic.source import write_clip
 from clcr_stream.wire import messages
 from clcr_stream.wire.client import Subscriber
@@ -32,7 +33,7 @@ LIVE = {"camera": "none", "mic": "test://"}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
     write_bundle(folder / "bundle")
-    write_clip(folder / "clip.mp4", 4.0)
+    write_clip(folder / "clip.mp4", 3.0, PersonOptions(fps=15))
     (folder / "words.jsonl").write_text('{"start_s": 0.2, "end_s": 1.0, "text": "hello there"}\n')
     (folder / "run").mkdir(mode=0o700)
     return folder
@@ -219,9 +220,9 @@ def test_a_stream_says_the_same_alone_and_in_a_batch_with_others(
     paced = clip(place) | {"pace": "real"}
     run(config(alone=clip(place)))
     done = run(config(first=paced, other=paced | {"transcript": "none"}, third=paced))
-    assert {one["published"] + sum(one["skipped"].values()) for one in done.values()} == {20}
+    assert {one["published"] + sum(one["skipped"].values()) for one in done.values()} == {15}
     alone = {one.seq: one for one in predictions(tmp_path / "alone.jsonl")}
-    assert len(alone) == 20
+    assert len(alone) == 15
     batches, differences = set(), []
     for name in ("first", "third"):
         spoken = predictions(tmp_path / f"{name}.jsonl")

@@ -149,7 +149,7 @@ def test_columns_are_as_wide_as_their_widest_cell_and_text_has_no_column() -> No
 
 
 def test_latency_measures_every_stage_cold_start_idle_memory_and_cpu(tmp_path: Path) -> None:
-    found = quick("bench_latency", tmp_path)
+    found = quick("bench_latency", tmp_path, "--seconds", "1.2")
     assert {"cut", "level1", "level2", "level3", "intercad"} <= set(found["paced"]["stages_ms"])
     for values in (found["paced"]["total_ms"], found["as_fast_as_possible"]["total_ms"], *found["engines"].values()):
         assert not isinstance(values, dict) or PERCENTILES <= set(values)
@@ -187,7 +187,7 @@ def test_bus_times_readers_in_other_processes_beside_one_that_is_stopped(tmp_pat
 
 
 def test_streams_finds_a_number_and_every_probe_says_why(tmp_path: Path) -> None:
-    found = quick("bench_streams", tmp_path, "--seconds", "1.5")
+    found = quick("bench_streams", tmp_path, "--seconds", "1.5", "--max-streams", "4")
     assert found["drawing_cpu_ms_per_picture"] > 0
     result = found["sources"]["sound"]["batched"]
     assert result["probes"][0]["streams"] == 1
