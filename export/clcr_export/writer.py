@@ -102,13 +102,16 @@ def _export(checkpoint: Path, target: Path, options: ExportOptions, say: Say) ->
     tokenizer = checkpoint / "tokenizer.json"
     check_tokenizer(tokenizer, vocabulary_size(model))
     round_pretrained(model)  # PyTorch must compute with what the files will hold
-    engines = _proved(model, _modules(checkpoint, model, grid), options.proof_hops, say)
-    if options.precision.mode != "fp32":
+    modules = _modules(checkpoint, model, grid)
+    if options.precision.mode == "fp32":
+        engines = _proved(model, modules, options.proof_hops, say)
+    else:  # the packs first: what is wrong with them is said before the minutes of tracing and proving
         with evaluation_packs(model, options.precision, tokenizer) as packs:
+            exact = _proved(model, modules, options.proof_hops, say)
             scenario = make_scenario(model, grid, options.proof_hops)
-            bench = Bench(model, grid, engines.graphs, scenario, packs, say)
+            bench = Bench(model, grid, exact.graphs, scenario, packs, say)
             graphs, report = lower(bench, options.precision, tokenizer)
-        engines = Engines(graphs, _operators(graphs), engines.proof, report)
+        engines = Engines(graphs, _operators(graphs), exact.proof, report)
     with replacing_folder(target) as folder:
         say("writing")
         for graph in engines.graphs.values():

@@ -59,7 +59,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Graph]]:
-    with exports_trace_once(tmp_path_factory) as traced:
+    with exports_trace_once(tmp_path_factory, proved=False) as traced:  # test_export.py proves the same model
         yield traced
 
 
@@ -574,9 +574,13 @@ class _Unproved:
         pass
 
 
-def test_a_regression_checkpoint_has_no_metric_to_gate(tmp_path: Path, root: Path) -> None:
+def test_a_regression_checkpoint_has_no_metric_to_gate_which_is_said_before_anything_is_traced(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[str] = []
+    monkeypatch.setattr(writer, "export_graph", lambda name, *_, **__: traced.append(name))
     write_tiny_checkpoint(tmp_path / "c", task="regression")
     asked = ExportOptions("b", 4, precision=options(root, "fp16"))
     with pytest.raises(ConfigError, match="a regression checkpoint has no macro-F1"):
         export_bundle(tmp_path / "c", tmp_path / "b", asked, quietly)
-    assert not (tmp_path / "b").exists()
+    assert not (tmp_path / "b").exists() and traced == []

@@ -120,7 +120,7 @@ def test_every_console_script_of_the_wheel_points_at_a_function(wheel: Path) -> 
 @pytest.mark.slow
 def test_the_installed_wheel_predicts_with_its_own_bundle_where_torch_is_absent(installed: Path) -> None:
     command = str(installed / "bin" / "clcr-stream")
-    done = run(command, "--input", "test://?seconds=3", "--pace", "max", "--json", "--quiet", PYTHONPATH="")
+    done = run(command, "--input", "test://?seconds=2&fps=15", "--pace", "max", "--json", "--quiet", PYTHONPATH="")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["published"] >= 10

@@ -95,7 +95,7 @@ def test_options_come_from_the_url() -> None:
 
 def test_at_pace_max_it_is_lossless_and_complete() -> None:
     sinks = make_sinks()
-    source = SyntheticSource("test://?seconds=12", ALL, sinks, "max")
+    source = SyntheticSource("test://?seconds=12&fps=15", ALL, sinks, "max")
     assert source.lossless
     recording = read_all(source, sinks)
     assert recording.valid.sum() == 180
@@ -144,7 +144,7 @@ def test_a_rendered_clip_holds_the_same_person(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate_hz", [8_000, 24_000, 44_100])
 def test_the_person_sounds_the_same_at_any_rate(rate_hz: int) -> None:
     sinks = make_sinks(sample_rate_hz=rate_hz)
-    recording = read_all(SyntheticSource("test://?seconds=6&emotion=happy&flash=1", ALL, sinks, "max"), sinks)
+    recording = read_all(SyntheticSource("test://?seconds=6&fps=5&emotion=happy&flash=1", ALL, sinks, "max"), sinks)
     assert recording.present.sum() == 6 * rate_hz
     loudness = [
         np.abs(sound).reshape(60, -1).mean(axis=1)

@@ -24,6 +24,7 @@ import pytest
 import clcr_stream
 from clcr_stream.cli.main import main
 from clcr_stream.sources.media import FileSource
+from clcr_stream.sources.synthetic.person import PersonOptions
 from clcr_stream.sources.synthetic.source import write_clip
 from clcr_stream.wire import messages
 from clcr_stream.wire.client import Subscriber
@@ -41,7 +42,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("e2e")
     write_bundle(folder / "bundle")
-    write_clip(folder / "clip.mp4", SECONDS)
+    write_clip(folder / "clip.mp4", SECONDS, PersonOptions(fps=15))
     (folder / "words.jsonl").write_text('{"start_s": 0.2, "end_s": 1.0, "text": "hello there"}\n')
     (folder / "run").mkdir(mode=0o700)
     return folder
