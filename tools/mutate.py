@@ -92,13 +92,15 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
 }
 # No behaviour of their own, or text for people only.
 NOT_SAMPLED = ("__init__", "cli/terminal")
+_MORE_CALLS = "allows more calls, and nobody makes one"
 _WITH_A_BOX = "it is read only while there is a face, and finding one sets it"
 # "module:function: line before -> line after": why the program does the same.
 EQUIVALENT: Mapping[str, str] = {
     "config:Config: class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):"
-    " -> class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=False):": (
-        "allows more calls, and nobody makes one"
-    ),
+    " -> class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=False):": _MORE_CALLS,
+    "config_tree:BuilderConfig: "
+    "class BuilderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):"
+    " -> class BuilderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=False):": _MORE_CALLS,
     "frontends/faces:FaceFinder.reset: self._missed_calls = 0 -> self._missed_calls = 1": _WITH_A_BOX,
     "frontends/faces:FaceFinder.reset: self._votes = 0 -> self._votes = 1": _WITH_A_BOX,
     "frontends/faces:FaceFinder.reset: self._faces = 0 -> self._faces = 1": _WITH_A_BOX,

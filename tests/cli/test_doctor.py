@@ -69,6 +69,21 @@ def test_devices_answers_without_any(capsys: pytest.CaptureFixture[str], monkeyp
     assert "none found" in capsys.readouterr().out
 
 
+def test_doctor_names_each_camera_and_microphone_or_what_to_do_without(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "list_cameras", lambda: [{"device": "/dev/video2", "name": "Desk camera"}])
+    monkeypatch.setattr(devices, "list_microphones", lambda: [{"index": 3, "name": "USB headset"}])
+    assert main(["doctor", "--bundle", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert "cameras: /dev/video2 (Desk camera)\n" in shown and "microphones: 3: USB headset\n" in shown
+    monkeypatch.setattr(devices, "list_cameras", lambda: [])
+    monkeypatch.setattr(devices, "list_microphones", lambda: [])
+    assert main(["doctor", "--bundle", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert "cameras: none; plug one in" in shown and "microphones: none; use --input FILE" in shown
+
+
 def test_cameras_are_listed_by_device_and_name(tmp_path: Path) -> None:
     (tmp_path / "video0").mkdir()
     (tmp_path / "video0" / "name").write_text("Desk camera\n")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import signal
+import subprocess
+import sys
+import termios
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -16,6 +24,7 @@ from clcr_stream.wire import messages
 from clcr_stream.wire.endpoint import CurveServer
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from curve_keys import write_keys
+from media import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +80,43 @@ def test_topics_may_be_separated_by_commas_and_spaces(capsys: pytest.CaptureFixt
     assert main(["sub", "--stream", "nobody", "--topics", "status, prediction", "--timeout", "0.1"]) == 6
     assert main(["sub", "--topics", "status, mood"]) == 2
     assert "--topics 'status, mood': allowed are session, prediction" in capsys.readouterr().err
+
+
+def test_a_second_ctrl_c_ends_a_sub_whose_reader_has_stopped_reading(publisher: Publisher) -> None:
+    """The first one is noted; the process cannot look at it while it waits for room in the pipe."""
+    command = [
+        sys.executable,
+        "-m",
+        "clcr_stream",
+        "sub",
+        publisher.endpoint,
+        "--stream",
+        "here",
+        "--topics",
+        "status",
+        "--json",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        try:
+            assert eventually(partial(_full, process.stdout), 30)
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == -signal.SIGINT
+        finally:
+            process.kill()
+        assert b"Traceback" not in process.stderr.read()  # type: ignore[union-attr]
+
+
+def _full(pipe: IO[bytes]) -> bool:
+    """Nothing came for the time of six heartbeats, and something before."""
+
+    def unread() -> int:
+        return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+    before = unread()
+    threading.Event().wait(0.3)
+    return 0 < before == unread()

@@ -200,3 +200,26 @@ def test_a_live_stream_that_is_not_pushed_any_more_is_stale() -> None:
     assert (report.state, report.reason) == ("stale", "nothing was pushed for 3 s")
     at.source.push_frame(NOW_NS + 3 * NS_PER_S, FRAME)
     assert at.source.report().state == "live"
+
+
+@pytest.mark.parametrize(
+    ("modalities", "pushed_s", "words_until_s", "hops"),
+    [
+        (("acoustic",), 0.5, 0.0, 3),  # the third hop is half full
+        (("acoustic", "language"), 0.5, 3.0, 3),  # words may be later than what is heard: they end nothing
+        (("language",), 0.0, 1.05, 6),  # words alone do
+    ],
+)
+def test_a_recording_that_is_rounded_up_ends_with_a_whole_hop(
+    modalities: tuple[Modality, ...], pushed_s: float, words_until_s: float, hops: int
+) -> None:
+    at = Place(lossless=True, modalities=modalities)
+    for block in range(round(pushed_s * 10)):
+        at.source.push_audio(at.origin_ns + block * 100 * NS_PER_MS, SOUND)
+    if words_until_s:
+        at.source.push_text("so", at.origin_ns, at.origin_ns + round(words_until_s * NS_PER_S))
+    at.source.end_of_recording(round_up=True)
+    assert at.source.finished
+    assert at.sinks.rings.data_end_ns == at.sinks.grid.tick(hops).end_ns
+    at.source.end_of_recording(round_up=True)  # once more changes nothing
+    assert at.sinks.rings.data_end_ns == at.sinks.grid.tick(hops).end_ns

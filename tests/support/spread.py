@@ -53,6 +53,7 @@ SLOW: Mapping[str, str] = {
     "tests/export/test_recompute.py": "exports a model",
     "tests/inference/test_backends.py::TestTogether": "4 s",
     "tests/inference/test_building.py::test_a_session_that_ends_takes": "starts sessions that build plans",
+    "tests/cli/test_sub.py::test_a_second_ctrl_c": "starts a program and fills its pipe",
     "tests/inference/test_building.py::test_doctor_replays": "2 s",
     "tests/inference/test_building.py::test_onnxruntime_serves_while": "starts sessions that build plans",
     "tests/inference/test_building.py::test_plans_that_cannot_be_built": "starts sessions that build plans",
