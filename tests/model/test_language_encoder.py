@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clcr.network.language import LanguageEncoder
@@ -87,7 +89,7 @@ def test_a_stored_configuration_and_weights_make_the_same_encoder_again(kind: st
     with torch.no_grad():
         for a, b in zip(first(ids % 29, valid), second(ids % 29, valid), strict=True):
             assert torch.equal(a, b)
-    assert second.backbone_config["first_position"] == first.first_position
+    assert second.backbone_config == first.backbone_config
 
 
 def test_int32_ids_as_the_engine_takes_them_give_the_same(tmp_path: Path) -> None:
@@ -142,6 +144,54 @@ def test_a_model_that_is_not_of_the_bert_family_is_refused(kind: str, sizes: dic
     build(AutoConfig.for_model(kind, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"'{kind}' is not a BERT-family encoder; allowed: bert, "):
         LanguageEncoder.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"hidden_act": "swish"}, "hidden_act 'swish' is not known; allowed: gelu, gelu_new, relu"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"num_attention_heads": 3}, "hidden_size 16 is no multiple of 3 heads"),
+        ({"intermediate_size": 25}, "size mismatch"),
+        ({"num_hidden_layers": 4}, r"has no layers\.3\.attention"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(change: dict[str, Any], text: str, tmp_path: Path) -> None:
+    write_backbone(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=text) as raised:
+        LanguageEncoder.from_folder(tmp_path)
+    assert str(raised.value).startswith(str(tmp_path))
+
+
+def test_weights_in_another_format_are_refused(tmp_path: Path) -> None:
+    write_backbone(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors; give a folder of a BERT-family model"):
+        LanguageEncoder.from_folder(tmp_path)
+
+
+def test_names_of_whole_models_and_of_old_ones_are_read(tmp_path: Path) -> None:
+    write_backbone(tmp_path)
+    first = LanguageEncoder.from_folder(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    old = {f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma"): value for name, value in weights.items()}
+    save_file({**old, "cls.predictions.bias": torch.zeros(4)}, tmp_path / "model.safetensors")
+    for a, b in zip(first.parameters(), LanguageEncoder.from_folder(tmp_path).parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra"])
+def test_training_drops_what_the_model_of_transformers_drops(kind: str, tmp_path: Path) -> None:
+    backbone = write_backbone(tmp_path, kind).train()
+    encoder = LanguageEncoder.from_folder(tmp_path).train()
+    ids, valid = words(9, 4)
+    torch.manual_seed(5)
+    found = encoder(ids, valid)[-1]
+    torch.manual_seed(5)
+    expected = backbone(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+    torch.testing.assert_close(found * valid[..., None], expected * valid[..., None], atol=2e-5, rtol=0)
 
 
 def test_fewer_layers_than_levels_are_refused(tmp_path: Path) -> None:

@@ -91,15 +91,21 @@ def test_a_run_writes_its_recipe_origin_metrics_curves_and_checkpoints(recipe: R
 
 def test_training_learns_what_the_packs_show(recipe: Recipe) -> None:
     recipe = _changed(
-        recipe, steps=36, eval_every_steps=36, log_every_steps=9, empty_share=0.0, augment={"gain_db": 0.0}
+        recipe,
+        steps=54,
+        eval_every_steps=54,
+        log_every_steps=9,
+        empty_share=0.0,
+        augment={"gain_db": 0.0},
+        learning_rate=6e-3,
     )
     run = train.start_run(Path("run"), recipe, start.new_model(recipe))
     train.calibrate(run)
     train.train(run)
     records = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [record["task"] for record in records if "task" in record]
-    assert losses[-1] < 0.75 * losses[0]
-    assert run.progress.best_score > 0.4  # chance is about 0.17
+    assert losses[-1] < 0.8 * losses[0]
+    assert run.progress.best_score > 0.5  # chance is about 0.17
 
 
 class _Signalling(VirtualClock):
