@@ -41,8 +41,9 @@ def ship(source: Path, target: Path) -> None:
     weights = {name: _shortened(value) for name, value in model.state_dict().items()}
     with checkpoint.replacing_folder(target) as folder:
         checkpoint.save_tensors(folder / "model.safetensors", weights)
-        for name in ("config.json", "tokenizer.json"):
-            shutil.copyfile(source / name, folder / name)
+        shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
+        config = checkpoint.read_json(source / "config.json")  # may say in which folder the language encoder lay
+        checkpoint.write_json(folder / "config.json", {**config, "language": model.language.backbone_config})
     checkpoint.load_checkpoint(target)  # what we wrote is what training and export accept
 
 
