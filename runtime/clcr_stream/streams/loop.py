@@ -7,7 +7,6 @@ engines are the only thing that streams share: a source that is slow, stuck or g
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,7 +176,7 @@ class Loop:
 
     def _step(self, seats: range) -> None:
         """One hop of each of these streams."""
-        started_ns = time.perf_counter_ns()
+        started_ns = self._clock.now_ns()
         sessions = self._seated[seats.start : seats.stop]
         failed: dict[Session, ClcrError] = {}
         for seat, session in zip(seats, sessions, strict=True):
@@ -191,7 +190,7 @@ class Loop:
         for seat, session in zip(seats, sessions, strict=True):
             if session not in failed:
                 _attempt(session, partial(session.finish, self._levels, seat, engines_ms, len(seats)), failed)
-        self._cost.learn(len(seats), time.perf_counter_ns() - started_ns)
+        self._cost.learn(len(seats), self._clock.now_ns() - started_ns)
         for session, reason in failed.items():
             self._leave(session, reason)
 
