@@ -492,16 +492,8 @@ def test_standard_output_by_its_other_name_goes_on_working(place: Path, tmp_path
 
 def test_a_full_disk_is_told_at_once_and_in_the_exit_code(place: Path, tmp_path: Path) -> None:
     """bash's limit of a file's size, in KiB, stands for the disk; Python ignores the signal that goes with it."""
-    arguments = (
-        "--input",
-        "test://?seconds=4&fps=5",
-        "--pace",
-        "max",
-        "--output",
-        tmp_path / "a.jsonl",
-        "--stream",
-        "disk",
-    )
+    recording = ("--input", "test://?seconds=4&fps=5", "--pace", "max")
+    arguments = (*recording, "--output", tmp_path / "a.jsonl", "--stream", "disk")
     done = shell(place, 'ulimit -f 8; exec "$0" "$@"', *arguments)
     assert done.returncode == 7
     assert done.stderr.count("has stopped: File too large; the session goes on without it") == 1

@@ -84,18 +84,8 @@ def test_topics_may_be_separated_by_commas_and_spaces(capsys: pytest.CaptureFixt
 
 def test_a_second_ctrl_c_ends_a_sub_whose_reader_has_stopped_reading(publisher: Publisher) -> None:
     """The first one is noted; the process cannot look at it while it waits for room in the pipe."""
-    command = [
-        sys.executable,
-        "-m",
-        "clcr_stream",
-        "sub",
-        publisher.endpoint,
-        "--stream",
-        "here",
-        "--topics",
-        "status",
-        "--json",
-    ]
+    flags = ["--stream", "here", "--topics", "status", "--json"]
+    command = [sys.executable, "-m", "clcr_stream", "sub", publisher.endpoint, *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +49,21 @@ def _state(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{n}.{k}": v for n in names for k, v in checkpoint.read_tensors(folder / f"{n}.safetensors").items()}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was never stopped."""
-    folder, recipe = tmp_path_factory.mktemp("finished"), load_recipe(CONFIGS / "train_tiny.yaml")
+@contextmanager
+def _in_a_folder_of_packs(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, pytest.MonkeyPatch]]:
+    """As `working_folder`, for what several tests look at; curves are drawn."""
+    folder = factory.mktemp(name)
     write_packs(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        yield folder, patch
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never stopped."""
+    recipe = load_recipe(CONFIGS / "train_tiny.yaml")
+    with _in_a_folder_of_packs(tmp_path_factory, "finished") as (folder, _):
         assert train.train(train.start_run(Path("run"), recipe, start.new_model(recipe))) == train.FINISHED
     return folder / "run"
 
@@ -104,7 +114,7 @@ def test_training_learns_what_the_packs_show(recipe: Recipe) -> None:
     train.train(run)
     records = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [record["task"] for record in records if "task" in record]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
     assert run.progress.best_score > 0.5  # chance is about 0.17
 
 
@@ -328,12 +338,9 @@ def test_the_command_trains_stops_with_its_code_and_reports_errors_in_one_line(
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that never saw the speakers of packs/clips."""
-    folder, recipe = tmp_path_factory.mktemp("base"), load_recipe(CONFIGS / "train_tiny.yaml")
-    write_packs(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with _in_a_folder_of_packs(tmp_path_factory, "base") as (folder, patch):
         patch.setattr(train, "plot_curves", lambda *_: None)
-        return folder / _base(recipe)
+        return folder / _base(load_recipe(CONFIGS / "train_tiny.yaml"))
 
 
 def _base(recipe: Recipe) -> Path:

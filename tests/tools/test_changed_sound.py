@@ -97,6 +97,7 @@ def test_the_command_writes_sounds_and_manifests_that_the_others_read(tmp_path: 
     [
         (["--changes", "room,cave"], "--changes 'cave' is not known; allowed is room,"),
         (["--split", "test"], "no sound"),
+        (["--limit", "-1"], "--limit is -1; allowed is 1 or more"),
     ],
 )
 def test_what_cannot_be_changed_is_refused_in_one_line(

@@ -179,6 +179,8 @@ def main(arguments: Sequence[str]) -> int:
         unknown = [change for change in wanted if change not in CHANGES]
         if unknown:
             raise ConfigError(f"--changes {unknown[0]!r} is not known; allowed is {', '.join(CHANGES)}")
+        if options.limit < 0:
+            raise ConfigError(f"--limit is {options.limit}; allowed is 1 or more; leave it out for all")
         rows = [
             row
             for row in read_manifest(options.manifest)

@@ -50,6 +50,11 @@ SEXES = {  # as the sets say
 }
 
 
+def line(*cells: str) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
 def interval(score: dict[str, float]) -> str:
     return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 
@@ -72,7 +77,7 @@ def evaluation_table(packs: dict[str, Any]) -> list[str]:
             str(score["n"]),
             *(interval(score[key]) for key in ("accuracy", "macro_f1", "ece")),
         ]
-        lines.append("| " + " | ".join([*cells, "; ".join(shares)]) + " |")
+        lines.append(line(*cells, "; ".join(shares)))
     return lines
 
 
@@ -83,8 +88,7 @@ def pasts_table(cold: dict[str, Any], pasts: Sequence[dict[str, Any]]) -> list[s
     for name in pasts[0]:
         pack, subset = name.split("/")
         scores = [interval(packs[name]["macro_f1"]) for packs in (cold, *pasts)]
-        cells = [ABOUT[pack.removesuffix("_whisper")], subset, str(cold[name]["n"]), *scores]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(line(ABOUT[pack.removesuffix("_whisper")], subset, str(cold[name]["n"]), *scores))
     return lines
 
 
@@ -96,7 +100,7 @@ def sounds_table(plain: dict[str, Any], changed: dict[str, Any]) -> list[str]:
     rows = [["as recorded", *(interval(plain[f"{pack}_whisper/A"]["macro_f1"]) for pack in sets)]]
     rows += [[text, *(interval(scores[pack, change]["macro_f1"]) for pack in sets)] for change, text in SOUNDS.items()]
     head = ["sound", *(f"{ABOUT[pack]}, n {scores[pack, 'room']['n']}" for pack in sets)]
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+    return [line(*cells) for cells in (head, ["---"] * len(head), *rows)]
 
 
 def speakers_table(report: dict[str, Any]) -> list[str]:
@@ -106,16 +110,15 @@ def speakers_table(report: dict[str, Any]) -> list[str]:
         for subset, score in report.get(f"pooled{suffix}", {}).items():
             by_speaker = interval(report[f"pooled_by_speaker{suffix}"][subset]["macro_f1"])
             cells = [subset + title, str(score["n"]), interval(score["accuracy"]), interval(score["macro_f1"])]
-            lines.append("| " + " | ".join([*cells, by_speaker, interval(score["ece"])]) + " |")
+            lines.append(line(*cells, by_speaker, interval(score["ece"])))
     folds = report["folds"]
     lines += [
         "",
-        "| left-out speaker | " + " | ".join(sexed("javased_av", folds)) + " |",
+        line("left-out speaker", *sexed("javased_av", folds)),
         "|---" * (len(folds) + 1) + "|",
     ]
     for subset in report["pooled"]:
-        values = " | ".join(f"{scores[subset]['macro_f1']:.2f}" for scores in folds.values())
-        lines.append(f"| {subset}, macro-F1 | {values} |")
+        lines.append(line(f"{subset}, macro-F1", *(f"{scores[subset]['macro_f1']:.2f}" for scores in folds.values())))
     return lines
 
 
@@ -132,7 +135,7 @@ def people_table(sets: list[dict[str, Any]]) -> list[str]:
             values = [found["macro_f1"] for found in score["per_speaker"].values()]
             names = sexed(score["name"], score["per_speaker"])
             people = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
-            lines.append(f"| {ABOUT[score['name']]} | {score['subset']} | {people} |")
+            lines.append(line(ABOUT[score["name"]], score["subset"], people))
     return lines
 
 
@@ -159,14 +162,10 @@ def tables() -> str:
         "",
         "Leave one speaker out, Java-SED, all 192 clips:",
         "",
-    ]
-    parts += [
         *speakers_table(speakers),
         "",
         "Sound elsewhere than in a studio, macro-F1 (changed copies of the clips):",
         "",
-    ]
-    parts += [
         *sounds_table(evaluation["packs"], changed["packs"]),
         "",
         "Person by person, the bundle on clips as they are:",

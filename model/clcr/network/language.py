@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clcr.network.config import LEVELS
+
 BERT_FAMILY = ("bert", "camembert", "data2vec-text", "electra", "roberta", "xlm-roberta")
 FROM_PADDING = ("camembert", "data2vec-text", "roberta", "xlm-roberta")  # positions begin after the padding id
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -24,7 +26,6 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(functional.gelu, approximate="tanh"),
     "relu": functional.relu,
 }
-LEVELS = 3
 MASKED = -1e4  # finite on purpose: engines in half precision must not see -inf
 INITIAL_DEVIATION = 0.02  # of fresh weights (Devlin et al.)
 
@@ -61,7 +62,7 @@ class BertConfig:
             known.setdefault("pad_token_id", 1)
             known.setdefault("first_position", known["pad_token_id"] + 1)
         config = cls(**known)
-        if config.num_hidden_layers < LEVELS:
+        if config.num_hidden_layers < len(LEVELS):
             raise ValueError(
                 f"the language encoder has {config.num_hidden_layers} layers; three levels need at least 3"
             )
@@ -151,7 +152,7 @@ class LanguageEncoder(nn.Module):
         own = config.embedding_size not in (0, config.hidden_size)
         self.widen: nn.Module = nn.Linear(config.embedding_size, config.hidden_size) if own else nn.Identity()
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.taps = tuple(round(config.num_hidden_layers * third / LEVELS) for third in range(1, LEVELS + 1))
+        self.taps = tuple(round(config.num_hidden_layers * level / len(LEVELS)) for level in LEVELS)
         self.apply(_fresh)
 
     @property

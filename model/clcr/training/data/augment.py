@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from clcr.training.data.cache import MEL_PER_TOKEN, MODALITIES, TOKENS_PER_HOP, WINDOW_HOPS, Clip
 from clcr.training.data.prepare import FACE_PX, GREY_PX
+from clcr_stream.frontends.mel import SPEECH_MEL
 
 _LN_PER_DB = float(np.log(10.0) / 10.0)
-MEL_S = 0.01  # between two frames of the log-mel
+MEL_S = SPEECH_MEL.hop_samples / SPEECH_MEL.sample_rate_hz  # between two frames, of either log-mel
 ROOM_S = (0.2, 1.2)  # until an echo has fallen by 60 dB
 ROOM_DIRECT_DB = (-3.0, 12.0)  # the direct sound above the echo
 
