@@ -35,7 +35,10 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
 
     In a fresh clone pytest rewrites the asserts of every file, which takes 8 s, and stores the result. Processes that
     all begin with the first file would all do it; so each does its part and finds the others' stored.
+
+    What is imported stays, so the garbage collector, which would walk it again and again, waits until all is collected.
     """
+    gc.disable()
     config = session.config
     if hasattr(config, "workerinput") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         files = sorted(Path(__file__).parent.rglob("test_*.py"))
@@ -47,6 +50,7 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
                 importlib.import_module(path.stem)
             sys.path.remove(str(path.parent))
     yield
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker

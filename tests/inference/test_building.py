@@ -44,13 +44,13 @@ from tiny_bundle import write_bundle
 ROOT = Path(__file__).resolve().parents[2]
 ENGINES = ["language", "level1", "level2", "level3", "intercad"]
 SITE = """
-import json, os, threading
-import pytest, fake_cuda, fake_tensorrt
+import json, os, sys, threading
+import fake_cuda, fake_tensorrt
 if "FAKE_HANGS" in os.environ:
     def build(*_):
         threading.Event().wait()
     fake_tensorrt.Builder.build_serialized_network = build
-fake_cuda.install(fake_cuda.Machine(fail=json.loads(os.environ["FAKE_FAIL"])), pytest.MonkeyPatch())
+sys.modules.update(fake_cuda.modules_of(fake_cuda.Machine(fail=json.loads(os.environ["FAKE_FAIL"]))))
 """
 
 

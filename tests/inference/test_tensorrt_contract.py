@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,20 @@ def ask(release: str, stubs: Path, *arguments: str) -> subprocess.CompletedProce
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
 
 
+@pytest.fixture(scope="module")
+def members(stubs: Path) -> Callable[[str], dict[str, list[str]]]:
+    """The members of every class of a release's real bindings, which are asked once."""
+
+    @cache
+    def of_release(release: str) -> dict[str, list[str]]:
+        done = ask(release, stubs, "--dump")
+        assert done.returncode == 0, done.stderr
+        dump: dict[str, list[str]] = json.loads(done.stdout)
+        return dump
+
+    return of_release
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_name_that_the_adapter_uses_is_in_the_real_bindings(release: str, stubs: Path) -> None:
     done = ask(release, stubs)
@@ -105,14 +121,14 @@ def test_every_name_that_the_adapter_uses_is_in_the_real_bindings(release: str, 
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_fake_has_no_name_that_the_real_bindings_lack(release: str, stubs: Path) -> None:
-    done = ask(release, stubs, "--dump")
-    assert done.returncode == 0, done.stderr
-    real: dict[str, list[str]] = json.loads(done.stdout)
+def test_the_fake_has_no_name_that_the_real_bindings_lack(
+    release: str, members: Callable[[str], dict[str, list[str]]]
+) -> None:
+    real = members(release)
     invented = [
         f"{name}.{member}"
-        for name, members in fake_tensorrt.names_of(int(release.split(".")[0])).items()
-        for member in members.__members__
+        for name, invention in fake_tensorrt.names_of(int(release.split(".")[0])).items()
+        for member in invention.__members__
         if member not in real[name]
     ]
     for fake, name in FAKES.items():
@@ -135,10 +151,11 @@ def test_the_fake_has_no_name_that_the_real_bindings_lack(release: str, stubs: P
         ("ICudaEngine.create_execution_context_without_device_memory", {"10.3", "10.13", "10.16"}),
     ],
 )
-def test_the_releases_differ_as_the_adapter_believes(name: str, releases: set[str], stubs: Path) -> None:
+def test_the_releases_differ_as_the_adapter_believes(
+    name: str, releases: set[str], members: Callable[[str], dict[str, list[str]]]
+) -> None:
     holder, _, member = name.partition(".")
-    found = {release for release in RELEASES if member in json.loads(ask(release, stubs, "--dump").stdout)[holder]}
-    assert found == releases
+    assert {release for release in RELEASES if member in members(release)[holder]} == releases
 
 
 def test_the_look_up_finds_what_the_adapter_calls_and_misses_what_is_not_there() -> None:

@@ -111,6 +111,7 @@ def test_beside_a_speaker_s_samples_come_neutral_clips_of_the_same_speaker() -> 
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     write_packs(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "plot_curves", lambda *_: None)
     whole = load_recipe(CONFIGS / "train_tiny.yaml")
     uses = tuple(msgspec.structs.replace(use, speakers=2, per_step=6) for use in whole.train[1:3])
     return msgspec.structs.replace(

@@ -100,14 +100,20 @@ def test_a_run_writes_its_recipe_origin_metrics_curves_and_checkpoints(recipe: R
 
 
 def test_training_learns_what_the_packs_show(recipe: Recipe) -> None:
+    """Steady steps: as many words as faces and sounds, no dropout, no part slower than the others."""
+    faces, _, clips, texts = (msgspec.structs.replace(use, per_step=6) for use in recipe.train)
     recipe = _changed(
         recipe,
-        steps=54,
-        eval_every_steps=54,
+        train=(faces, clips, texts),
+        model={**recipe.model, "dropout": 0.0},
+        steps=36,
+        eval_every_steps=36,
         log_every_steps=9,
         empty_share=0.0,
         augment={"gain_db": 0.0},
-        learning_rate=6e-3,
+        learning_rate=8e-3,
+        learning_rates={},
+        ema_decay=0.8,
     )
     run = train.start_run(Path("run"), recipe, start.new_model(recipe))
     train.calibrate(run)

@@ -33,6 +33,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_speech_packs(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "plot_curves", lambda *_: None)
     return tmp_path
 
 

@@ -13,11 +13,13 @@ import threading
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # the processes of a session have no use for it
+    import pytest
 
 
 class Misuse(BaseException):
@@ -350,6 +352,12 @@ def _bindings(machine: Machine) -> types.ModuleType:
 
 def install(machine: Machine, monkeypatch: pytest.MonkeyPatch, graphs: bool = True) -> None:
     """Put the fakes where the adapter imports from; without `graphs` cuda-bindings is not installed."""
+    for name, module in modules_of(machine, graphs).items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def modules_of(machine: Machine, graphs: bool = True) -> dict[str, Any]:
+    """What the adapter imports, by name."""
     from fake_tensorrt import make_tensorrt
 
     modules: dict[str, Any] = {
@@ -361,5 +369,4 @@ def install(machine: Machine, monkeypatch: pytest.MonkeyPatch, graphs: bool = Tr
     }
     if graphs:
         modules |= {"cuda": types.ModuleType("cuda"), "cuda.bindings": types.ModuleType("cuda.bindings")}
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    return modules

@@ -14,16 +14,19 @@ import math
 import types
 import weakref
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import onnxruntime
 
 from fake_cuda import Machine, Misuse
 
+if TYPE_CHECKING:
+    import onnx
+
 MAGIC = b"FAKEPLAN"
 DTYPES = {1: ("FLOAT", np.float32), 6: ("INT32", np.int32), 10: ("HALF", np.float16)}
+KINDS = {"tensor(float)": 1, "tensor(int32)": 6, "tensor(float16)": 10}  # as ONNX Runtime calls them
 
 
 def make_tensorrt(machine: Machine) -> types.ModuleType:
@@ -114,6 +117,8 @@ class Parser:
         self.num_errors = 0
 
     def parse(self, data: bytes) -> bool:
+        import onnx  # a session that finds its plans does without
+
         try:
             model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(data))
         except Exception:  # protobuf's own decode error
@@ -258,13 +263,11 @@ def opened(graph: bytes) -> tuple[Any, dict[str, tuple[str, Any, list[int]]]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    model = onnx.load_model_from_string(graph)
     tensors: dict[str, tuple[str, Any, list[int]]] = {}
-    for mode, values in (("INPUT", model.graph.input), ("OUTPUT", model.graph.output)):
+    for mode, values in (("INPUT", session.get_inputs()), ("OUTPUT", session.get_outputs())):
         for value in values:
-            kind = value.type.tensor_type
-            shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
-            tensors[value.name] = (mode, DTYPES[kind.elem_type], shape)
+            shape = [size if isinstance(size, int) else -1 for size in value.shape]
+            tensors[value.name] = (mode, DTYPES[KINDS[value.type]], shape)
     return session, tensors
 
 

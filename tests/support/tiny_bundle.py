@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -81,8 +82,13 @@ def write_bundle(folder: Path, task: str = "classification", sample_rate_hz: int
 
 
 def graph_bytes(manifest: Manifest, name: str) -> bytes:
-    """An engine whose outputs follow its masks and the number of hops seen since the last reset."""
-    spec = manifest.engines[name]
+    """An engine whose outputs follow its masks and the number of hops seen since the last reset; each is made once."""
+    return _graph_bytes(msgspec.json.encode(manifest.engines[name]), name)
+
+
+@cache
+def _graph_bytes(encoded: bytes, name: str) -> bytes:
+    spec = msgspec.json.decode(encoded, type=EngineSpec)
     nodes, constants = [], []
 
     def constant(label: str, value: object, dtype: type[np.generic] = np.float32) -> str:

@@ -37,9 +37,17 @@ def sizes_of(path: Path, name: str) -> Iterator[Size]:
     """The size of a file, then of each function in it; a docstring does not count towards its function."""
     source = path.read_text(encoding="utf-8")
     yield Size(name, len(source.splitlines()), TEST_FILE_LINES if name.startswith("tests/") else FILE_LINES)
-    for node in ast.walk(ast.parse(source, str(path))):
+    for node in _functions(ast.parse(source, str(path))):
+        yield Size(f"{name}:{node.name}", _body_lines(node), FUNCTION_LINES)
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function below a node; expressions, which are most of a file and hold none, are passed over."""
+    for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield Size(f"{name}:{node.name}", _body_lines(node), FUNCTION_LINES)
+            yield node
+        if isinstance(node, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _functions(node)
 
 
 def _body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

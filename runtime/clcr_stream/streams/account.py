@@ -31,8 +31,10 @@ class Samples:
         """p50, p95 and p99 of the kept values; nulls before the first."""
         if not self.count:
             return messages.Latency()
-        recent = self._values[: min(self.count, KEPT_SAMPLES)]
-        p50, p95, p99 = (float(value) for value in np.percentile(recent, (50, 95, 99)))
+        ordered = np.sort(self._values[: min(self.count, KEPT_SAMPLES)])
+        # As np.percentile, which takes twice as long and imports numpy.ma: 30 ms of CPU in every session's first status.
+        places = np.array((50, 95, 99)) * ((len(ordered) - 1) / 100)
+        p50, p95, p99 = (float(value) for value in np.interp(places, np.arange(len(ordered)), ordered))
         return messages.Latency(p50=round(p50, 3), p95=round(p95, 3), p99=round(p99, 3))
 
 
