@@ -202,8 +202,8 @@ def test_another_checkpoint_gives_other_graphs(graphs: dict[str, Graph]) -> None
         assert export_graph(name, modules[name]).data != graphs[name].data
 
 
-def test_a_regression_checkpoint_exports_a_value(tmp_path: Path) -> None:
-    write_tiny_checkpoint(tmp_path / "c", task="regression")
+def test_a_regression_checkpoint_exports_a_value(model: CLCR, tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path / "c", like=model, task="regression")
     proof = export_bundle(tmp_path / "c", tmp_path / "b", ExportOptions("value", proof_hops=4), quietly).proof
     manifest = load_bundle(tmp_path / "b").manifest
     assert (manifest.task, manifest.labels) == ("regression", [])
@@ -571,8 +571,10 @@ def test_an_ablation_that_cannot_be_streamed_is_refused(tmp_path: Path, settings
 @pytest.mark.parametrize(
     "settings", [{"intraced": False}, {"intercad": False}, {"pool_gate": "log_alpha"}, {"baseline": True}]
 )
-def test_an_ablation_that_can_be_streamed_is_proved_as_well(tmp_path: Path, settings: dict[str, Any]) -> None:
-    write_tiny_checkpoint(tmp_path / "c", **settings)
+def test_an_ablation_that_can_be_streamed_is_proved_as_well(
+    model: CLCR, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    write_tiny_checkpoint(tmp_path / "c", like=None if "baseline" in settings else model, **settings)
     proof = export_bundle(tmp_path / "c", tmp_path / "b", ExportOptions("b", proof_hops=4), quietly).proof
     assert max(proof.chained.values()) <= TOLERANCE
 

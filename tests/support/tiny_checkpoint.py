@@ -52,10 +52,17 @@ def tiny_model(config: ModelConfig = CONFIG, seed: int = 0) -> CLCR:
     return model.eval()
 
 
-def write_tiny_checkpoint(folder: Path, seed: int = 0, **settings: object) -> CLCR:
-    """Save `tiny_model` (with `settings` changed in its configuration) as a checkpoint folder; returns the model."""
+def write_tiny_checkpoint(folder: Path, seed: int = 0, like: CLCR | None = None, **settings: object) -> CLCR:
+    """Save `tiny_model` (with `settings` changed in its configuration) as a checkpoint folder; returns the model.
+
+    With the weights of `like` where it has them: engines that the settings leave alone need not be traced anew.
+    """
     config = replace(CONFIG, **settings)  # type: ignore[arg-type]
     model = tiny_model(config, seed)
+    if like is not None:
+        own = model.state_dict()
+        carried = {name: value for name, value in like.state_dict().items() if own[name].shape == value.shape}
+        model.load_state_dict(carried, strict=False)
     tokenizer = folder.parent / f"{folder.name}.tokenizer.json"
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.write_text(json.dumps(tokenizer_tree()))

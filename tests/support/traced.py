@@ -10,19 +10,22 @@ import fcntl
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import pytest
 
+from clcr.network.config import ModelConfig
 from clcr_export import precision, writer
 from clcr_export.graphs import Graph, export_graph
 from clcr_export.proof import Proof
 from clcr_stream.bundle.manifest import EngineSpec
 
 NOT_PROVED = Proof(0, step={"-": 0.0}, chained={"-": 0.0}, masked={"-": 0.0}, batched={"-": 0.0}, control={"-": 1.0})
+
+OF_INTERCAD: dict[str, Any] = {"task": "classification", "labels": (), "intercad": True}  # nothing to other engines
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ def _digest(name: str, module: Any, half_storage: object) -> str:
     digest = hashlib.sha256(repr((name, half_storage, module.input_names, module.output_names, module)).encode())
     for part in module.modules():
         plain = {k: v for k, v in vars(part).items() if isinstance(v, (int, float, str, tuple)) or is_dataclass(v)}
+        if name != "intercad" and isinstance(config := plain.get("config"), ModelConfig):
+            plain["config"] = replace(config, **OF_INTERCAD)
         digest.update(repr((type(part).__name__, sorted(plain.items()))).encode())
     for key, tensor in (*module.named_parameters(), *module.named_buffers()):
         digest.update(key.encode() + tensor.detach().numpy().tobytes())

@@ -17,6 +17,7 @@ import pytest
 from bench import command
 from bench.statistics import measure
 from docs import benchmarks as update_benchmarks
+from tiny_bundle import write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("bench_bus", "bench_latency", "bench_peers", "bench_streams")
@@ -187,7 +188,10 @@ def test_bus_times_readers_in_other_processes_beside_one_that_is_stopped(tmp_pat
 
 
 def test_streams_finds_a_number_and_every_probe_says_why(tmp_path: Path) -> None:
-    found = quick("bench_streams", tmp_path, "--seconds", "1.5", "--max-streams", "4")
+    """Of a bundle whose tick takes a millisecond; latency and bus run the shipped one."""
+    write_bundle(tmp_path / "bundle")
+    given = ("--bundle", str(tmp_path / "bundle"), "--seconds", "1.5", "--max-streams", "4")
+    found = quick("bench_streams", tmp_path, *given)
     assert found["drawing_cpu_ms_per_picture"] > 0
     result = found["sources"]["sound"]["batched"]
     assert result["probes"][0]["streams"] == 1
