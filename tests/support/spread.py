@@ -34,13 +34,22 @@ LONGEST_FIRST: Sequence[str] = (
     "tests/streams",
     "tests/inference",
 )
-# Start of a test's id -> the group that it shares a process with: users of the machine's one sound server, and tests
-# that measure time or memory, which should at least not disturb each other.
+# Start of a test's id -> the group that it shares a process with: users of the machine's one sound server; tests that
+# measure time or memory, which should at least not disturb each other; and tests that make an optimiser or compile, for
+# which torch imports torch._dynamo, 2 s of CPU in each process.
 GROUPS: Mapping[str, str] = {
     "tests/streams/test_runtime_e2e.py": "measured",
     "tests/tools/test_bench_tools.py": "measured",
     "tests/tools/test_soak.py": "measured",
     "tests/wire/test_publisher.py": "measured",
+    "tests/model/test_bases.py": "optimiser",
+    "tests/model/test_checkpoint.py": "optimiser",
+    "tests/model/test_face_training.py": "optimiser",
+    "tests/model/test_histories.py": "optimiser",
+    "tests/model/test_stored.py": "optimiser",
+    "tests/model/test_train.py": "optimiser",
+    "tests/model/test_train_speech.py": "optimiser",
+    "tests/tools/test_gpu_tools.py": "optimiser",
     "tests/sources/test_microphone.py": "sound",
     "tests/sources/test_virtual_microphone.py": "sound",
 }

@@ -180,7 +180,7 @@ def test_the_torch_part_computes_the_golden_ticks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("streams", [1, 3])
 def test_an_engine_in_torch_is_the_engine_in_onnx_runtime(engine: str, streams: int) -> None:
     torch = pytest.importorskip("torch")
-    gpu_torch = import_module("gpu.torch_engines")
+    gpu_torch = import_module("gpu.onnx_modules")
     manifest = tiny_manifest()
     data, generator = graph_bytes(manifest, engine), np.random.default_rng(1)
     session: Any = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -345,7 +345,7 @@ def test_torch_compile_takes_a_whole_tick_as_one_graph() -> None:
 def test_torch_compile_takes_every_operator_of_the_default_bundle_s_tick() -> None:
     """Level 1 and InterCAD: the other levels have no operator that level 1 has not, and compiling takes seconds."""
     torch = pytest.importorskip("torch")
-    gpu_torch = import_module("gpu.torch_engines")
+    gpu_torch = import_module("gpu.onnx_modules")
     kinds = {
         name: {node.op_type for node in onnx.load_from_string(graph.onnx).graph.node}
         for name, graph in WHOLE.graphs.items()

@@ -55,7 +55,9 @@ def test_a_change_of_the_runtime_is_another_program_that_still_parses() -> None:
         source = (mutate.ROOT / path).read_text(encoding="utf-8")
         original = ast.parse(source)
         for change in mutations.changes(source)[::97]:
-            changed, before = (statement_at(tree, change.line) for tree in (ast.parse(change.applied(source)), original))
+            changed, before = (
+                statement_at(tree, change.line) for tree in (ast.parse(change.applied(source)), original)
+            )
             assert ast.dump(changed) != ast.dump(before), f"{path}:{change.line}: {change.after}"
 
 

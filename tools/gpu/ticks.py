@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from gpu.measure import Report, measure
+from gpu.onnx_modules import Converter, TorchTick, unsupported
 from gpu.program import Bundle, expected, hop_inputs, language_inputs, tick_program
-from gpu.torch_engines import Converter, TorchTick, unsupported
 
 LIMIT = 1e-3
 STREAMS = (1, 64)

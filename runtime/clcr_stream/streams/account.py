@@ -32,7 +32,7 @@ class Samples:
         if not self.count:
             return messages.Latency()
         ordered = np.sort(self._values[: min(self.count, KEPT_SAMPLES)])
-        # As np.percentile, which takes twice as long and imports numpy.ma: 30 ms of CPU in every session's first status.
+        # As np.percentile, which takes twice as long and imports numpy.ma: 30 ms of CPU at a session's first status.
         places = np.array((50, 95, 99)) * ((len(ordered) - 1) / 100)
         p50, p95, p99 = (float(value) for value in np.interp(places, np.arange(len(ordered)), ordered))
         return messages.Latency(p50=round(p50, 3), p95=round(p95, 3), p99=round(p99, 3))
