@@ -317,8 +317,14 @@ def test_only_commands_of_others_are_foreign(command: str) -> None:
 @pytest.mark.parametrize("test", sorted({proof.test for proof in PROOFS.values() if isinstance(proof, ByTest)}))
 def test_a_test_that_proves_a_command_exists(test: str) -> None:
     file, _, function = test.partition("::")
+    assert function in functions_of(file)
+
+
+@cache
+def functions_of(file: str) -> set[str]:
+    """The functions of a file."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 @cache
