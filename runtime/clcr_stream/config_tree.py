@@ -10,13 +10,14 @@ import msgspec
 class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the data comes from; `input` gives video and sound from one file or URL and replaces camera and mic.
 
-    A null camera or mic is the first camera and the default microphone, unless `input` is given.
+    A null camera or mic is the first camera and the default microphone, unless `input` is given. The transcript `auto`
+    is speech recognition where it is installed.
     """
 
     camera: str | None = None
     mic: str | None = None
     input: str | None = None
-    transcript: str = "none"
+    transcript: str = "auto"
     pace: Literal["real", "max"] = "real"
 
 

@@ -147,6 +147,14 @@ PROOFS: dict[str, Proof] = {
     "clcr-stream doctor": Run(DOCTOR),
     # docs/guide.md
     "clcr-stream --help": Run(r"examples:(.|\n)*exit codes"),
+    'pip install -e ".[asr]"': INSTALLS,
+    "clcr-stream models --check": Run(r"^tiny\.en +\d+ MB .* works$"),
+    'clcr-stream --input "test://?voice=espeak&seconds=20"': ByTest(
+        "tests/sources/test_speech_whisper.py::test_the_command_hears_what_the_drawn_person_says"
+    ),
+    "python tools/bench_speech.py --labels labels.csv --media clips --foreign folder --json speech.json": ByTest(
+        "tests/tools/test_bench_speech.py::test_the_command_measures_clips_silence_noise_and_music"
+    ),
     "clcr-stream devices": Run(r"^camera +\S(.|\n)*^microphone +\S"),
     "clcr-stream --camera 0 --mic default": Options("needs a camera and a microphone"),
     "clcr-stream --camera 0 --mic default &": Options("needs a camera and a microphone"),

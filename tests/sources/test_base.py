@@ -71,7 +71,7 @@ def test_back_off_doubles_up_to_its_limit_and_jitters() -> None:
         (SourceSpec(input="test://?emotion=bored"), "emotion=neutral|sad"),
         (SourceSpec(camera="v4l2:../etc/passwd"), "not a device"),
         (SourceSpec(camera="by-id:"), "without a name"),
-        (SourceSpec(transcript="asr"), "not available; give none"),
+        (SourceSpec(transcript="vosk://x"), "not available; give auto, none"),
         (SourceSpec(transcript="zmq://nowhere"), "not an endpoint"),
         (SourceSpec(transcript="gone.srt"), "No such file"),
     ],

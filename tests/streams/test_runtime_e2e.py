@@ -186,7 +186,9 @@ def test_the_output_holds_all_topics_and_ends_with_the_goodbye(inside: Inside, p
 
 
 def test_stdout_takes_the_output_alone(command: Command, place: Path) -> None:
-    done = command.run("--input", place / "clip.mp4", "--pace", "max", "--output", "-", "--format", "msgpack")
+    done = command.run(
+        "--input", place / "clip.mp4", "--transcript", "none", "--pace", "max", "--output", "-", "--format", "msgpack"
+    )
     lines = done.stdout.splitlines()
     assert sum('"type":"prediction"' in line for line in lines) == TICKS
     assert all(messages.decode(line.encode()) for line in lines)
@@ -413,7 +415,7 @@ def test_a_transcript_alone_is_enough(inside: Inside, place: Path) -> None:
 
 
 def test_a_reader_of_stdout_that_leaves_does_not_break_the_session(command: Command, place: Path) -> None:
-    process = command.start("--input", place / "clip.mp4", "--pace", "max", "--output", "-")
+    process = command.start("--input", place / "clip.mp4", "--transcript", "none", "--pace", "max", "--output", "-")
     with process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
@@ -449,7 +451,7 @@ def test_a_bundle_of_another_sample_rate_hears_the_clip_at_the_same_times(
     heard = {}
     for name in ("bundle", f"bundle-{sample_rate_hz}"):
         output = place / f"{name}-beside-{sample_rate_hz}.jsonl"
-        given = ("--input", place / "clip.mp4", "--pace", "max", "--output", output, "--json")
+        given = ("--input", place / "clip.mp4", "--transcript", "none", "--pace", "max", "--output", output, "--json")
         done = inside.run(*given, bundle=place / name)
         assert done.returncode == 0, done.stderr
         heard[name] = [
@@ -471,6 +473,11 @@ def test_a_run_whose_only_source_crashes_ends_with_its_error(
     monkeypatch.setattr(FileSource, "run", crash)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "run"))
     bundle = str(place / "bundle")
-    assert main(["--bundle", bundle, "--input", str(place / "clip.mp4"), "--pace", "max", "--quiet"]) == 3
+    assert (
+        main(
+            ["--bundle", bundle, "--input", str(place / "clip.mp4"), "--transcript", "none", "--pace", "max", "--quiet"]
+        )
+        == 3
+    )
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == f"clcr-stream: error: file {place / 'clip.mp4'}: RuntimeError: out of paper"

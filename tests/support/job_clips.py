@@ -30,7 +30,7 @@ class Clip:
     @property
     def arguments(self) -> tuple[str | Path, ...]:
         """As the command takes it."""
-        return "--input", self.video, *(("--transcript", self.srt) if self.srt is not None else ())
+        return "--input", self.video, "--transcript", self.srt or "none"
 
 
 # What a caller of the tests may put into their configuration instead of the clips and the bundle they would take.

@@ -57,6 +57,8 @@ GROUPS: Mapping[str, str] = {
 # Marked slow beside those that carry the mark themselves: start of a test's id -> why. The others are the quick
 # selection, which has tests of every room: what runs in pytest's own process and takes less than a second.
 SLOW: Mapping[str, str] = {
+    "tests/sources/test_speech_source.py": "starts recognisers' processes, each test anew",
+    "tests/sources/test_speech_whisper.py": "loads Whisper",
     "tests/cli/test_manners.py": "starts the command, each test anew",
     "tests/export/test_export.py": "exports a model",
     "tests/export/test_precision.py": "exports a model",

@@ -235,6 +235,9 @@ def test_peers_agree_and_their_ratios_follow_from_their_figures(
 def test_every_number_of_the_document_is_that_of_the_committed_json() -> None:
     text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     assert update_benchmarks.updated(text, ROOT / "docs/benchmarks") == text, "run tools/docs/benchmarks.py"
+    speech = update_benchmarks.SPEECH.read_text(encoding="utf-8")
+    assert update_benchmarks.updated(speech, ROOT / "docs/benchmarks") == speech, "run tools/docs/benchmarks.py"
+    assert "| silence |" in speech
     assert [found[1] for found in update_benchmarks.SECTION.findall(text)] == list(update_benchmarks.TOOLS)
 
 

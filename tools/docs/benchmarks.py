@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md from the committed docs/benchmarks/*.json; `--check` only compares.
+"""Writes the tables of docs/benchmarks.md and docs/speech.md from docs/benchmarks/*.json; `--check` only compares.
 
     python tools/docs/benchmarks.py            after a benchmark has written its JSON there
     python tools/docs/benchmarks.py --check    exit code 1 when the document is not up to date
@@ -21,11 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path,
 import bench_bus
 import bench_latency
 import bench_peers
+import bench_speech
 import bench_streams
 from bench.command import Tool
 from bench.machine import ROOT
 
 DOCUMENT = ROOT / "docs/benchmarks.md"
+SPEECH = ROOT / "docs/speech.md"
 TOOLS: dict[str, Tool] = {
     "peers": bench_peers.TOOL,
     "peers_resnet18": bench_peers.TOOL,
@@ -43,6 +45,8 @@ def section(name: str, results: Path) -> str:
     if not path.is_file():
         return f"Not measured yet: there is no `{path.name}`.\n"
     document = json.loads(path.read_text(encoding="utf-8"))
+    if name == "speech":
+        return "\n".join(markdown(bench_speech.table(document))) + "\n"
     lines = [source_line(document, path.name), "", *markdown(TOOLS[name].table(document))]
     if path.with_suffix(".png").is_file():
         lines += ["", f"![{name}](benchmarks/{name}.png)"]
@@ -91,14 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when something would change")
     given = parser.parse_args(arguments)
-    text = DOCUMENT.read_text(encoding="utf-8")
-    fresh = updated(text, ROOT / "docs/benchmarks")
-    if given.check:
-        if fresh != text:
-            print("update_benchmarks: docs/benchmarks.md is not what its JSON says", file=sys.stderr)
-        return int(fresh != text)
-    DOCUMENT.write_text(fresh, encoding="utf-8")
-    return 0
+    stale = False
+    for path in (DOCUMENT, SPEECH):
+        text = path.read_text(encoding="utf-8")
+        fresh = updated(text, ROOT / "docs/benchmarks")
+        if fresh != text and given.check:
+            print(f"update_benchmarks: {path.relative_to(ROOT)} is not what its JSON says", file=sys.stderr)
+            stale = True
+        elif fresh != text:
+            path.write_text(fresh, encoding="utf-8")
+    return int(stale)
 
 
 if __name__ == "__main__":

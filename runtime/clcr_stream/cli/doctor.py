@@ -66,6 +66,7 @@ def examine(config: Config) -> list[Check]:
     checks.append(_tensorrt(config))
     checks.append(_cameras())
     checks.append(_microphones())
+    checks.append(_speech())
     checks.append(_guarded("endpoint", lambda: _endpoint(config)))
     return checks
 
@@ -166,6 +167,18 @@ def _microphones() -> Check:
         return Check("microphones", False, str(error), required=False)
     text = ", ".join(f"{microphone['index']}: {microphone['name']}" for microphone in microphones)
     return Check("microphones", bool(microphones), text or "none; use --input FILE or --mic none", required=False)
+
+
+def _speech() -> Check:
+    """Whether `--transcript auto` hears words."""
+    from clcr_stream.sources.speech import choose, models
+
+    try:
+        text = choose.automatic()
+        model = models.find(None)
+    except ClcrError as error:
+        return Check("speech", False, f"words are not heard: {error}", required=False)
+    return Check("speech", True, f"{text} with {model.name} ({model.origin})", required=False)
 
 
 def _endpoint(config: Config) -> str:

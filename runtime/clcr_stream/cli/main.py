@@ -1,4 +1,4 @@
-"""The command line: `clcr-stream` runs a session; `build`, `devices`, `doctor` and `sub` help around it.
+"""The command line: `clcr-stream` runs a session; `build`, `devices`, `doctor`, `models` and `sub` help around it.
 
 Signal handlers stand before anything slow is imported, which is why the imports are inside the functions.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from clcr_stream.cli import signals
 
-COMMANDS = ("build", "devices", "doctor", "sub")
+COMMANDS = ("build", "devices", "doctor", "models", "sub")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +65,8 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
             from clcr_stream.cli.devices import command
         case "doctor":
             from clcr_stream.cli.doctor import command
+        case "models":
+            from clcr_stream.cli.models import command
         case "sub":
             from clcr_stream.cli.sub import command
         case _:

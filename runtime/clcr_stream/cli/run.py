@@ -66,7 +66,8 @@ def run_parser() -> argparse.ArgumentParser:
     sources.add_argument(
         "--transcript",
         metavar="WHICH",
-        help="FILE.srt, FILE.vtt, FILE.jsonl, - (stdin), zmq://host:port[/topic], none (default)",
+        help="auto (default): speech recognition where it is installed; asr:whisper[=MODEL], asr:sherpa=DIR, FILE.srt, "
+        "FILE.vtt, FILE.jsonl, - (stdin), zmq://host:port[/topic], none",
     )
     sources.add_argument(
         "--pace", choices=("real", "max"), help="play files at their own pace (default) or as fast as possible"

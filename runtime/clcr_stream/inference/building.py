@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from clcr_stream import processes
 from clcr_stream.bundle.loader import Bundle
 from clcr_stream.errors import BackendError
 from clcr_stream.inference.levels import graph_of
@@ -126,10 +126,13 @@ def build_plans(bundle: Bundle, builder: Builder, seats: int, rebuild: bool = Fa
 
 def build_command(bundle: Path, seats: int, options: Options) -> list[str]:
     """The command that builds what a run of a bundle with so many streams needs."""
-    # This very package, and no module from the folder that we happen to be in, which -c and -m would look into first.
-    path = f"import sys; sys.path[:] = [{str(Path(__file__).parents[2])!r}, *filter(None, sys.path)]"
-    command = [sys.executable, "-c", f"{path}; from clcr_stream.cli.main import main; sys.exit(main())"]
-    command += ["build", "--json", "--bundle", str(bundle.absolute())]
+    command = [
+        *processes.command("clcr_stream.cli.main", "main"),
+        "build",
+        "--json",
+        "--bundle",
+        str(bundle.absolute()),
+    ]
     command += ["--streams", str(seats), "--device", str(options.device)]
     return command + [f"--{name}={text}" for name, text in options.build.flags().items()]
 

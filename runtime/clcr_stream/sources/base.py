@@ -23,6 +23,7 @@ Modality = Literal["vision", "acoustic", "language"]
 BOTH: tuple[Modality, ...] = ("vision", "acoustic")  # what a file or stream of video with sound brings
 State = Literal["waiting", "live", "stale", "ended", "failed"]
 Pace = Literal["real", "max"]
+AUTO = "auto"  # as a transcript: speech recognition, if it is installed and there is sound without words
 Flag = Literal["input", "camera", "mic"]  # where a source's text was given: what an error begins with
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from clcr_stream.errors import ConfigError, SourceError, redact
-from clcr_stream.sources.base import BOTH, Flag, Modality, Sinks, Source, SourceSpec
+from clcr_stream.sources.base import AUTO, BOTH, Flag, Modality, Sinks, Source, SourceSpec
+from clcr_stream.sources.speech import choose as recognisers
+from clcr_stream.sources.speech.choose import names_recogniser
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _WITHOUT_GSTREAMER = "OpenCV is built without GStreamer here; give 0, v4l2:/dev/videoN, by-id:NAME or an rtsp:// URL"
@@ -23,9 +26,8 @@ def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
     if spec.pace not in ("real", "max"):
         raise ConfigError(f"pace {spec.pace}: allowed are real and max")
     sources = [_open(flag, text, requested, spec, sinks) for flag, text, requested in _inputs(spec)]
-    if spec.transcript != "none":
-        sources.append(_open_transcript(spec.transcript, sinks))
-    return sources
+    words = _open_words(spec, sinks, sources)
+    return sources if words is None else [*sources, words]
 
 
 def check_spec(spec: SourceSpec) -> None:
@@ -39,6 +41,8 @@ def check_spec(spec: SourceSpec) -> None:
         from clcr_stream.sources.subtitles import read_transcript
 
         read_transcript(Path(spec.transcript).expanduser())
+    elif names_recogniser(spec.transcript):
+        recognisers.check(recognisers.parse(spec.transcript))
 
 
 def _inputs(spec: SourceSpec) -> list[tuple[Flag, str, tuple[Modality, ...]]]:
@@ -62,7 +66,7 @@ def _open(flag: Flag, text: str, requested: tuple[Modality, ...], spec: SourceSp
         case ("acoustic",):
             return _open_microphone(spec, sinks)
         case _:
-            words = text.startswith("test:") and spec.transcript == "none"
+            words = text.startswith("test:") and spec.transcript in ("none", AUTO)
             return _open_media(text, (*requested, "language") if words else requested, spec, sinks, flag)
 
 
@@ -126,6 +130,35 @@ def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, si
     return NetworkSource(text, requested, sinks)
 
 
+def _open_words(spec: SourceSpec, sinks: Sinks, others: Sequence[Source]) -> Source | None:
+    """What brings the words: the one named, or with AUTO a recogniser if there is one and sound without words."""
+    text = spec.transcript
+    from clcr_stream.sources.speech.source import AbsentRecogniser, SpeechSource
+
+    if text == "none":
+        return None
+    heard = [source for source in others if "acoustic" in source.modalities]
+    if text == AUTO:
+        scripted = any("language" in source.modalities for source in others)
+        if scripted or not heard or _is_hummed(spec):
+            return None
+        try:
+            text = recognisers.automatic(sinks.grid.sample_rate_hz)
+        except SourceError as error:
+            return AbsentRecogniser(AUTO, f"words are not heard: {error}, or say --transcript none")
+    if not recognisers.names_recogniser(text):
+        return _open_transcript(text, sinks)
+    if not heard:
+        raise ConfigError(f"transcript {text}: there is no sound to listen to; give --mic or an --input with sound")
+    return SpeechSource(text, sinks, heard[0], lossless=spec.pace == "max")
+
+
+def _is_hummed(spec: SourceSpec) -> bool:
+    """True for the sound of test:// without a voice of espeak-ng: there are no words in it."""
+    text = spec.microphone if spec.input is None else spec.input
+    return text.startswith("test:") and "voice=espeak" not in text
+
+
 def _open_transcript(text: str, sinks: Sinks) -> Source:
     from clcr_stream.sources.transcripts import StdinTranscriptSource, TranscriptFileSource, ZmqTranscriptSource
 
@@ -133,9 +166,9 @@ def _open_transcript(text: str, sinks: Sinks) -> Source:
         return StdinTranscriptSource(sinks)
     if text.startswith(("zmq://", "ipc://")):
         return ZmqTranscriptSource(text, sinks)
-    if _SCHEME.match(text) or text == "asr":
+    if _SCHEME.match(text):
         raise SourceError(
-            f"transcript {redact(text)}: not available; "
-            "give none, FILE.srt, FILE.vtt, FILE.jsonl, -, zmq://host:port[/topic] or ipc://path"
+            f"transcript {redact(text)}: not available; give auto, none, FILE.srt, FILE.vtt, FILE.jsonl, -, "
+            f"zmq://host:port[/topic], ipc://path, {recognisers.ALLOWED}"
         )
     return TranscriptFileSource(text, sinks)

@@ -111,7 +111,7 @@ class Session:
         self._send = send
         self._lossless = [source for source in sources if source.lossless]
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
-        self._live = len(self._lossless) < len(sources)
+        self._live = any(not source.lossless for source in self._media or sources)  # words settle for seconds
         self._sent: dict[str, messages.Transcript] = {}
         self.done = 0  # the last tick that went through the levels or was dropped
         self._target = 0  # the tick to publish; those before it are late

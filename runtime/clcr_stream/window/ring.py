@@ -220,6 +220,18 @@ class AudioRing:
         with self._lock:
             return self._grid.sample_ns(self._end) if self._end else None
 
+    @property
+    def end_sample(self) -> int:
+        """Index after the newest sample, or after the gap that `reach` left; 0 before the first."""
+        with self._lock:
+            return self._end
+
+    @property
+    def oldest_sample(self) -> int:
+        """Index of the oldest sample that the ring can hold beside the newest."""
+        with self._lock:
+            return max(0, self._end - self.capacity_samples)
+
     def put(self, first_sample: int, samples: NDArray[np.float32]) -> None:
         """Take samples [first_sample, first_sample + n), float32; values outside -1..1 are clipped."""
         if samples.ndim != 1 or samples.dtype != np.float32:
@@ -258,6 +270,17 @@ class AudioRing:
                 self._unread[place] = False
             self._read_until = max(self._read_until, stop)
         return items
+
+    def peek(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Copy of samples [start, stop), zero where there are none; does not disturb the one reader."""
+        samples = np.zeros(stop - start, np.float32)
+        with self._lock:
+            first = min(max(start, self._end - self.capacity_samples, 0), stop)
+            last = max(min(stop, self._end), first)
+            for place, offset in self._places(first, last):
+                row = slice(offset.start + first - start, offset.stop + first - start)
+                np.multiply(self._samples[place], self._present[place], out=samples[row])
+        return samples
 
     def counts(self) -> RingCounts:
         """A consistent copy of the counters."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import Flag
+from clcr_stream.sources.synthetic import espeak
 from clcr_stream.sources.synthetic.portrait import Look, draw_face
 from clcr_stream.window.transcript import Segment
 
@@ -49,13 +50,17 @@ BANDWIDTHS_HZ = np.array([90.0, 110.0, 170.0])
 
 @dataclass(frozen=True)
 class PersonOptions:
-    """Options of a test:// URL; `seconds` None = without end, `emotion` None = all six in turn."""
+    """Options of a test:// URL; `seconds` None = without end, `emotion` None = all six in turn.
+
+    With the voice `espeak` the sentences are spoken, and `transcript` does not give them as well.
+    """
 
     seconds: float | None = None
     fps: int = 30
     emotion: str | None = None
     flash: bool = False
     transcript: bool = True
+    voice: str = "drawn"
 
 
 def parse_test_url(url: str, flag: Flag = "input") -> PersonOptions:
@@ -70,23 +75,30 @@ def parse_test_url(url: str, flag: Flag = "input") -> PersonOptions:
         "emotion": "|".join(MANNERS),
         "flash": "0|1",
         "transcript": "0|1",
+        "voice": "drawn|espeak",
     }
     for key, value in parameters.items():
         if key not in allowed or not _fits(key, value):
             choices = ", ".join(f"{name}={what}" for name, what in allowed.items())
             raise SourceError(f"{flag} {url}: option {key}={value} is not known; allowed are {choices}")
+    voice = parameters.get("voice", "drawn")
+    if voice == "espeak":
+        espeak.check()
     return PersonOptions(
         seconds=float(parameters.get("seconds", 0)) or None,
         fps=int(parameters.get("fps", 30)),
         emotion=parameters.get("emotion"),
         flash=parameters.get("flash", "0") == "1",
-        transcript=parameters.get("transcript", "1") == "1",
+        transcript=parameters.get("transcript", "0" if voice == "espeak" else "1") == "1",
+        voice=voice,
     )
 
 
 def _fits(key: str, value: str) -> bool:
     if key == "emotion":
         return value in MANNERS
+    if key == "voice":
+        return value in ("drawn", "espeak")
     if key in ("flash", "transcript"):
         return value in ("0", "1")
     try:
@@ -130,8 +142,12 @@ class Person:
         per_utterance = int(UTTERANCE_S * self.rate_hz)
         while done < count:
             number, offset = divmod(first_sample + done, per_utterance)
-            piece, within = divmod(offset, self.rate_hz // PIECES_PER_S)
-            spoken = _spoken(self.manner(number * UTTERANCE_S), piece, self.rate_hz)[within : within + count - done]
+            manner = self.manner(number * UTTERANCE_S)
+            if self.options.voice == "espeak":
+                spoken = _aloud(manner, self.rate_hz)[offset : offset + count - done]
+            else:
+                piece, within = divmod(offset, self.rate_hz // PIECES_PER_S)
+                spoken = _spoken(manner, piece, self.rate_hz)[within : within + count - done]
             out[done : done + len(spoken)] = spoken
             done += len(spoken)
         if self.options.flash:
@@ -184,6 +200,15 @@ def _spoken(manner: Manner, piece: int, rate_hz: int) -> NDArray[np.float32]:
     first = piece * samples
     last = min(first + samples, int(UTTERANCE_S * rate_hz))
     return _voice(np.arange(first, last) / rate_hz, manner, rate_hz)
+
+
+@lru_cache(maxsize=16)
+def _aloud(manner: Manner, rate_hz: int) -> NDArray[np.float32]:
+    """The utterance spoken by espeak-ng from its beginning on, as long as all utterances are."""
+    sound = np.zeros(int(UTTERANCE_S * rate_hz), np.float32)
+    words = espeak.speak(manner.words, manner.pitch_hz, manner.loudness, rate_hz)[: len(sound)]
+    sound[: len(words)] = words
+    return sound
 
 
 @lru_cache(maxsize=2)
