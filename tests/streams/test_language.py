@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from clcr_stream.inference.null import NullRunner
 from clcr_stream.inference.program import single_program
 from clcr_stream.streams.language import LanguageStream
 from clcr_stream.window.transcript import Segment
+from media import eventually
 from tiny_bundle import tiny_manifest
 
 MANIFEST = tiny_manifest()
@@ -185,3 +188,75 @@ def test_reset_runs_everything_again_with_fresh_steps(stream: LanguageStream, en
     after = shown(stream, [segment("a", "a")])
     assert len(engine.runs) == 2
     assert not np.array_equal(before, after)
+
+
+class HeldEngine(IdEngine):
+    """Runs when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = threading.Semaphore(0)
+
+    def run(self, first: int, count: int) -> Mapping[str, float]:
+        assert self.let.acquire(timeout=10)
+        return super().run(first, count)
+
+
+@pytest.fixture
+def worker() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+def test_with_a_worker_a_stream_that_waits_shows_what_one_without_shows(worker: ThreadPoolExecutor) -> None:
+    rng = np.random.default_rng(3)
+    engines = IdEngine(), IdEngine()
+    alone, helped = (
+        LanguageStream(WordTokenizer(), engine, MANIFEST, where)
+        for engine, where in zip(engines, (None, worker), strict=True)
+    )
+    for _ in range(60):
+        said = [segment(f"{name}", " ".join(rng.choice(list("abcdefg"), rng.integers(0, 6)))) for name in range(4)]
+        chosen = [one for one in said if rng.random() < 0.7]
+        np.testing.assert_array_equal(shown(alone, chosen), shown(helped, chosen))
+    assert engines[0].runs == engines[1].runs
+
+
+def test_a_stream_that_does_not_wait_shows_words_when_they_are_encoded(worker: ThreadPoolExecutor) -> None:
+    engine = HeldEngine()
+    stream = LanguageStream(WordTokenizer(), engine, MANIFEST, worker)
+    stream.waits = False
+    said = [segment("1", "a b")]
+    first = stream.update(said)
+    assert (first.coverage, first.newest_ns, first.ran) == (0.0, None, 1)
+    assert stream.update(said).ran == 0
+    engine.let.release()
+    assert eventually(lambda: len(shown(stream, said)) == len(ids("a b")))
+    assert stream.update(said).newest_ns == said[0].end_ns
+    # The older revision stays until the newer one is there.
+    grown = [segment("1", "a b c")]
+    assert len(shown(stream, grown)) == len(ids("a b"))
+    engine.let.release()
+    assert eventually(lambda: len(shown(stream, grown)) == len(ids("a b c")))
+    assert engine.runs == [ids("a b"), ids("a b c")]
+
+
+def test_words_that_left_the_window_while_they_were_encoded_are_not_shown(worker: ThreadPoolExecutor) -> None:
+    engine = HeldEngine()
+    stream = LanguageStream(WordTokenizer(), engine, MANIFEST, worker)
+    stream.waits = False
+    stream.update([segment("1", "a b")])
+    stream.update([segment("2", "c")])
+    engine.let.release(2)
+    assert eventually(lambda: len(shown(stream, [segment("2", "c")])) == len(ids("c")))
+    assert stream.held_segments == 1
+
+
+def test_an_engine_that_fails_in_the_worker_fails_the_update(worker: ThreadPoolExecutor) -> None:
+    class Broken(IdEngine):
+        def run(self, first: int, count: int) -> Mapping[str, float]:
+            raise RuntimeError("no more memory")
+
+    stream = LanguageStream(WordTokenizer(), Broken(), MANIFEST, worker)
+    with pytest.raises(RuntimeError, match="no more memory"):
+        stream.update([segment("1", "a")])

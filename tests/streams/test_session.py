@@ -254,6 +254,14 @@ def test_a_recording_with_a_live_source_beside_it_is_never_jumped_over() -> None
     assert at.ticks.skipped == {"late": 39}
 
 
+@pytest.mark.parametrize(("lossless", "waits"), [(None, True), (True, True), (False, False)])
+def test_ticks_wait_until_words_are_encoded_unless_they_come_live(lossless: bool | None, waits: bool) -> None:
+    at = bench(live(1), seconds=1.0)
+    beside = [] if lossless is None else [FakeSource(at.rings, lossless=lossless, modalities=("language",))]
+    Session(at.pipeline, [at.source, *beside], live(1), IDENTITY, at.sent.append)
+    assert at.pipeline.language.waits is waits
+
+
 def test_a_recording_at_full_speed_never_skips_however_slow_the_machine() -> None:
     at = bench(Schedule(ManualClock(), SETTLE_NS, paced=False), seconds=8.0, cost=lambda number: 3 * HOP_NS)
     assert [prediction.seq for prediction in at.run()] == list(range(1, 41))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from clcr_stream.bundle.loader import Bundle, load_bundle
@@ -32,6 +33,7 @@ class LoadedEngines:
     levels: Levels
     reason: str | None = None  # why `auto` did not take TensorRT
     building: Building | None = None
+    worker: Executor | None = None  # the one thread that runs the encoder, where it may run beside the levels
 
     @property
     def backend(self) -> str:
@@ -44,6 +46,8 @@ class LoadedEngines:
 
     def close(self) -> None:
         """Let go of the engines and their device."""
+        if self.worker is not None:
+            self.worker.shutdown()
         self.levels.close()
         self.encoder.close()
 
@@ -87,4 +91,6 @@ def load_engines(
         encoder.close()
         raise
     tokenizer = Tokenizer(bundle.files[TOKENIZER_NAME])
-    return LoadedEngines(bundle.manifest, bundle.id, tokenizer, encoder, levels, reason, building)
+    # A CUDA context belongs to the thread of the loop.
+    worker = None if backend.name == "tensorrt" else ThreadPoolExecutor(1, "clcr-words")
+    return LoadedEngines(bundle.manifest, bundle.id, tokenizer, encoder, levels, reason, building, worker)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,20 +35,35 @@ class LanguageTokens:
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class _Place:
+    """A revision of a segment, and the steps of its tokens."""
+
     text: str
     first_step: int
     count: int
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    place: _Place
     levels: Words
 
 
 class LanguageStream:
-    """Encodes the transcript's segments with the bundle's language engine, only those that changed."""
+    """Encodes the transcript's segments with the bundle's language engine, only those that changed.
 
-    def __init__(self, tokenizer: TextEncoder, encoder: Runner, manifest: Manifest) -> None:
+    With a `worker`, an executor of one thread, the engine runs there. While `waits` is False, an update takes what is
+    ready, and words show up in a later one: a recogniser that revises its words twice a second then costs no tick.
+    """
+
+    def __init__(
+        self, tokenizer: TextEncoder, encoder: Runner, manifest: Manifest, worker: Executor | None = None
+    ) -> None:
+        self.waits = True
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._manifest = manifest
+        self._worker = worker
         self._limit = manifest.language.tokens
         shapes = {name: shape for name, (_, shape) in language_words(manifest).items()}
         self._levels: Words = {
@@ -53,9 +71,11 @@ class LanguageStream:
         }
         self._revision = 0
         self._coverage = 0.0
+        self._asked: dict[str, _Place] = {}  # the newest revision of each segment, encoded or not
+        self._pending: deque[tuple[str, Future[_Encoded]]] = deque()
         self._cache: dict[str, _Encoded] = {}
         self._next_step = 0
-        self._words: tuple[tuple[str, str], ...] = ()
+        self._shown: tuple[tuple[str, str], ...] = ()
 
     @property
     def held_segments(self) -> int:
@@ -64,42 +84,57 @@ class LanguageStream:
 
     def reset(self) -> None:
         """Forget every segment; steps go on, so a token never gets a step that another one had."""
+        self._asked.clear()
+        self._pending.clear()
         self._cache.clear()
         self._show([])
 
     def update(self, segments: list[Segment]) -> LanguageTokens:
         """The last tokens of `segments` (time order); the engine runs once per segment that is new or was changed."""
         spoken = [segment for segment in segments if segment.text.strip()]
-        words = tuple((segment.id, segment.text) for segment in spoken)
-        ran = 0
-        if words != self._words:
-            for segment in spoken:
-                cached = self._cache.get(segment.id)
-                if cached is None or cached.text != segment.text:
-                    self._cache[segment.id] = self._encode(segment.text, cached)
-                    ran += 1
-            spoken_ids = {segment.id for segment in spoken}
-            self._cache = {name: encoded for name, encoded in self._cache.items() if name in spoken_ids}
-            self._show(spoken)
-        newest_ns = max((segment.end_ns for segment in spoken), default=None)
+        ids = {segment.id for segment in spoken}
+        self._asked = {name: place for name, place in self._asked.items() if name in ids}
+        self._cache = {name: encoded for name, encoded in self._cache.items() if name in ids}
+        ran = sum(self._ask(segment) for segment in spoken)
+        while self._pending and (self.waits or self._pending[0][1].done()):
+            name, future = self._pending.popleft()
+            if name in ids:
+                self._cache[name] = future.result()
+        known = [segment for segment in spoken if segment.id in self._cache]
+        if tuple((segment.id, self._cache[segment.id].place.text) for segment in known) != self._shown:
+            self._show(known)
+        newest_ns = max((segment.end_ns for segment in known), default=None)
         return LanguageTokens(self._levels, self._revision, self._coverage, newest_ns, ran)
 
-    def _encode(self, text: str, cached: _Encoded | None) -> _Encoded:
-        ids = self._tokenizer.encode(text, self._limit)
-        count = len(ids)
+    def _ask(self, segment: Segment) -> bool:
+        """Have a segment encoded, unless this revision of it was; whether it is now."""
+        before = self._asked.get(segment.id)
+        if before is not None and before.text == segment.text:
+            return False
+        ids = self._tokenizer.encode(segment.text, self._limit)
         # A revision of the newest segment grows in place; an older one arrives anew, at the end of the stream.
-        last = cached is not None and cached.first_step + cached.count == self._next_step
-        first_step = cached.first_step if cached is not None and last else self._next_step
-        self._next_step = first_step + count
+        last = before is not None and before.first_step + before.count == self._next_step
+        first_step = before.first_step if before is not None and last else self._next_step
+        place = self._asked[segment.id] = _Place(segment.text, first_step, len(ids))
+        self._next_step = first_step + len(ids)
+        if self._worker is None:
+            self._cache[segment.id] = self._encode(ids, place)
+        else:
+            self._pending.append((segment.id, self._worker.submit(self._encode, ids, place)))
+        return True
+
+    def _encode(self, ids: Sequence[int], place: _Place) -> _Encoded:
+        """Run the engine, in the one thread that does."""
         if not ids:
-            return _Encoded(text, first_step, 0, {})
+            return _Encoded(place, {})
+        count = place.count
         model, inputs = self._manifest.model, self._encoder.inputs
         inputs["token_ids"][0] = self._manifest.language.pad_id
         inputs["token_ids"][0, :count] = ids
         inputs["token_valid"][0] = 0.0
         inputs["token_valid"][0, :count] = 1.0
         inputs["position"][0] = 0.0
-        steps = np.arange(first_step, first_step + count, dtype=np.int64)
+        steps = np.arange(place.first_step, place.first_step + count, dtype=np.int64)
         inputs["position"][0, :count] = sinusoid(steps, model.width, model.position_base)
         self._encoder.run(0, 1)
         outputs = self._encoder.outputs
@@ -109,12 +144,12 @@ class LanguageStream:
             }
             for level in LEVELS
         }
-        return _Encoded(text, first_step, count, levels)
+        return _Encoded(place, levels)
 
     def _show(self, segments: list[Segment]) -> None:
         """Lay the last tokens of `segments` into the buffers, oldest first."""
-        encoded = [self._cache[segment.id] for segment in segments if self._cache[segment.id].count]
-        count = min(self._limit, sum(part.count for part in encoded))
+        encoded = [self._cache[segment.id] for segment in segments if self._cache[segment.id].place.count]
+        count = min(self._limit, sum(part.place.count for part in encoded))
         self._revision += 1
         self._coverage = count / self._limit
         for level, buffers in self._levels.items():
@@ -123,7 +158,7 @@ class LanguageStream:
                 if encoded:
                     joined = np.concatenate([part.levels[level][name] for part in encoded], axis=_TOKEN_AXIS[name])
                     _first(buffer, _TOKEN_AXIS[name], count)[:] = _last(joined, _TOKEN_AXIS[name], count)
-        self._words = tuple((segment.id, segment.text) for segment in segments)
+        self._shown = tuple((segment.id, self._cache[segment.id].place.text) for segment in segments)
 
 
 def _first(array: NDArray[np.float32], axis: int, count: int) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ import enum
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,11 +53,14 @@ class Pipeline:
     language: LanguageStream
 
 
-def open_pipeline(manifest: Manifest, origin_ns: int, tokenizer: TextEncoder, encoder: Runner) -> Pipeline:
-    """A stream's own parts at its start, with empty rings for its sources."""
+def open_pipeline(
+    manifest: Manifest, origin_ns: int, tokenizer: TextEncoder, encoder: Runner, worker: Executor | None = None
+) -> Pipeline:
+    """A stream's own parts at its start, with empty rings for its sources; `worker` is where text is encoded."""
     grid = TimeGrid.of(manifest, origin_ns)
     rings = make_rings(grid, manifest.vision.size_px)
-    return Pipeline(manifest, grid, rings, Cutter(manifest, grid), LanguageStream(tokenizer, encoder, manifest))
+    language = LanguageStream(tokenizer, encoder, manifest, worker)
+    return Pipeline(manifest, grid, rings, Cutter(manifest, grid), language)
 
 
 def always() -> bool:
@@ -112,6 +116,9 @@ class Session:
         self._lossless = [source for source in sources if source.lossless]
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
         self._live = any(not source.lossless for source in self._media or sources)  # words settle for seconds
+        # Words that are recognised live are late anyhow, and change often: no tick waits until they are encoded.
+        words = [source for source in sources if source.modalities == ("language",)]
+        pipeline.language.waits = all(source.lossless for source in words)
         self._sent: dict[str, messages.Transcript] = {}
         self.done = 0  # the last tick that went through the levels or was dropped
         self._target = 0  # the tick to publish; those before it are late

@@ -121,7 +121,7 @@ class Stream:
             origin_ns = time.monotonic_ns() if options.origin_ns is None else options.origin_ns
         self._clock: Clock = VirtualClock(origin_ns) if unpaced else MonotonicClock()
         self._person = self._open_person()
-        self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder)
+        self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder, engines.worker)
         # Closed in reverse: goodbye and endpoint, sources, and the output last, which gets the goodbye too.
         output = self._stack.enter_context(contextlib.ExitStack())
         sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify)
