@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import msgspec
 import pytest
@@ -198,7 +199,8 @@ def test_stopped_readers_do_not_delay_the_publisher(tmp_path: Path) -> None:
             for process in processes:
                 stop_reader(process)
     assert publisher.dropped == 0
-    assert sorted(hand_over_ms)[1980] <= 5 * slowdown() and sorted(arrival_ms)[1980] <= 25 * slowdown()
+    # The median: whoever waited for the stopped readers would do so for most messages, a busy machine for some.
+    assert median(hand_over_ms) <= 5 * slowdown() and median(arrival_ms) <= 25 * slowdown()
 
 
 def test_seq_is_given_when_zero_kept_when_higher_and_refused_when_not(tmp_path: Path) -> None:
