@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from bench.machine import machine
 from clcr_stream.errors import ClcrError
-from clcr_stream.sources.audio import Resampler
+from clcr_stream.sources.audio import decode_sound
 from clcr_stream.sources.speech.choose import open_recogniser, parse
 from clcr_stream.sources.speech.recogniser import SPEECH_HZ, Recogniser
 
@@ -87,19 +87,9 @@ def errors(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
     return row[-1]
 
 
-def decode(path: Path) -> Sound:
-    """The sound of a file, mono at SPEECH_HZ."""
-    import av
-
-    resampler = Resampler(SPEECH_HZ)
-    with av.open(str(path)) as container:
-        parts = [resampler.push(frame) for frame in container.decode(audio=0)]
-    return np.concatenate([*parts, resampler.flush()])
-
-
-def with_silence(sound: Sound) -> Sound:
-    """A clip as it stands in a longer recording."""
-    return np.pad(sound, (int(BEFORE_S * SPEECH_HZ), int(AFTER_S * SPEECH_HZ)))
+def with_silence(path: Path) -> Sound:
+    """A clip as it stands in a longer recording, mono at SPEECH_HZ."""
+    return np.pad(decode_sound(str(path), SPEECH_HZ), (int(BEFORE_S * SPEECH_HZ), int(AFTER_S * SPEECH_HZ)))
 
 
 def clips(labels: Path, media: Path, split: str | None) -> Iterator[tuple[Path, str]]:
@@ -119,7 +109,7 @@ def words_heard(recogniser: Recogniser, chosen: Iterable[tuple[Path, str]]) -> d
     """Word errors, commit lag and cost over clips whose words are known."""
     wrong, total, lags_s, cpu_s, sound_s = [], [], [], 0.0, 0.0
     for path, text in chosen:
-        heard = listen(recogniser, with_silence(decode(path)))
+        heard = listen(recogniser, with_silence(path))
         reference = plain(text)
         wrong.append(errors(reference, plain(heard.text)))
         total.append(len(reference))
@@ -193,7 +183,7 @@ def foreign(folder: Path, limit: int) -> Iterator[Sound]:
     if not files:
         raise ClcrError(f"--foreign {folder}: no sound or video in it")
     for number in range(min(limit, len(files))):
-        yield with_silence(decode(files[number * len(files) // min(limit, len(files))]))
+        yield with_silence(files[number * len(files) // min(limit, len(files))])
 
 
 def table(figures: dict[str, Any]) -> list[list[str]]:

@@ -126,14 +126,8 @@ def build_plans(bundle: Bundle, builder: Builder, seats: int, rebuild: bool = Fa
 
 def build_command(bundle: Path, seats: int, options: Options) -> list[str]:
     """The command that builds what a run of a bundle with so many streams needs."""
-    command = [
-        *processes.command("clcr_stream.cli.main", "main"),
-        "build",
-        "--json",
-        "--bundle",
-        str(bundle.absolute()),
-    ]
-    command += ["--streams", str(seats), "--device", str(options.device)]
+    command = [*processes.command("clcr_stream.cli.main", "main"), "build", "--json"]
+    command += ["--bundle", str(bundle.absolute()), "--streams", str(seats), "--device", str(options.device)]
     return command + [f"--{name}={text}" for name, text in options.build.flags().items()]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,16 @@ class Resampler:
         frames = self._resampler.resample(None)
         self._resampler = self._format = None
         return np.concatenate([np.zeros(0, np.float32), *map(_samples, frames)])
+
+
+def decode_sound(file: str | IO[bytes], rate_hz: int) -> NDArray[np.float32]:
+    """All sound of a file (n,), mono at `rate_hz`; PyAV's errors for one that holds none."""
+    import av
+
+    resampler = Resampler(rate_hz)
+    with av.open(file, "r") as container:
+        parts = [resampler.push(frame) for frame in container.decode(audio=0)]
+    return np.concatenate([*parts, resampler.flush()])
 
 
 def _samples(frame: Any) -> NDArray[np.float32]:

@@ -133,10 +133,10 @@ def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, si
 def _open_words(spec: SourceSpec, sinks: Sinks, others: Sequence[Source]) -> Source | None:
     """What brings the words: the one named, or with AUTO a recogniser if there is one and sound without words."""
     text = spec.transcript
-    from clcr_stream.sources.speech.source import AbsentRecogniser, SpeechSource
-
     if text == "none":
         return None
+    from clcr_stream.sources.speech.source import AbsentRecogniser, SpeechSource
+
     heard = [source for source in others if "acoustic" in source.modalities]
     if text == AUTO:
         scripted = any("language" in source.modalities for source in others)

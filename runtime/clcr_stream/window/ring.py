@@ -260,10 +260,7 @@ class AudioRing:
         """Copy of samples [start, stop); samples before `stop` are late from now on."""
         items = AudioItems(np.zeros(stop - start, np.float32), np.zeros(stop - start, np.bool_))
         with self._lock:
-            first = min(max(start, self._end - self.capacity_samples, 0), stop)
-            last = max(min(stop, self._end), first)
-            for place, offset in self._places(first, last):
-                row = slice(offset.start + first - start, offset.stop + first - start)
+            for place, row in self._held(start, stop):
                 items.present[row] = self._present[place]
                 np.multiply(self._samples[place], self._present[place], out=items.samples[row])
                 self.used += int(np.count_nonzero(self._unread[place]))
@@ -275,10 +272,7 @@ class AudioRing:
         """Copy of samples [start, stop), zero where there are none; does not disturb the one reader."""
         samples = np.zeros(stop - start, np.float32)
         with self._lock:
-            first = min(max(start, self._end - self.capacity_samples, 0), stop)
-            last = max(min(stop, self._end), first)
-            for place, offset in self._places(first, last):
-                row = slice(offset.start + first - start, offset.stop + first - start)
+            for place, row in self._held(start, stop):
                 np.multiply(self._samples[place], self._present[place], out=samples[row])
         return samples
 
@@ -308,6 +302,13 @@ class AudioRing:
         np.copyto(self._samples[place], np.clip(samples, -1.0, 1.0), where=fresh)
         self._unread[place] |= fresh
         self._present[place] |= fresh
+
+    def _held(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+        """As `_places`, of those of samples [start, stop) that the ring covers."""
+        first = min(max(start, self._end - self.capacity_samples, 0), stop)
+        last = max(min(stop, self._end), first)
+        for place, offset in self._places(first, last):
+            yield place, slice(offset.start + first - start, offset.stop + first - start)
 
     def _places(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
         """At most two (place in the ring, offset from `start`) pairs that cover samples [start, stop)."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.audio import Resampler
+from clcr_stream.sources.audio import decode_sound
 
 PROGRAM = "espeak-ng"
 TIMEOUT_S = 20.0
@@ -28,18 +28,13 @@ def check() -> None:
 @lru_cache(maxsize=16)
 def speak(words: str, pitch_hz: float, loudness: float, rate_hz: int) -> NDArray[np.float32]:
     """The words as samples (n,) at `rate_hz`, -1..1, without silence around; the same each time. SourceError."""
-    import av
-
     pitch = int(np.clip(50 * pitch_hz / MEAN_PITCH_HZ, 0, 99))
     command = [PROGRAM, "--stdin", "--stdout", "-v", "en", "-s", "150", "-p", str(pitch)]
     try:
         done = subprocess.run(command, input=words.encode(), capture_output=True, timeout=TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise SourceError(f"voice=espeak: {PROGRAM} does not speak ({error})") from None
-    resampler = Resampler(rate_hz)
-    with av.open(io.BytesIO(done.stdout), "r") as container:
-        parts = [resampler.push(frame) for frame in container.decode(audio=0)]
-    sound = np.concatenate([*parts, resampler.flush()])
+    sound = decode_sound(io.BytesIO(done.stdout), rate_hz)
     voiced = np.flatnonzero(np.abs(sound) > 0.01)
     if not len(voiced):
         raise SourceError(f"voice=espeak: {PROGRAM} says nothing; is a voice installed?")
