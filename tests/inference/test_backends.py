@@ -295,7 +295,7 @@ class Together(RuleBasedStateMachine):
 
 
 TestTogether = Together.TestCase
-TestTogether.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestTogether.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize("name", ["level1", "level2", "level3", "intercad"])

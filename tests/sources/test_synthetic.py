@@ -28,16 +28,16 @@ def test_the_haar_cascade_finds_exactly_one_face_in_95_of_100_pictures(emotion: 
     cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data/haarcascade_frontalface_default.xml"))
     person = acting(PersonOptions(emotion=emotion))
     found = 0
-    for number in range(40):
-        grey = cv2.equalizeHist(cv2.cvtColor(person.picture(number * 0.217), cv2.COLOR_RGB2GRAY))
+    for number in range(20):
+        grey = cv2.equalizeHist(cv2.cvtColor(person.picture(number * 0.434), cv2.COLOR_RGB2GRAY))
         found += len(cascade.detectMultiScale(grey, 1.2, 4, minSize=(80, 80))) == 1
-    assert found >= 38
+    assert found >= 19
 
 
 def test_the_product_s_face_finder_follows_the_face() -> None:
     person, finder = acting(PersonOptions(flash=True)), FaceFinder()
-    crops = [finder.crop(person.picture(number / 15)) for number in range(150)]
-    assert sum(crop is not None for crop in crops) >= 143
+    crops = [finder.crop(person.picture(number / 15)) for number in range(75)]
+    assert sum(crop is not None for crop in crops) >= 71
 
 
 def test_the_sound_does_not_depend_on_how_it_is_cut() -> None:

@@ -18,8 +18,8 @@ RATE_HZ = 16_000
 
 WHY_NOT = missing_sound()
 pytestmark = [pytest.mark.device, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
-SECONDS = 6
-SPEECH_S = 20
+SECONDS = 4
+SPEECH_S = 12
 MICROPHONE = ("--camera", "none", "--mic", "default", "--pace", "real")
 Record = Callable[[str, object], None]
 

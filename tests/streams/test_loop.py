@@ -363,7 +363,7 @@ def troubled(index: int, trouble: str, at: int) -> Plan:
             return plan
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=9, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     others=st.lists(st.tuples(TROUBLES, st.integers(1, HOPS - 2)), min_size=1, max_size=5),
     seat=st.integers(0, 5),

@@ -311,16 +311,16 @@ def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_the_command_calibrates_once_and_knows_the_person_next_time(bundle: Path, tmp_path: Path) -> None:
     path, lines = tmp_path / "me", tmp_path / "out.jsonl"
-    run = ("--bundle", bundle, "--backend", "onnxruntime", "--input", "test://?seconds=4", "--pace", "max")
-    first = command(*run, "--calibrate", "2", "--profile", path, "--output", lines)
+    run = ("--bundle", bundle, "--backend", "onnxruntime", "--input", "test://?seconds=2&fps=15", "--pace", "max")
+    first = command(*run, "--calibrate", "1", "--profile", path, "--output", lines)
     assert first.returncode == 0, first.stderr
     said = [line for line in first.stderr.splitlines() if line.startswith("stream default: ")]
-    assert said[0] == "stream default: calibrating: look and speak neutrally for 2 s"
+    assert said[0] == "stream default: calibrating: look and speak neutrally for 1 s"
     assert said[1].startswith("stream default: calibrated: face from ")
     assert len(said) == 2
     sent = [json.loads(line) for line in lines.read_text().splitlines()]
     marked = ["calibrating" in one["degraded"] for one in sent if one["type"] == "prediction"]
-    assert marked == [True] * 10 + [False] * 10
+    assert marked == [True] * 5 + [False] * 5
     kept = path.read_bytes()
     second = command(*run, "--profile", path, "--quiet")
     assert (second.returncode, second.stderr) == (0, "")

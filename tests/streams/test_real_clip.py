@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import job_recompute
 from clcr_stream.bundle.loader import default_bundle_folder
 from crowd import slowdown
 from job_checks import (
@@ -32,7 +31,7 @@ from job_checks import (
     validate,
 )
 from job_clips import BUNDLE, CLIPS, DATA, Clip, clips
-from job_process import ROOT, STREAM, Message, Probe, Received, Watched, environment, finish, free_endpoint, media_files
+from job_process import ROOT, STREAM, Message, Probe, Received, Watched, finish, free_endpoint, media_files
 from job_process import read_lines as read
 
 pytestmark = pytest.mark.data
@@ -172,15 +171,7 @@ def recomputed(clip: Clip, place: Path, bundle: Path) -> tuple[Path, Path | None
     checkpoint = find_checkpoint(bundle)
     out = place / "recomputed.npz"
     given = (bundle, clip.video, clip.srt or "-", out, *((checkpoint,) if checkpoint is not None else ()))
-    paths = ":".join(str(ROOT / folder) for folder in ("model", "export", "runtime", "tests/support"))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/support/job_recompute.py"), *map(str, given)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=environment(place) | {"PYTHONPATH": paths, "ORT_DISABLE_TELEMETRY": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    job_recompute.main(list(map(str, given)))
     return out, checkpoint
 
 

@@ -32,8 +32,8 @@ from crowd import slowdown
 from media import MediaSpec, corrupt_middle, write_media, write_text
 from tiny_bundle import write_bundle
 
-SECONDS = 3.0
-TICKS = 15
+SECONDS = 2.0
+TICKS = 10
 RUNTIME = str(Path(clcr_stream.__file__).parents[1])
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -138,8 +138,8 @@ def test_a_clip_at_both_paces_gives_the_same_predictions_apart_from_the_clock(co
     for prediction in found["real"]:
         assert timeless(prediction) == by_seq[prediction.seq]
     last = found["max"][-1]
-    assert (last.modalities.vision.coverage or 0.0) > 0.45
-    assert last.modalities.acoustic.coverage == pytest.approx(0.5, abs=0.02)
+    assert (last.modalities.vision.coverage or 0.0) > 0.3
+    assert last.modalities.acoustic.coverage == pytest.approx(SECONDS / 6, abs=0.02)
     assert last.modalities.language.present
     assert last.degraded == ()
 

@@ -391,7 +391,7 @@ def test_latency_is_counted_from_the_newest_datum() -> None:
 @settings(max_examples=50, deadline=None)
 @given(
     costs=st.lists(st.integers(0, 45 * HOP_NS), min_size=1, max_size=20),
-    spoiled=st.sets(st.integers(1, 80)),
+    spoiled=st.sets(st.integers(1, 40)),
     paced=st.booleans(),
     recording=st.booleans(),
 )
@@ -399,14 +399,14 @@ def test_every_tick_due_is_published_or_skipped_for_one_reason(
     costs: list[int], spoiled: set[int], paced: bool, recording: bool
 ) -> None:
     at = bench(
-        replace(live(80), paced=paced or not recording),
-        seconds=16.0 if recording else None,
+        replace(live(40), paced=paced or not recording),
+        seconds=8.0 if recording else None,
         cost=lambda number: costs[number % len(costs)],
         spoil=lambda number: BAD["nan"] if number in spoiled else None,
     )
     predictions = at.run()
     ticks = at.ticks
-    assert ticks.due == ticks.published + sum(ticks.skipped.values()) == 80
+    assert ticks.due == ticks.published + sum(ticks.skipped.values()) == 40
     assert ticks.published == len(predictions)
     numbers = [prediction.seq for prediction in predictions]
     assert numbers == sorted(set(numbers))

@@ -27,13 +27,14 @@ from tiny_bundle import write_bundle
 RUNTIME = str(Path(clcr_stream.__file__).parents[1])
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIVE = {"camera": "none", "mic": "test://"}
+TICKS = 10  # of the clip
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
     write_bundle(folder / "bundle")
-    write_clip(folder / "clip.mp4", 3.0, PersonOptions(fps=15))
+    write_clip(folder / "clip.mp4", TICKS / 5, PersonOptions(fps=15))
     (folder / "words.jsonl").write_text('{"start_s": 0.2, "end_s": 1.0, "text": "hello there"}\n')
     (folder / "run").mkdir(mode=0o700)
     return folder
@@ -220,9 +221,9 @@ def test_a_stream_says_the_same_alone_and_in_a_batch_with_others(
     paced = clip(place) | {"pace": "real"}
     run(config(alone=clip(place)))
     done = run(config(first=paced, other=paced | {"transcript": "none"}, third=paced))
-    assert {one["published"] + sum(one["skipped"].values()) for one in done.values()} == {15}
+    assert {one["published"] + sum(one["skipped"].values()) for one in done.values()} == {TICKS}
     alone = {one.seq: one for one in predictions(tmp_path / "alone.jsonl")}
-    assert len(alone) == 15
+    assert len(alone) == TICKS
     batches, differences = set(), []
     for name in ("first", "third"):
         spoken = predictions(tmp_path / f"{name}.jsonl")

@@ -1,4 +1,4 @@
-"""What the bundle's graphs, and the checkpoint they came from, say of a whole clip: run as a process of its own.
+"""What the bundle's graphs, and the checkpoint they came from, say of a whole clip; a program of its own as well.
 
     python tests/support/job_recompute.py BUNDLE CLIP CLIP.srt|- OUT.npz [CHECKPOINT]
 
@@ -41,6 +41,7 @@ from recordings import (
     Frame,
     Laid,
     Recording,
+    Said,
     Words,
 )
 
@@ -127,6 +128,7 @@ class Graphs:
             for name in ("language", "level1", "level2", "level3", "intercad")
         }
         self._state: Arrays = {}
+        self.spoken: dict[Said, Arrays] = {}  # what the language graph, which has no state, says of a segment
 
     def shape(self, name: str, output: str) -> list[int]:
         """The shape of one output for one stream."""
@@ -211,16 +213,9 @@ def _language(graphs: Graphs, laid: Laid, hops: int) -> list[Arrays]:
     """Per level its inputs of language for the window that ends after `hops` hops, each segment encoded alone."""
     spoken: list[tuple[int, Arrays]] = []
     for said in laid.place_words(hops):
-        count = len(said.ids)
-        ids, valid, position = (
-            np.zeros((1, TEXT_TOKENS), np.int32),
-            np.zeros((1, TEXT_TOKENS)),
-            np.zeros((1, 64, WIDTH)),
-        )
-        ids[0, :count], valid[0, :count] = said.ids, 1.0
-        position[0, :count] = sinusoid(np.arange(said.first_step, said.first_step + count), WIDTH)
-        inputs = {"token_ids": ids, "token_valid": _f32(valid), "position": _f32(position)}
-        spoken.append((count, graphs.run("language", inputs)))
+        if said not in graphs.spoken:
+            graphs.spoken[said] = _segment(graphs, said)
+        spoken.append((len(said.ids), graphs.spoken[said]))
     levels: list[Arrays] = []
     for level in (1, 2, 3):
         words: Arrays = {}
@@ -234,6 +229,19 @@ def _language(graphs: Graphs, laid: Laid, hops: int) -> list[Arrays]:
             words[f"language_{part}"] = laid_out
         levels.append(words)
     return levels
+
+
+def _segment(graphs: Graphs, said: Said) -> Arrays:
+    """One segment through the language graph, alone."""
+    count = len(said.ids)
+    ids, valid, position = (
+        np.zeros((1, TEXT_TOKENS), np.int32),
+        np.zeros((1, TEXT_TOKENS)),
+        np.zeros((1, TEXT_TOKENS, WIDTH)),
+    )
+    ids[0, :count], valid[0, :count] = said.ids, 1.0
+    position[0, :count] = sinusoid(np.arange(said.first_step, said.first_step + count), WIDTH)
+    return graphs.run("language", {"token_ids": ids, "token_valid": _f32(valid), "position": _f32(position)})
 
 
 def by_model(checkpoint: Path, recording: Recording) -> Iterator[Arrays]:

@@ -90,7 +90,7 @@ def opened_runtime(factory: pytest.TempPathFactory, name: str, **settings: objec
     folder = factory.mktemp(name)
     model = write_tiny_checkpoint(folder / "checkpoint", **settings)  # type: ignore[arg-type]
     with exports_trace_once(factory, proved="acoustic_encoder" in settings):
-        options = ExportOptions("tiny", proof_hops=10)
+        options = ExportOptions("tiny", proof_hops=6)
         export_bundle(folder / "checkpoint", folder / "bundle", options, lambda text: None)
     round_pretrained(model)  # as the bundle stores them
     bundle, backend = load_bundle(folder / "bundle"), WatchedBackend()

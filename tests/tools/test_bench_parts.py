@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from any_text import texts
 from bench import attention, machine, power
 from bench.bus import Arrival, delivery
 from bench.clip import random_clip
@@ -97,12 +98,12 @@ def test_delivery_leaves_out_the_first_messages_of_each_reader() -> None:
 
 @given(
     st.dictionaries(
-        st.text(max_size=5),
+        texts(max_size=5),
         st.one_of(
             st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4),
-            st.text(),
+            texts(),
             st.none(),
-            st.lists(st.dictionaries(st.text(max_size=3), st.lists(st.integers(), max_size=3)), max_size=2),
+            st.lists(st.dictionaries(texts(max_size=3), st.lists(st.integers(), max_size=3)), max_size=2),
         ),
         max_size=5,
     )

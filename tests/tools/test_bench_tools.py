@@ -173,8 +173,8 @@ def test_latency_measures_every_stage_cold_start_idle_memory_and_cpu(tmp_path: P
 
 
 def test_bus_times_readers_in_other_processes_beside_one_that_is_stopped(tmp_path: Path) -> None:
-    found = quick("bench_bus", tmp_path, "--readers", "2", "--seconds", "2", "--rate-hz", "50")
-    for (case,), least in ((found["clcr_stream"], 2 * 5), (found["publisher"], 2 * 80)):
+    found = quick("bench_bus", tmp_path, "--readers", "2", "--seconds", "1", "--rate-hz", "50")
+    for (case,), least in ((found["clcr_stream"], 2 * 2), (found["publisher"], 2 * 40)):
         assert (case["readers"], case["stopped_readers"], case["lost"]) == (2, 1, 0)
         assert case["received"] >= least
         assert 0 < case["publish_to_receive_ms"]["p50"] <= case["publish_to_receive_ms"]["max"]
@@ -190,7 +190,7 @@ def test_bus_times_readers_in_other_processes_beside_one_that_is_stopped(tmp_pat
 def test_streams_finds_a_number_and_every_probe_says_why(tmp_path: Path) -> None:
     """Of a bundle whose tick takes a millisecond; latency and bus run the shipped one."""
     write_bundle(tmp_path / "bundle")
-    given = ("--bundle", str(tmp_path / "bundle"), "--seconds", "1.5", "--max-streams", "4")
+    given = ("--bundle", str(tmp_path / "bundle"), "--seconds", "1", "--max-streams", "4")
     found = quick("bench_streams", tmp_path, *given)
     assert found["drawing_cpu_ms_per_picture"] > 0
     result = found["sources"]["sound"]["batched"]
@@ -214,7 +214,7 @@ def test_peers_agree_and_their_ratios_follow_from_their_figures(
     write_tiny_checkpoint(tmp_path / "checkpoint")
     with exports_trace_once(tmp_path_factory, proved=False):
         export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", ExportOptions("tiny"), lambda _: None)
-    arguments = ["--quick", "--seconds", "0.8", "--json", tmp_path / "out.json", "--cache", tmp_path / "cache"]
+    arguments = ["--quick", "--seconds", "0.4", "--json", tmp_path / "out.json", "--cache", tmp_path / "cache"]
     arguments += ["--bundle", tmp_path / "bundle", "--checkpoint", tmp_path / "checkpoint"]
     code = command.main(import_module("bench_peers").TOOL, list(map(str, arguments)))
     found = found_in(tmp_path, code, capsys.readouterr().err)

@@ -34,6 +34,12 @@ BUNDLE = dataclasses.replace(
 QUICK = gpu_trt.Plan(seconds=0.01, sustained_s=0.01, streams=(1, 3))
 
 
+@pytest.fixture(autouse=True)
+def short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here looks at how long a tick takes."""
+    monkeypatch.setattr(gpu_measure, "WARM_UP_RUNS", 2)
+
+
 def no_gpu_here() -> bool:
     from clcr_stream.inference.tensorrt.backend import why_unavailable
 

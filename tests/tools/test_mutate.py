@@ -55,9 +55,10 @@ def test_a_change_of_the_runtime_is_another_program_that_still_parses() -> None:
         source = (mutate.ROOT / path).read_text(encoding="utf-8")
         original = ast.parse(source)
         for change in mutations.changes(source)[::97]:
-            changed, before = (
-                statement_at(tree, change.line) for tree in (ast.parse(change.applied(source)), original)
-            )
+            before = statement_at(original, change.line)
+            first = min(part.lineno for part in (before, *getattr(before, "decorator_list", ())))
+            lines = change.applied(source).splitlines()[first - 1 : before.end_lineno]
+            (changed,) = ast.parse("\n".join(lines)).body
             assert ast.dump(changed) != ast.dump(before), f"{path}:{change.line}: {change.after}"
 
 

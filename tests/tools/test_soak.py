@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-TICKS = 1500
+TICKS = 999
 
 soak_ticks: Any = import_module("soak")
 Sample, growth, verdict = soak_ticks.Sample, soak_ticks.growth, soak_ticks.verdict

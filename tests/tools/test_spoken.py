@@ -9,12 +9,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from any_text import texts
+
 TEXTS = ["their house is there and they're here", "I knew the new knight saw a night", "by the sea we see a bye"] * 6
 spoken: Any = import_module("data.spoken")
 RECOGNISER = spoken.Recogniser(TEXTS)
 
 
-@given(st.text(min_size=1).filter(str.strip), st.integers(0, 2**32))
+@given(texts(min_size=1).filter(str.strip), st.integers(0, 2**32))
 def test_something_is_always_heard_and_the_same_draws_give_the_same_mistakes(text: str, seed: int) -> None:
     heard = RECOGNISER.heard(text, np.random.default_rng(seed))
     assert heard.strip() and heard == RECOGNISER.heard(text, np.random.default_rng(seed))

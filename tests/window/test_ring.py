@@ -289,7 +289,7 @@ vision_steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 6), vision_steps)
 def test_a_vision_ring_does_what_a_dictionary_of_slots_does(size: int, steps: list[tuple[str, Frame, int]]) -> None:
     ring, model = VisionRing(GRID, size_px=2, slots=size), SlotModel(size)
@@ -388,7 +388,7 @@ values = st.lists(st.floats(-2, 2, width=32) | st.sampled_from([math.nan, math.i
 audio_steps = st.lists(st.tuples(st.booleans(), st.integers(-10, 90), values, st.integers(0, 40)), max_size=25)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 30), audio_steps)
 def test_an_audio_ring_does_what_a_dictionary_of_samples_does(
     size: int, steps: list[tuple[bool, int, list[float], int]]

@@ -122,7 +122,7 @@ transcript_steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(transcript_steps)
 def test_a_transcript_shows_what_a_list_of_all_arrivals_shows(
     steps: list[tuple[bool, Segment, int | None, int]],
