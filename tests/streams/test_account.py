@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pytest
 
-from clcr_stream import __version__
 from clcr_stream.streams.account import KEPT_SAMPLES, Account, Last
-from clcr_stream.streams.reports import PACKAGES, Header, installed_versions, make_status, versions
+from clcr_stream.streams.reports import Header, make_status
 from clcr_stream.wire import messages
 
 
@@ -45,20 +40,3 @@ def test_percentiles_are_of_the_newest_values_only() -> None:
     for value in [1000.0] * 10 + [1.0] * 5000:
         account.published(value, value, value, Last())
     assert account.latencies()[0] == messages.Latency(p50=1.0, p95=1.0, p99=1.0)
-
-
-def test_the_packages_of_a_session_have_the_versions_that_importlib_metadata_tells() -> None:
-    found = installed_versions()
-    named = {package: importlib.metadata.version(package) for package in PACKAGES}
-    assert {package: found[package] for package in PACKAGES} == named
-    assert versions() == {"clcr-stream": __version__, "python": platform.python_version()} | named
-
-
-def test_the_first_folder_of_a_package_on_the_path_tells_its_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = ("one/Py_Ca.da-2026.1+cu12.dist-info", "two/pycuda-3.dist-info", "two/tensorrt-8.6-py3.10.egg-info")
-    for name in (*names, "two/py_ca_da-1.0.dist-info", "two/numpy", "two/numpy-2.libs", "two/.dist-info"):
-        (tmp_path / name).mkdir(parents=True)
-    monkeypatch.setattr("sys.path", [str(tmp_path / name) for name in ("none", "one", "two")])
-    assert installed_versions() == {"py-ca-da": "2026.1+cu12", "pycuda": "3", "tensorrt": "8.6"}
