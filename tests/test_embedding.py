@@ -212,8 +212,8 @@ def test_faces_of_another_detector_are_taken_as_they_are(bundle: Path) -> None:
         face = np.full((engines.face_px, engines.face_px, 3), 90, np.uint8)
         with engines.stream(pace="max", modalities=("vision",)) as stream:
             for number in range(6):
-                stream.push_face(number * NS_PER_S // 15, face, quality=0.5)
-                stream.push_face(number * NS_PER_S // 15, face)  # its slot is taken
+                stream.push_face(number * NS_PER_S // engines.frame_rate_hz, face, quality=0.5)
+                stream.push_face(number * NS_PER_S // engines.frame_rate_hz, face)  # its slot is taken
             with pytest.raises(SourceError, match=r"push_face: rgb is uint8\(8, 8, 3\), allowed is a uint8 array \("):
                 stream.push_face(NS_PER_S, face[:8, :8])
             with pytest.raises(SourceError, match=r"push_face: quality is 1\.5, allowed is 0\.\.1"):

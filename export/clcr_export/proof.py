@@ -271,7 +271,7 @@ def differences(model: CLCR, outputs: dict[str, Arrays], reference: Outputs) -> 
     head = outputs["intercad"]
     scores = "probs" if "probs" in head else "value"
     wanted = {
-        f"intercad.{scores}": (head[scores], model.probabilities(reference.logits)),
+        f"intercad.{scores}": (head[scores], model.probabilities(reference)),
         "intercad.omega": (head["omega"], reference.omega),
         "intercad.beta": (head["beta"], reference.beta),
         "intercad.eta": (head["eta"], reference.eta),

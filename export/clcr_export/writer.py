@@ -119,7 +119,7 @@ def _export(checkpoint: Path, target: Path, options: ExportOptions, say: Say) ->
         (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
         (folder / "LICENSES.txt").write_bytes(licence_text(model.config, options))
         write_golden(folder / "golden.npz", model, grid, engines.graphs)
-        origin = provenance(checkpoint, float(torch.as_tensor(model.temperature)), engines)
+        origin = provenance(checkpoint, model.temperature.by_subset(), engines)
         write_manifest(folder, build_manifest(model, grid, engines.graphs, options, origin))
         load_bundle(folder)  # what we wrote is what the runtime accepts
     return engines
@@ -223,7 +223,7 @@ def speech_spec(config: ModelConfig) -> SpeechSpec | None:
     return SpeechSpec(steps_per_hop=BLOCK_STEPS, width=config.speech_width, period_steps=SPEECH_PERIOD)
 
 
-def provenance(checkpoint: Path, temperature: float, engines: Engines) -> dict[str, Any]:
+def provenance(checkpoint: Path, temperature: dict[str, float], engines: Engines) -> dict[str, Any]:
     """Where the weights come from and what was proved of the graphs; without `precision` they are float32."""
     weights = (checkpoint / "model.safetensors").read_bytes()
     info = load_info(checkpoint)

@@ -108,6 +108,11 @@ class Engines:
         return self._running.engines.backend
 
     @property
+    def frame_rate_hz(self) -> int:
+        """Frames a second that the model sees; of more, those nearest to its slots are used."""
+        return self._running.engines.manifest.vision.rate_hz
+
+    @property
     def sample_rate_hz(self) -> int:
         """What `push_audio` takes."""
         return self._running.engines.manifest.acoustic.sample_rate_hz

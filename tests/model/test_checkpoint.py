@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clcr.network.config import ModelConfig
+from clcr.network.intercad import Temperature
 from clcr.network.language import LanguageEncoder
 from clcr.network.model import CLCR
 from clcr.training import checkpoint
@@ -106,13 +107,17 @@ def test_a_missing_folder_another_format_and_broken_json_are_named(saved: tuple[
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("lacks", "lacks tensor 'temperature'"), ("extra", "unexpected tensor 'zzz'"), ("shape", r"has shape \(5,\)")],
+    [
+        ("lacks", "lacks tensor 'temperature"),
+        ("extra", "unexpected tensor 'zzz'"),
+        ("shape", r"has shape \(5,\)"),
+    ],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(saved: tuple[Path, CLCR], damage: str, message: str) -> None:
     path = saved[0] / "model.safetensors"
     weights = load_file(path)
     if damage == "lacks":
-        del weights["temperature"]
+        del weights["temperature.values"]
     else:
         weights["zzz" if damage == "extra" else "intercad.anchors"] = torch.zeros(5)
     save_file(weights, path)
@@ -137,12 +142,13 @@ def test_settings_that_describe_no_model_are_refused(saved: tuple[Path, CLCR]) -
 
 def test_a_stored_temperature_changes_the_probabilities_and_nothing_else(saved: tuple[Path, CLCR]) -> None:
     folder, model = saved
-    checkpoint.store_temperature(folder, 2.0, {"fitted_on": ["voices:dev"], "n": 10})
+    fitted = Temperature()
+    fitted.fit("VA", 2.0)
+    checkpoint.store_temperatures(folder, fitted, {"fitted_on": ["voices:dev"]})
     loaded = checkpoint.load_checkpoint(folder)
     changed = [n for n, v in model.state_dict().items() if not torch.equal(v, loaded.state_dict()[n])]
-    assert changed == ["temperature"]
-    logits = torch.tensor([[2.0, 0.0]])
-    assert torch.allclose(loaded.probabilities(logits), torch.softmax(logits / 2, -1))
+    assert changed == ["temperature.values"]
+    assert loaded.temperature.by_subset() == {**dict.fromkeys(model.temperature.by_subset(), 1.0), "VA": 2.0}
     assert checkpoint.load_info(folder).provenance["temperature"]["fitted_on"] == ["voices:dev"]
     assert (folder / "tokenizer.json").exists()
 

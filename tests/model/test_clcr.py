@@ -248,7 +248,7 @@ def test_hidden_tokens_have_the_length_that_evidence_is_measured_by(seed: int) -
 def test_gradients_of_a_level_equal_finite_differences(seed: int) -> None:
     """describe and fuse in float64, with respect to H of all modalities, gamma, the budget and the slopes."""
     torch.manual_seed(seed)
-    config = ModelConfig(width=6, shared_rank=2, private_rank=2, heads=1, evidence_slope=4.0)
+    config = ModelConfig(width=6, shared_rank=2, private_rank=2, heads=1, evidence_slope=0.2)
     exchange = LevelExchange(config).double().eval()
     shared, private = exchange.bases()
     bases = (shared.detach().double(), {m: basis.detach().double() for m, basis in private.items()})
@@ -358,15 +358,31 @@ def test_regression_has_one_value_and_no_softmax() -> None:
     assert config.outputs == 1
     model = tiny_model()
     model.config = config
-    value = torch.tensor([[2.5]])
-    assert torch.equal(model.probabilities(value), value)
+    outputs = run(model, random_batch(1))
+    assert torch.equal(model.probabilities(outputs), outputs.logits)
 
 
-def test_probabilities_are_tempered() -> None:
+def test_every_subset_of_modalities_has_its_own_temperature() -> None:
     model = tiny_model()
-    model.temperature.fill_(2.0)
-    logits = torch.tensor([[1.0, 2.0, 4.0]])
-    torch.testing.assert_close(model.probabilities(logits), torch.softmax(logits / 2, -1))
+    model.temperature.values.copy_(torch.linspace(1.0, 2.4, 8))
+    by_subset = model.temperature.by_subset()
+    assert by_subset == pytest.approx(
+        {"": 1.0, "L": 1.2, "A": 1.4, "AL": 1.6, "V": 1.8, "VL": 2.0, "VA": 2.2, "VAL": 2.4}
+    )
+    scores = torch.tensor([[1.0, 2.0, 4.0]]).expand(8, 3)
+    present = torch.tensor([[m in subset for m in "VAL"] for subset in by_subset]).float()
+    expected = torch.softmax(scores / torch.tensor(list(by_subset.values()))[:, None], -1)
+    torch.testing.assert_close(model.temperature(scores, present), expected)
+
+
+def test_probabilities_take_the_temperature_of_what_is_there() -> None:
+    model = tiny_model()
+    model.temperature.values.fill_(1.0)
+    model.temperature.fit("V", 3.0)
+    batch = batch_of([reference.seeded_sample(1, ("vision",)), reference.seeded_sample(1)])
+    outputs = run(model, batch)
+    expected = torch.softmax(outputs.logits / torch.tensor([[3.0], [1.0]]), -1)
+    torch.testing.assert_close(model.probabilities(outputs), expected)
 
 
 def test_a_configuration_comes_back_from_its_dictionary_and_unknown_settings_are_refused() -> None:

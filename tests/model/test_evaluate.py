@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +15,16 @@ from clcr.network.model import CLCR
 from clcr.training import checkpoint, report, start
 from clcr.training.cli import eval_main
 from clcr.training.data.cache import Pack
+from clcr.training.data.films import HeldPack
 from clcr.training.evaluate import empty_batch, evaluate_subset
 from clcr.training.feed import Selected, possible_subsets, restrict, speakers_pack
-from clcr.training.recipe import load_recipe
+from clcr.training.recipe import SUBSETS, load_recipe
 from clcr.training.report import Request
 from clcr_stream.errors import ConfigError
 from tiny_packs import write_packs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-CLIPS, TEXTS = Path("packs/clips"), Path("packs/texts")
+CLIPS, TEXTS, FACES = Path("packs/clips"), Path("packs/texts"), Path("packs/faces")
 
 
 @pytest.fixture(autouse=True)
@@ -136,16 +139,17 @@ def test_the_report_names_every_pack_and_subset_with_intervals(model: CLCR) -> N
     assert f"{results['packs']['clips/VA']['macro_f1']['value']:.3f}" in text
 
 
-def test_a_temperature_is_stored_and_never_applied_where_it_was_fitted(model: CLCR) -> None:
+def test_temperatures_are_stored_by_subset_and_never_applied_where_they_were_fitted(model: CLCR) -> None:
     message = report.calibrate_checkpoint(Path("kept"), model, Request((CLIPS,), "train"))
     fitted = checkpoint.load_checkpoint(Path("kept"))
-    temperature = float(fitted.temperature)
-    assert f"temperature {temperature:.3f} fitted on clips:train" in message
-    assert temperature != 1.0
+    by_subset = fitted.temperature.by_subset()
+    assert all(f"{subset} {by_subset[subset]:.3f} (n" in message for subset in ("V", "A", "VA"))
+    assert all(by_subset[subset] != 1.0 for subset in ("V", "A", "VA"))
+    assert by_subset["L"] == by_subset["VAL"] == by_subset[""] == 1.0
     there = report.evaluate(Path("kept"), fitted, Request((CLIPS,), "train"))["packs"]["clips/VA"]
     elsewhere = report.evaluate(Path("kept"), fitted, Request((CLIPS,), "dev"))["packs"]["clips/VA"]
     assert there["temperature"] == 1.0
-    assert elsewhere["temperature"] == pytest.approx(temperature)
+    assert elsewhere["temperature"] == pytest.approx(by_subset["VA"])
 
 
 def test_the_command_writes_json_prints_a_table_and_refuses_unknown_subsets(
@@ -162,3 +166,62 @@ def test_the_command_writes_json_prints_a_table_and_refuses_unknown_subsets(
     errors = capsys.readouterr().err.splitlines()
     assert errors[0] == "clcr-eval: subset 'AV'; allowed: all, or a list of V, A, L, VA, VL, AL, VAL"
     assert "no prepared pack" in errors[1]
+
+
+@pytest.fixture
+def nothing(working_folder: Path) -> Path:
+    """A pack of what shows nothing: the faces and sounds of the made-up packs under that label."""
+    folder = working_folder / "packs" / "none"
+    shutil.copytree(working_folder / CLIPS, folder)
+    with np.load(folder / "items.npz") as archive:
+        items = {name: archive[name] for name in archive.files}
+    items["label"] = np.array(["nothing"] * len(items["id"]))
+    arrays: dict[str, Any] = items
+    np.savez(folder / "items.npz", **arrays)
+    return folder
+
+
+def test_pairs_are_scored_beside_their_branches_and_with_a_corrupted_modality(
+    model: CLCR, nothing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packs = ["packs/faces", "packs/clips", "packs/texts"]
+    arguments = ["kept", "--pack", *packs, "--split", "train", "--nothing", str(nothing)]
+    assert eval_main([*arguments, "--pairs", "12", "--json", "pairs.json"]) == 0
+    printed = capsys.readouterr().out
+    written = json.loads(Path("pairs.json").read_text(encoding="utf-8"))
+    assert {f"pairs/{subset}" for subset in SUBSETS} == written["packs"].keys()
+    assert {written["packs"][f"pairs/{subset}"]["n"] for subset in SUBSETS} == {12}
+    beside = written["fusion"]["pairs"]
+    assert beside.keys() == {"VA", "VL", "AL", "VAL"}
+    for subset, scores in beside.items():
+        best = max(written["packs"][f"pairs/{letter}"]["macro_f1"]["value"] for letter in subset)
+        assert scores["best_branch"] == pytest.approx(best)
+        assert scores["fusion"] == pytest.approx(written["packs"][f"pairs/{subset}"]["macro_f1"]["value"])
+        for name, gain in scores["gain"].items():
+            assert gain["value"] == pytest.approx(scores["fusion"] - scores[name])
+            assert gain["low"] <= gain["value"] + 1e-9 and gain["value"] <= gain["high"] + 1e-9
+    corrupted = written["fusion"]["corrupted"]
+    assert {name for name in corrupted if name.endswith("A")} == {"VA without A", "AL without A", "VAL without A"}
+    assert not [name for name in corrupted if name.endswith("without L")]  # nothing shows no words
+    assert corrupted["VA without A"]["absent"] == pytest.approx(written["packs"]["pairs/V"]["macro_f1"]["value"])
+    assert all(0 <= value <= 1 for scores in corrupted.values() for value in (*scores["beta"], *scores["eta"]))
+    assert "pairs VAL" in printed and "VAL without V" in printed
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--nothing", "packs/clips"], ["--pairs", "-3"], ["--pairs", "6", "--having", "VA"], ["--hold", "-1"]]
+)
+def test_flags_of_pairs_that_make_no_sense_are_one_line(
+    model: CLCR, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    assert eval_main(["kept", "--pack", "packs/clips", *wrong]) == ConfigError.exit_code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_photograph_held_for_seconds_is_scored_as_the_film_it_is(model: CLCR) -> None:
+    films = report.evaluate(Path("kept"), model, Request((FACES,), "train", hold_s=0.4))
+    held = evaluate_subset(model, HeldPack(Pack(FACES, "train"), 6), "V")
+    assert films["hold_s"] == 0.4
+    assert films["packs"]["faces/V"]["macro_f1"]["value"] == pytest.approx(held.brief()["macro_f1"])
+    once = evaluate_subset(model, Pack(FACES, "train"), "V")
+    assert np.abs(held.logits - once.logits).max() > 1e-3

@@ -19,10 +19,10 @@ import torch
 from clcr.network.model import CLCR
 from clcr.scoring.clips import Answer, face_at, play
 from clcr.scoring.scores import Answered, scores
-from clcr.training import metrics
 from clcr.training.cli import eval_main
 from clcr.training.data.augment import at_model_size
 from clcr.training.data.cache import Clip, Pack
+from clcr.training.data.films import HeldPack
 from clcr.training.data.manifest import Row, write_manifest
 from clcr.training.data.prepare import prepare
 from clcr.training.evaluate import evaluate_subset
@@ -152,7 +152,7 @@ def pairs(
         assert all(play(engines, item, media, shown(subset)) is None for item in absent)
         found[subset] = Pair(
             np.array([one.probs for one in streamed]),
-            metrics.softmax(predicted.logits, float(model.get_buffer("temperature"))),
+            predicted.probabilities(),
             (sum(not one.seen for one in streamed), predicted.unseen),
         )
     return found
@@ -165,6 +165,21 @@ def test_a_bundle_answers_as_its_checkpoint_does_on_every_kind_of_clip(pairs: di
     assert np.abs(pair.streamed - pair.modelled).max() < 1e-5
     assert pair.unseen[0] == pair.unseen[1]
     assert np.ptp(pair.modelled, axis=0).max() > 2e-3, "the clips do not differ enough for the comparison to say much"
+
+
+@pytest.mark.slow
+def test_a_face_shown_for_seconds_is_answered_as_the_checkpoint_answers_its_film(
+    trained: tuple[CLCR, Engines, Path], media: Path, tmp_path: Path
+) -> None:
+    model, engines, tokenizer = trained
+    face = row("face", "face", "faces.npz#1")
+    write_manifest(tmp_path / "face.csv", [face])
+    pack = Pack(prepare(tmp_path / "face.csv", media, tmp_path / "packs", tokenizer, progress=False), "dev")
+    once, film = (evaluate_subset(model, one, "V").probabilities() for one in (pack, HeldPack(pack, 21)))
+    shown_for = play(engines, face, media, shown("V"), hold_s=1.4)
+    assert shown_for is not None and len(shown_for.hops) == 7
+    assert np.abs(np.array(shown_for.probs) - film).max() < 1e-5
+    assert np.abs(film - once).max() > 1e-3
 
 
 # What is shown

@@ -15,7 +15,6 @@ import torch
 from clcr.network.model import CLCR, Usual
 from clcr.scoring.clips import play
 from clcr.scoring.histories import pasts
-from clcr.training import metrics
 from clcr.training.cli import eval_main
 from clcr.training.data.cache import Pack
 from clcr.training.data.manifest import Row, write_manifest
@@ -137,9 +136,8 @@ def streamed(place: Place, subset: str, history_s: float) -> dict[str, Any]:
 def test_after_a_history_a_bundle_answers_as_its_checkpoint_does(place: Place, subset: str) -> None:
     assert subset_modalities(subset) == SUBSETS[subset]
     pack = restrict(place.pack, subset)
-    temperature = float(place.model.get_buffer("temperature"))
     cold, warm = (
-        metrics.softmax(evaluate_subset(place.model, pack, subset, history_s=history_s).logits, temperature)
+        evaluate_subset(place.model, pack, subset, history_s=history_s).probabilities()
         for history_s in (0.0, HISTORY_S)
     )
     found = streamed(place, subset, HISTORY_S)

@@ -223,14 +223,27 @@ PROOFS: dict[str, Proof] = {
     "clcr-train configs/train_base.yaml --run runs/base --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1 --resume": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base": TRAIN,
-    "clcr-train configs/train_javased.yaml --run runs/javased --init runs/base/final": TRAIN,
+    "clcr-train configs/train_javased.yaml --run runs/javased --init runs/words/final": TRAIN,
     "clcr-train configs/train_javased.yaml --run runs/loso --init runs/base/final --leave-one-speaker-out": FOLDS,
     "clcr-eval runs/javased/final --pack cache/packs/javased_av_whisper cache/packs/ravdess_whisper "
     "--json scores.json --plots plots/": EVALUATE,
     "clcr-eval checkpoints/default --pack cache/packs/javased_av_whisper ... "
     "--json docs/results/default.json": EVALUATE,
-    "clcr-train configs/train_words.yaml --run runs/words --init runs/javased/final": TRAIN,
-    "python tools/data/ship_checkpoint.py runs/words/final checkpoints/default": ByTest(
+    "clcr-train configs/train_words.yaml --run runs/words --init runs/base/final": TRAIN,
+    "clcr-train configs/train_words.yaml --run runs/words_last --init runs/javased/final": TRAIN,
+    "clcr-eval checkpoints/default --pairs 600 --nothing cache/packs/nothing_whisper --json pairs.json "
+    "--pack cache/packs/{ferplus,faces_people,javased_av_whisper,ravdess_whisper,emodb_whisper,nemo_whisper,"
+    "ased_whisper,goemotions,meld}": ByTest(
+        "tests/model/test_evaluate.py::test_pairs_are_scored_beside_their_branches_and_with_a_corrupted_modality"
+    ),
+    "python tools/data/nothing.py --manifests cache/manifests --out cache/nothing": ByTest(
+        "tests/tools/test_nothing.py::test_the_command_writes_a_set_that_is_prepared_as_others_are"
+    ),
+    "python -m clcr.training.data.prepare cache/nothing/nothing.csv --media-root cache/nothing "
+    "--acoustic-encoder whisper": ByTest(
+        "tests/tools/test_nothing.py::test_the_command_writes_a_set_that_is_prepared_as_others_are"
+    ),
+    "python tools/data/ship_checkpoint.py runs/words_last/final checkpoints/default": ByTest(
         "tests/tools/test_ship_checkpoint.py::test_what_ships_is_smaller_and_loads_as_an_export_rounds_the_original"
     ),
     "clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --subsets V,A,VA "

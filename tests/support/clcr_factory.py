@@ -29,7 +29,6 @@ TINY = ModelConfig(
     vision_channels=reference.VISION_CHANNELS,
     acoustic_channels=reference.ACOUSTIC_CHANNELS,
     mel_bands=reference.BANDS,
-    evidence_slope=12.0,
 )
 GRID = Grid(vision_tokens=12, acoustic_tokens=20, language_tokens=6, size_px=reference.SIZE_PX)
 WINDOW_HOPS = 4

@@ -102,14 +102,18 @@ def shapes() -> dict[str, tuple[int, ...]]:
             found[f"{here}.qkv.{m}.weight"] = (3 * SHARED, SHARED)
             found[f"{here}.bases.private.{m}"] = (d - SHARED, d - SHARED)
         found |= {f"{here}.evidence_threshold": (), f"{here}.budget_logit": (), f"{here}.out.weight": (SHARED, SHARED)}
+        found |= {f"{here}.evidence_mean": (3,), f"{here}.evidence_deviation": (3,)}
         found[f"{here}.bases.frame"] = (d, d)
     found |= {"intercad.summary.weight": (d, 2 * d), "intercad.anchors": (3, d)}
     found |= {"intercad.level_score.0.weight": (d, 3 * d), "intercad.level_score.0.bias": (d,)}
     found |= {"intercad.level_score.2.weight": (1, d), "intercad.level_score.2.bias": (1,)}
     found |= {f"intercad.{name}.weight": (d, d) for name in ("query", "key", "gate")}
-    found |= {"intercad.gate_vector.weight": (1, d), "temperature": ()}
+    found |= {"intercad.gate_vector.weight": (1, d), "temperature.values": (8,)}
     found |= {"intercad.head.0.weight": (d, 2 * d), "intercad.head.0.bias": (d,)}
     return found | {"intercad.head.3.weight": (CLASSES, d), "intercad.head.3.bias": (CLASSES,)}
+
+
+START = {"evidence_threshold": 0.1, "evidence_mean": 0.7, "evidence_deviation": 0.14, "budget_logit": -0.8}
 
 
 def seeded_weights(seed: int) -> Weights:
@@ -124,10 +128,10 @@ def seeded_weights(seed: int) -> Weights:
             values = q * np.sign(np.diag(r))
         elif last in ("running_var", "mel_std"):
             values = 1.0 + 0.3 * np.abs(values)
-        elif ("norm" in name and last == "weight") or name == "temperature":
+        elif ("norm" in name and last == "weight") or name == "temperature.values":
             values = 1.0 + 0.1 * values
         elif "evidence" in name or "budget" in name or "position_gain" in name:
-            start = {"evidence_threshold": 0.7, "budget_logit": -0.8}.get(last, 12.0 if "slope" in name else 0.4)
+            start = START.get(last, 1.7 if "slope" in name else 0.4)
             values = start * (1.0 + 0.05 * values)
         elif len(shape) > 1 and last not in ("anchors", "table_0", "table_1", "table_2"):
             values = values / math.sqrt(math.prod(shape[1:]))
@@ -274,10 +278,11 @@ def exchange(
         coordinates[m] = h @ frame[:, SHARED:] @ w[f"{own}.bases.private.{m}"][:, :PRIVATE] * mask
         q[m], k[m], v[m] = np.split(z[m] @ w[f"{own}.qkv.{m}.weight"].T, 3, -1)
         evidence = np.sqrt((h @ frame[:, :SHARED] @ frame[:, :SHARED].T) ** 2 @ np.ones(WIDTH))
-        x = w[f"{own}.evidence_slope.{m}"] * (evidence / math.sqrt(WIDTH) - w[f"{own}.evidence_threshold"])
+        mean, deviation = w[f"{own}.evidence_mean"][j], w[f"{own}.evidence_deviation"][j]
+        x = (evidence / math.sqrt(WIDTH) - mean) / deviation - w[f"{own}.evidence_threshold"]
         share = 1.0 / (1.0 + math.exp(-float(w[f"levels.{level}.budget_logit"])))
         budget[m] = case.gamma * share * valid[m].sum()
-        alpha[m] = project(valid[m] / (1.0 + np.exp(-x)), budget[m])
+        alpha[m] = project(valid[m] / (1.0 + np.exp(-w[f"{own}.evidence_slope.{m}"] * x)), budget[m])
     frame = w[f"levels.{level}.bases.frame"]
     shared, private = [], []
     for m in MODALITIES:

@@ -67,7 +67,7 @@ class Offline(Laid):
         counts = [[max(1.0, float(level.valid[m].sum())) for m in MODALITIES] for level in out.levels]
         mass = [[float(level.alpha[m].sum()) for m in MODALITIES] for level in out.levels]
         return {
-            "output": self.model.probabilities(out.logits)[0].numpy(),
+            "output": self.model.probabilities(out)[0].numpy(),
             "omega": out.omega[0].numpy(),
             "beta": out.beta[0].numpy(),
             "eta": out.eta[0].numpy(),

@@ -48,7 +48,7 @@ def tiny_model(config: ModelConfig = CONFIG, seed: int = 0) -> CLCR:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
                 module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
-        torch.as_tensor(model.temperature).fill_(1.5)
+        model.temperature.values.copy_(torch.linspace(1.2, 1.9, 8))
     return model.eval()
 
 

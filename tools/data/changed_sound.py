@@ -149,14 +149,15 @@ def write_changed(rows: Sequence[Row], media_root: Path, name: str, out: Path, c
             rng = np.random.default_rng((list(CHANGES).index(change), index))
             heard = CHANGES[change](sounds[index], rng, sounds)
             path = folder / f"{index:05d}.wav"
-            _write_wav(path, heard)
+            write_wav(path, heard)
             media = path.relative_to(out).as_posix()
             written.append(replace(row, media=media, kind="audio", start_s=0.0, end_s=0.0))
         write_manifest(out / f"{name}_{change}.csv", written)
         print(f"{out / f'{name}_{change}.csv'}: {len(written)} clips ({place + 1} of {len(changes)} changes)")
 
 
-def _write_wav(path: Path, samples: Samples) -> None:
+def write_wav(path: Path, samples: Samples) -> None:
+    """16 bits, mono, at the sample rate of sets."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

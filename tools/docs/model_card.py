@@ -122,6 +122,44 @@ def speakers_table(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def held_table(once: dict[str, Any], held: Sequence[dict[str, Any]]) -> list[str]:
+    """macro-F1 of photographs that are shown for one video slot and for seconds."""
+    titles = [f"for {report['hold_s']:g} s" for report in held]
+    lines = [line("faces", "n", "shown once", *titles), "|---|--:|" + "---|" * (1 + len(held))]
+    for name in held[0]["packs"]:
+        scores = [interval(packs[name]["macro_f1"]) for packs in (once, *(report["packs"] for report in held))]
+        lines.append(line(ABOUT[name.partition("/")[0]], str(once[name]["n"]), *scores))
+    return lines
+
+
+def fusion_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """macro-F1 of each fusion beside what its branches give without one, with the paired difference."""
+    lines = ["| samples | input | n | CLCR | best branch | mean of the branches | product of the branches |"]
+    lines.append("|---|---|--:|---|---|---|---|")
+    for title, gains in rows:
+        for subset, score in gains.items():
+            beside = [
+                f"{score[name]:.3f}, {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+                for name, gain in score["gain"].items()
+            ]
+            beside[0] = f"{score['branch']} {beside[0]}"
+            lines.append(line(title, subset, str(score["n"]), f"{score['fusion']:.3f}", *beside))
+    return lines
+
+
+def corrupted_table(corrupted: dict[str, Any]) -> list[str]:
+    """What a modality that shows nothing costs, against its absence, and what becomes of its weight and gate."""
+    lines = [
+        "| input | shows nothing | macro-F1 | without that modality | its beta | its eta |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, score in corrupted.items():
+        subset, _, letter = name.partition(" without ")
+        beta, eta = (f"{score[key][0]:.2f} to {score[key][1]:.2f}" for key in ("beta", "eta"))
+        lines.append(line(subset, letter, f"{score['corrupted']:.3f}", f"{score['absent']:.3f}", beta, eta))
+    return lines
+
+
 def sexed(pack: str, speakers: Iterable[str]) -> list[str]:
     """Speakers with their sex, as the sets say."""
     return [f"{speaker} ({SEXES[pack][speaker]})" for speaker in speakers]
@@ -151,10 +189,29 @@ def tables() -> str:
         for kind in ("", "_neutral")
     ]
     changed = json.loads((results / "default_changed.json").read_text(encoding="utf-8"))
+    held = [json.loads((results / f"default_held_{seconds}_s.json").read_text(encoding="utf-8")) for seconds in (2, 6)]
+    pairs = json.loads((results / "default_pairs.json").read_text(encoding="utf-8"))["fusion"]
+    fusions = [
+        ("put together by label", pairs["pairs"]),
+        ("Java-SED, every speaker left out once", speakers["fusion"]),
+        ("the same after 20 s of the person", speakers["fusion_after_20_s"]),
+    ]
     parts = [
         START,
         "",
         *evaluation_table(evaluation["packs"]),
+        "",
+        "The same faces shown for seconds, as a camera shows them, macro-F1:",
+        "",
+        *held_table(evaluation["packs"], held),
+        "",
+        "The fusion beside its branches, macro-F1 and the paired difference of CLCR to it (95 % interval):",
+        "",
+        *fusion_table(fusions),
+        "",
+        "One modality of the samples put together by label shows nothing (noise, an unreadable face, words at random):",
+        "",
+        *corrupted_table(pairs["corrupted"]),
         "",
         "macro-F1 after a past of the same person, from which the runtime knows what is usual for them:",
         "",

@@ -38,7 +38,7 @@ class ModelConfig:
     dropout: float = 0.1
     position: Literal["absolute", "window"] = "absolute"
     position_base: float = 10000.0
-    evidence_slope: float = 40.0
+    evidence_slope: float = 1.7  # per deviation of the evidence: then the activation is about uniform on 0..1
     budget_init: float = 0.23
     pool_gate: Literal["none", "log_alpha"] = "none"
     lambda_intra: float = 0.1

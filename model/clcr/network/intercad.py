@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clcr.network.config import LEVELS, ModelConfig
+from clcr.network.config import LEVELS, MODALITIES, ModelConfig
 from clcr.network.intraced import plain_norm
 from clcr.network.language import MASKED
+
+SUBSETS = tuple(product((0.0, 1.0), repeat=len(MODALITIES)))  # which modalities are there, in the order of MODALITIES
 
 
 class Aggregate(NamedTuple):
@@ -21,6 +24,38 @@ class Aggregate(NamedTuple):
     beta: Tensor  # (B, 3): modality weights, zero where absent
     eta: Tensor  # (B, 3): private gates, zero where absent
     summaries: Tensor  # (B, 3, 2 * width): g_l
+
+
+class Temperature(nn.Module):
+    """Calibrates scores: one temperature for each subset of modalities, fitted after training; at first all are 1."""
+
+    values: Tensor  # (8,): of the subsets in the order of SUBSETS
+    subsets: Tensor  # (8, 3): which modalities are in each
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.ones(len(SUBSETS)))
+        self.register_buffer("subsets", torch.tensor(SUBSETS), persistent=False)
+
+    def forward(self, scores: Tensor, present: Tensor) -> Tensor:
+        """Probabilities (B, C) of scores (B, C), with the modalities present (B, 3) of each."""
+        return torch.softmax(scores / self.of(present), -1)
+
+    def by_subset(self) -> dict[str, float]:
+        """The temperatures by the letters of the modalities present, such as "VA"; "" for none."""
+        letters = [
+            "".join(m[0].upper() for m, here in zip(MODALITIES, subset, strict=True) if here) for subset in SUBSETS
+        ]
+        return dict(zip(letters, self.values.tolist(), strict=True))
+
+    def fit(self, subset: str, value: float) -> None:
+        """Set the temperature of a subset by its letters."""
+        self.values[list(self.by_subset()).index(subset)] = value
+
+    def of(self, present: Tensor) -> Tensor:
+        """The temperature (B, 1) of each row: a product with the subset's row of ones, exact and without a look-up."""
+        apart = (present.unsqueeze(1) - self.subsets).square().sum(-1)
+        return torch.relu(1.0 - apart) @ self.values.unsqueeze(1)
 
 
 class InterCAD(nn.Module):

@@ -19,6 +19,9 @@ from clcr.network.projection import project_budget
 
 ALPHA_FLOOR = 1e-6
 MASS_FLOOR = 1e-30  # of the probability that falls on valid tokens; an empty pool has none
+LEAST_DEVIATION = 1e-3
+LEAST_NOTICED = 8  # tokens
+NOTICED = 0.02  # share of a batch in the running mean and deviation
 SCORE_LIMIT = 60.0  # beyond it that probability may round to nothing: exp(-60) = 9e-27
 
 
@@ -72,6 +75,9 @@ def plain_norm(x: Tensor) -> Tensor:
 class LevelExchange(nn.Module):
     """The weights and the equations of one level: bases, evidence, budget and attention."""
 
+    evidence_mean: Tensor  # (3,), as MODALITIES
+    evidence_deviation: Tensor  # (3,)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -81,7 +87,11 @@ class LevelExchange(nn.Module):
         self.evidence_slope = nn.ParameterDict(
             {m: nn.Parameter(torch.tensor(config.evidence_slope)) for m in MODALITIES}
         )
-        self.evidence_threshold = nn.Parameter(torch.tensor((rank / width) ** 0.5))
+        self.evidence_threshold = nn.Parameter(torch.zeros(()))
+        # Of e / sqrt(d) by modality, followed in training; at first of random tokens (e^2 / d is beta-distributed).
+        deviation = ((1.0 - rank / width) / (width / 2 + 1)) ** 0.5 / 2
+        self.register_buffer("evidence_mean", torch.full((len(MODALITIES),), (rank / width) ** 0.5))
+        self.register_buffer("evidence_deviation", torch.full((len(MODALITIES),), deviation))
         self.budget_logit = nn.Parameter(torch.logit(torch.tensor(config.budget_init)))
         self.qkv = nn.ModuleDict({m: nn.Linear(rank, 3 * rank, bias=False) for m in MODALITIES})
         self.out = nn.Linear(rank, rank, bias=False)
@@ -106,17 +116,32 @@ class LevelExchange(nn.Module):
     def describe(self, modality: str, hidden: Tensor, valid: Tensor, matrix: Tensor) -> Described:
         """H (B, T, width), zero where masked, its mask and the modality's matrix -> described tokens.
 
-        Evidence e = |h_sh| = |z| for z = h U_sh (the paper's norm); activation sigmoid(slope * (e / sqrt(d) - tau)).
+        Evidence e = |h_sh| = |z| for z = h U_sh (the paper's norm). Activation sigmoid(slope * (x - tau)), e / sqrt(d)
+        being x deviations from its mean in training: about the share of tokens with less evidence (docs/model.md, 1.3).
         """
         rank, heads, width = self.config.shared_rank, self.config.heads, self.config.width
         pool, qkv = (hidden @ matrix).split([int(matrix.shape[1]) - 3 * rank, 3 * rank], -1)
         evidence = torch.linalg.vector_norm(pool[..., :rank], dim=-1)
-        slope = self.evidence_slope[modality]
-        activation = torch.sigmoid(evidence * (slope / width**0.5) - slope * self.evidence_threshold) * valid
+        place = MODALITIES.index(modality)
+        if self.training:
+            self._notice(place, evidence.detach()[valid > 0] / width**0.5)
+        scale = self.evidence_slope[modality] / self.evidence_deviation[place]
+        threshold = self.evidence_mean[place] + self.evidence_deviation[place] * self.evidence_threshold
+        activation = torch.sigmoid(evidence * (scale / width**0.5) - scale * threshold) * valid
         steps = int(hidden.shape[1])
         rows = -1 if steps else int(hidden.shape[0])  # without a token, -1 cannot be inferred
         qkv = qkv.reshape(rows, steps, 3 * heads, rank // heads).transpose(1, 2)
         return Described(qkv, torch.cat([activation, valid], 1).reshape(rows, 2, steps), pool)
+
+    @torch.no_grad()
+    def _notice(self, place: int, evidence: Tensor) -> None:
+        """Follow the mean and deviation of a modality's evidence."""
+        if len(evidence) < LEAST_NOTICED:
+            return
+        # New tensors: the gradients of this step still need the old ones.
+        self.evidence_mean, self.evidence_deviation = self.evidence_mean.clone(), self.evidence_deviation.clone()
+        self.evidence_mean[place].lerp_(evidence.mean(), NOTICED)
+        self.evidence_deviation[place].lerp_(evidence.std().clamp(min=LEAST_DEVIATION), NOTICED)
 
     def fuse(
         self, tokens: dict[str, Described], gamma: Tensor, bases: tuple[Tensor, dict[str, Tensor]]

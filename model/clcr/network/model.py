@@ -14,7 +14,7 @@ from clcr.network.baseline import BLOCK, TRUST_S, Baseline
 from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES, ModelConfig
 from clcr.network.encoders import AcousticStem, TemporalStage, vision_front_end
-from clcr.network.intercad import Aggregate, InterCAD
+from clcr.network.intercad import Aggregate, InterCAD, Temperature
 from clcr.network.intraced import Described, LevelExchange, LevelOutputs
 from clcr.network.language import LanguageEncoder
 from clcr.network.speech import BLOCK_TOKENS, STEPS_PER_TOKEN, SpeechLayer, SpeechStem
@@ -53,8 +53,6 @@ class Outputs:
 class CLCR(nn.Module):
     """The whole model: `encode` describes every token of a prefix once; `fuse` and `aggregate` read a window."""
 
-    temperature: Tensor  # scalar, fitted after training
-
     def __init__(self, config: ModelConfig, language: LanguageEncoder) -> None:
         super().__init__()
         self.config = config
@@ -76,7 +74,7 @@ class CLCR(nn.Module):
             )
         self.levels = nn.ModuleList(LevelExchange(config) for _ in LEVELS)
         self.intercad = InterCAD(config)
-        self.register_buffer("temperature", torch.ones(()))
+        self.temperature = Temperature()
 
     def forward(self, batch: Batch, gamma: float = 1.0, history: History | None = None) -> Outputs:
         """A batch in which every sample is one window (all its tokens are used), after what `history` says.
@@ -177,9 +175,12 @@ class CLCR(nn.Module):
             found: Aggregate = self.intercad(shared, private, levels[0].present)
         return Outputs(found.scores, found.omega, found.beta, found.eta, found.summaries, tuple(levels))
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Calibrated class probabilities (temperature fitted after training), or the value itself for regression."""
-        return logits if self.config.task == "regression" else torch.softmax(logits / self.temperature, -1)
+    def probabilities(self, outputs: Outputs) -> Tensor:
+        """Calibrated class probabilities (B, C), or the values themselves for regression."""
+        if self.config.task == "regression":
+            return outputs.logits
+        calibrated: Tensor = self.temperature(outputs.logits, outputs.levels[0].present)
+        return calibrated
 
     def positions(self, first_step: Tensor, count: int) -> Tensor:
         """Sinusoid of the absolute steps (B,) .. (B,) + count: (B, count, width)."""

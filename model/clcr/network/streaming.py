@@ -285,13 +285,11 @@ class StreamingInterCAD(nn.Module):
 
     input_names = (*(f"{kind}_{level}" for level in LEVELS for kind in ("shared", "private")), "present")
 
-    temperature: Tensor
-
     def __init__(self, model: CLCR) -> None:
         super().__init__()
         self.intercad: InterCAD = model.intercad
         self.config = model.config
-        self.register_buffer("temperature", model.temperature.detach().clone(), persistent=False)
+        self.temperature = model.temperature
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -307,7 +305,7 @@ class StreamingInterCAD(nn.Module):
         found: Aggregate = self.intercad(shared, private, inputs[6])
         scores = found.scores
         if self.config.task == "classification":
-            scores = torch.softmax(scores / self.temperature, -1)
+            scores = self.temperature(scores, inputs[6])
         return scores, found.omega, found.beta, found.eta
 
 

@@ -29,7 +29,7 @@ class BundleRequest:
 
     subsets: "all" or a list such as "V,A,VA". limit: at most so many clips of each manifest, taken evenly. history_s:
     how much of its speaker's other clips of the set comes before each clip, for a bundle with baselines; history_of: of
-    those with this label alone.
+    those with this label alone. hold_s: how long a photograph or face is shown; 0: once.
     """
 
     bundle: Path
@@ -41,6 +41,7 @@ class BundleRequest:
     backend: str = "auto"
     history_s: float = 0.0
     history_of: str | None = None
+    hold_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
             "limit": request.limit,
             "history_s": request.history_s,
             "history_of": request.history_of,
+            "hold_s": request.hold_s,
             "sets": sets,
         }
 
@@ -125,6 +127,8 @@ def _check(request: BundleRequest) -> None:
         raise ConfigError(f"--split {request.split!r} is not known; allowed: {', '.join(SPLITS)}")
     if not 0 <= request.history_s < math.inf:
         raise ConfigError(f"--history is {request.history_s}; allowed are seconds above 0")
+    if not 0 <= request.hold_s < math.inf:
+        raise ConfigError(f"--hold is {request.hold_s}; allowed are seconds above 0")
     if request.limit is not None and request.limit < 1:
         raise ConfigError(f"--limit is {request.limit}; allowed is 1 or more")
     if len(request.media_roots) not in (1, len(request.manifests)):
@@ -176,7 +180,7 @@ def _score_set(
     """Play every clip of a set with the subset's modalities alone; with a history, once more after it."""
     shown = cast(tuple[Modality, ...], subset_modalities(subset))
     progress.begin(f"{clips.name}/{subset}", len(clips.rows))
-    played = _play_all(engines, clips, shown, progress, {})
+    played = _play_all(engines, clips, shown, progress, {}, request.hold_s)
     after, history_s, label = 0, request.history_s, request.history_of
     if history_s and played.rows:
         most = {modality: history_s * rate for modality, rate in engines.baseline_rates.items()}
@@ -186,7 +190,7 @@ def _score_set(
         past = {row.id: one for row, one in zip(played.rows, found, strict=True)}
         after = sum(bool(one) for one in found)
         progress.begin(f"{clips.name}/{subset} after {history_s:g} s", len(clips.rows))
-        played = _play_all(engines, clips, shown, progress, past)
+        played = _play_all(engines, clips, shown, progress, past, request.hold_s)
     result = {
         "name": clips.name,
         "subset": subset,
@@ -208,12 +212,13 @@ def _play_all(
     shown: tuple[Modality, ...],
     progress: _Progress,
     past: Mapping[str, Mapping[str, Baseline]],
+    hold_s: float,
 ) -> _Played:
     """Every clip in its own stream, after what `past` says by the clip's id."""
     played = _Played()
     for row in clips.rows:
         try:
-            answer = play(engines, row, clips.media_root, shown, past.get(row.id))
+            answer = play(engines, row, clips.media_root, shown, past.get(row.id), hold_s)
         except SourceError as error:
             played.failed.append({"id": row.id, "reason": str(error).replace(f"{clips.media_root}/", "")})
         else:

@@ -57,12 +57,13 @@ def play(
     media_root: Path,
     shown: tuple[Modality, ...],
     past: Mapping[str, Baseline] | None = None,
+    hold_s: float = 0.0,
 ) -> Answer | None:
     """Run a clip with only the modalities `shown`; None when it was recorded without one of them.
 
     The words, whose times a manifest does not have, arrive with the clip's end. `past` is what is usual for its person,
-    of a bundle with baselines. Raises SourceError when the media cannot be decoded or hold nothing between start_s and
-    end_s.
+    of a bundle with baselines. A photograph or face is shown for `hold_s`, at 0 once. Raises SourceError when the media
+    cannot be decoded or hold nothing between start_s and end_s.
     """
     if not set(shown) <= set(recordable(row)):
         return None
@@ -70,7 +71,7 @@ def play(
     if not media:
         return _play_words(engines, row)
     if row.kind in ("image", "face"):
-        return _play_picture(engines, row, media_root, shown, past)
+        return _play_picture(engines, row, load_image(media_root, row), shown, past, hold_s)
     path = media_root / row.media
     if row.kind == "video":
         with open_file(str(path), BOTH, engines.sample_rate_hz, _ignored) as reader:
@@ -88,18 +89,27 @@ def _play_words(engines: Engines, row: Row) -> Answer:
 
 
 def _play_picture(
-    engines: Engines, row: Row, media_root: Path, shown: tuple[Modality, ...], past: Mapping[str, Baseline] | None
+    engines: Engines,
+    row: Row,
+    image: NDArray[np.uint8],
+    shown: tuple[Modality, ...],
+    past: Mapping[str, Baseline] | None,
+    hold_s: float,
 ) -> Answer:
-    image = load_image(media_root, row)
+    face = face_at(image, engines.face_px) if row.kind == "face" else None
     with engines.stream(pace="max", modalities=shown, baselines=past) as stream:
+        hearer = _Hearer(engines, stream)
         if "language" in shown:
             stream.push_text(row.text, 0, 0)
-        if row.kind == "face":
-            stream.push_face(0, face_at(image, engines.face_px))
-        else:
-            stream.push_frame(0, _coloured(image))
+        for slot in range(max(1, round(hold_s * engines.frame_rate_hz))):
+            time_ns = slot * NS_PER_S // engines.frame_rate_hz
+            if face is not None:
+                stream.push_face(time_ns, face)
+            else:
+                stream.push_frame(time_ns, _coloured(image))
+            hearer.hear()
         stream.end(round_up=True)
-        return _Hearer(engines, stream).answer(row)
+        return hearer.answer(row)
 
 
 def _play_media(

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clcr.network.config import ModelConfig
+from clcr.network.intercad import Temperature
 from clcr.network.language import LanguageEncoder
 from clcr.network.model import CLCR
 from clcr_stream.errors import ClcrError
@@ -120,11 +121,11 @@ def load_info(folder: Path) -> CheckpointInfo:
     return CheckpointInfo(tuple(config["labels"]), dict(config["provenance"]))
 
 
-def store_temperature(folder: Path, temperature: float, origin: dict[str, Any]) -> None:
-    """Write a fitted temperature into a checkpoint's weights, and what it was fitted on into its provenance."""
+def store_temperatures(folder: Path, temperatures: Temperature, origin: dict[str, Any]) -> None:
+    """Write fitted temperatures into a checkpoint's weights, and what they were fitted on into its provenance."""
     config, weights = _read_config(folder), read_tensors(folder / "model.safetensors")
-    config["provenance"] = {**config["provenance"], "temperature": {"value": temperature, **origin}}
-    weights["temperature"] = torch.tensor(temperature)
+    config["provenance"] = {**config["provenance"], "temperature": origin}
+    weights["temperature.values"] = temperatures.values
     with replacing_folder(folder) as fresh:
         save_tensors(fresh / "model.safetensors", weights)
         write_json(fresh / "config.json", config)

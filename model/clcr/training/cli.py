@@ -36,6 +36,8 @@ _OF_A_CHECKPOINT = {
     "having": None,
     "batch": None,
     "threads": None,
+    "pairs": None,
+    "nothing": None,
     "fit_temperature": False,
 }
 _OF_A_BUNDLE = {"manifest": None, "media_root": None, "limit": None, "backend": None}
@@ -102,6 +104,16 @@ def eval_main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plots", type=Path, metavar="DIR", help="confusions and reliability as PNG")
     parser.add_argument("--batch", type=int, metavar="N", help="of a checkpoint: clips in a batch (32)")
     parser.add_argument("--threads", type=int, metavar="N", help="of a checkpoint: CPU threads")
+    parser.add_argument(
+        "--hold", type=float, metavar="SECONDS", help="of a checkpoint: show each photograph for so long"
+    )
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        metavar="N",
+        help="of a checkpoint: N samples put together by label out of the packs, in place of these",
+    )
+    parser.add_argument("--nothing", type=Path, metavar="DIR", help="with --pairs: the pack of what shows nothing")
     parser.add_argument("--fit-temperature", action="store_true", help="fit on these packs, store, report nothing")
     options = parser.parse_args(arguments)
 
@@ -162,6 +174,7 @@ def _train_faces(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from clcr.training import report
     from clcr.training.checkpoint import load_checkpoint
+    from clcr.training.fusion import fusion_table
 
     if options.checkpoint is None or options.pack is None:
         raise ConfigError("give CHECKPOINT and --pack, or --bundle, --manifest and --media-root; see clcr-eval --help")
@@ -177,12 +190,16 @@ def _evaluate(options: argparse.Namespace) -> int:
         batch_size=options.batch or 32,
         history_s=options.history or 0.0,
         history_of=options.history_of,
+        hold_s=options.hold or 0.0,
+        pairs=options.pairs or 0,
+        nothing=options.nothing,
     )
     if options.fit_temperature:
         print(report.calibrate_checkpoint(options.checkpoint, model, request))
         return 0
     results = report.evaluate(options.checkpoint, model, request, options.plots)
     print(report.table(results["packs"]))
+    print(fusion_table(results["fusion"]), end="")
     if options.json is not None:
         _make_folder(options.json.parent)
         _write_json(options.json, results)
@@ -208,6 +225,7 @@ def _score(options: argparse.Namespace) -> int:
         backend=options.backend or "auto",
         history_s=options.history or 0.0,
         history_of=options.history_of,
+        hold_s=options.hold or 0.0,
     )
     for path in (options.json, options.plots):
         if path is not None:

@@ -33,6 +33,11 @@ class Predictions:
     speakers: tuple[str, ...]
     unseen: int  # clips in which nothing of the subset was found (no face, say): scored with the model's prior
     exchange: dict[str, Any]
+    temperature: Floats  # (n, 1): the model's, of the modalities that each clip shows
+
+    def probabilities(self, calibrated: bool = True) -> Floats:
+        """(n, C): with the model's temperatures, or as they were before these were fitted."""
+        return metrics.softmax(self.logits, self.temperature if calibrated else 1.0)
 
     def brief(self) -> dict[str, float]:
         """The point estimates only, for a training log."""
@@ -46,14 +51,15 @@ class Predictions:
             "macro_f1": float(metrics.macro_f1(counts)),
         }
 
-    def scores(self, temperature: float = 1.0, by_speaker: bool = False) -> dict[str, Any]:
+    def scores(self, calibrated: bool = True, by_speaker: bool = False) -> dict[str, Any]:
         """Every score with its interval, and the exchange's statistics; plain JSON values."""
         bootstrap = Bootstrap(groups=self.speakers if by_speaker else None)
         if self.logits.shape[1] == 1:
             scored = metrics.regression_scores(self.logits[:, 0], self.targets.astype(np.float64), bootstrap)
         else:
-            probs = metrics.softmax(self.logits, temperature)
-            scored = metrics.classification_scores(probs, self.targets.astype(np.int64), bootstrap)
+            scored = metrics.classification_scores(
+                self.probabilities(calibrated), self.targets.astype(np.int64), bootstrap
+            )
         return {**scored, "unseen": self.unseen, "exchange": self.exchange}
 
 
@@ -128,13 +134,13 @@ def evaluate_subset(
         usual = _usual(model, pack, subset, batch_size)
         past = past_of_each(usual, pack.speakers.tolist(), (rates[0], rates[1]), usable=usable)
     tally, logits = ExchangeTally(), np.zeros((len(pack), model.config.outputs))
-    seen = np.zeros(len(pack), bool)
+    seen, present = np.zeros(len(pack), bool), torch.zeros(len(pack), len(MODALITIES))
     with parametrize.cached():
         for batch, _, rows in evaluation_batches(pack, batch_size, subset_modalities(subset)):
             known = None if past is None else Usual(past.mean[rows], past.steps[rows])
             outputs = model(batch, history=known)
             logits[rows] = outputs.logits.double().numpy()
-            seen[rows] = True
+            seen[rows], present[rows] = True, outputs.levels[0].present
             tally.add(outputs)
         if not seen.all():
             logits[~seen] = model(empty_batch(model)).logits.double().numpy()
@@ -145,6 +151,7 @@ def evaluate_subset(
         speakers=tuple(str(name) for name in pack.speakers),
         unseen=int((~seen).sum()),
         exchange=tally.report(),
+        temperature=model.temperature.of(present).double().numpy(),
     )
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,14 @@ from clcr.network.losses import UNLABELLED
 from clcr.training.data.augment import Augment
 from clcr.training.data.cache import Clip, Pack
 from clcr.training.data.mixture import FewSpeakers, Mixture
+from clcr.training.data.pairs import NOTHING, Emptied, PairedPack
 from clcr.training.histories import companions
-from clcr.training.recipe import SUBSETS, DevPack, Recipe, TrainPack, subset_modalities
+from clcr.training.recipe import SUBSETS, DevPack, Pairs, Recipe, TrainPack, subset_modalities
 from clcr_stream.errors import ConfigError
 from clcr_stream.frontends.mel import MelSpec
 
+PAIRS = "pairs"  # the name of that pack, and of its group
+PAIRS_OF_A_LABEL = 64  # drawn anew whenever they are used
 AHEAD = 3  # batches made ahead of their use
 PackOpener = Callable[[Path, str, tuple[str, ...] | None], Pack]  # folder, split, labels
 
@@ -58,6 +61,11 @@ class Selected(Pack):
     def version(self, index: int, rng: np.random.Generator) -> Clip:
         pack, row = self._sources[index]
         return pack.version(row, rng)
+
+    def having(self, name: str) -> NDArray[np.bool_]:
+        packs = {id(pack): pack for pack, _ in self._sources}
+        known = {key: pack.having(name) for key, pack in packs.items()}
+        return np.array([known[id(pack)][row] for pack, row in self._sources], np.bool_)
 
     def check_mel(self, wanted: MelSpec) -> None:
         for pack in {id(pack): pack for pack, _ in self._sources}.values():
@@ -105,9 +113,16 @@ class Feed:
         for speaker in leave_out:
             if not any(speaker in (name, name.partition("/")[2]) for name in found):
                 raise ConfigError(f"--leave-out {speaker}: no such speaker; the packs have {', '.join(sorted(found))}")
+        if recipe.pairs is not None:
+            members = [pack for group in packs.values() for pack in group]
+            packs[PAIRS] = [paired(recipe.pairs, members, recipe.seed, open_pack)]
+            self._counts[PAIRS] = {PAIRS: recipe.pairs.per_step}
         augment = Augment(**{"modality_dropout": recipe.modality_dropout, **recipe.augment})
+        whole = replace(augment, modality_dropout=0.0, film_p=0.0)  # of a pair, another side may have the label
         self.mixtures = {
-            group: Mixture(members, recipe.seed * 1000 + index, recipe.balance, augment, speakers)
+            group: Mixture(
+                members, recipe.seed * 1000 + index, recipe.balance, whole if group == PAIRS else augment, speakers
+            )
             for index, (group, members) in enumerate(packs.items())
         }
 
@@ -148,6 +163,13 @@ class Feed:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def paired(pairs: Pairs, packs: Sequence[Pack], seed: int, open_pack: PackOpener = Pack) -> Pack:
+    """The pack of samples that a recipe puts together by label. Raises ConfigError."""
+    nothing = [open_pack(Path(folder), "train", (NOTHING,)) for folder in pairs.nothing]
+    size = packs[0].classes * PAIRS_OF_A_LABEL
+    return PairedPack(PAIRS, packs, size, seed, Emptied(pairs.neutral, nothing, pairs.nothing_p))
 
 
 def hide(batch: Batch, rows: Tensor) -> Batch:

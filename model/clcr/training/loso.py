@@ -14,6 +14,7 @@ from clcr.training import checkpoint, metrics
 from clcr.training.data.cache import Pack
 from clcr.training.evaluate import evaluate_subset
 from clcr.training.feed import restrict, speakers_pack
+from clcr.training.fusion import against_parts, fusion_table
 from clcr.training.metrics import Bootstrap
 from clcr.training.recipe import Best, Recipe, load_recipe
 from clcr.training.start import model_from
@@ -127,23 +128,25 @@ def pooled(folder: Path, speakers: tuple[str, ...], labels: tuple[str, ...]) -> 
     }
     if not folds:
         return result
-    result["pooled"], result["pooled_by_speaker"] = _together(folds, "subsets")
-    if all(AFTER in fold for fold in folds):
-        result[f"pooled_{AFTER}"], result[f"pooled_by_speaker_{AFTER}"] = _together(folds, AFTER)
+    for key, ending in (("subsets", ""), (AFTER, f"_{AFTER}")):
+        if all(key in fold for fold in folds):
+            by_clip, by_speaker, fusion = _together(folds, key)
+            result |= {f"pooled{ending}": by_clip, f"pooled_by_speaker{ending}": by_speaker, f"fusion{ending}": fusion}
     return result
 
 
-def _together(folds: list[dict[str, Any]], key: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scores over the clips of all folds by subset: with intervals by clip, and by speaker."""
+def _together(folds: list[dict[str, Any]], key: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Scores over the clips of all folds by subset, intervals by clip and by speaker; the fusion beside its parts."""
     targets = np.concatenate([np.asarray(fold["targets"], np.int64) for fold in folds])
     groups = tuple(fold["speaker"] for fold in folds for _ in fold["targets"])
-    by_clip, by_speaker = {}, {}
+    by_clip, by_speaker, said = {}, {}, {}
     for subset in SUBSETS:
         probs = metrics.softmax(np.concatenate([np.asarray(fold[key][subset]["logits"]) for fold in folds]))
+        said[subset] = probs
         by_clip[subset] = metrics.classification_scores(probs, targets)
         scores = metrics.classification_scores(probs, targets, Bootstrap(groups=groups))
         by_speaker[subset] = {name: scores[name] for name in ("accuracy", "macro_f1", "ece")}
-    return by_clip, by_speaker
+    return by_clip, by_speaker, against_parts(said, targets)
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -159,7 +162,8 @@ def summary(report: dict[str, Any]) -> str:
             f"{title} {subset:<3} n {scores['n']}: macro-F1 {f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}], "
             f"accuracy {right['value']:.3f} [{right['low']:.3f}, {right['high']:.3f}]"
         )
-    return "\n".join(lines)
+    fusion = {"pooled": report.get("fusion", {}), f"after {HISTORY_S:g} s": report.get(f"fusion_{AFTER}", {})}
+    return "\n".join(lines + fusion_table(fusion).splitlines())
 
 
 def pack_speakers(pack: Path, labels: tuple[str, ...]) -> tuple[str, ...]:

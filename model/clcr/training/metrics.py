@@ -158,8 +158,8 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
     return float(2 / (low + high))
 
 
-def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities of logits [n, C] / temperature."""
+def softmax(logits: Floats, temperature: float | Floats = 1.0) -> Floats:
+    """Probabilities of logits [n, C] / temperature, one for all or [n, 1]."""
     scaled = logits / temperature
     grown = np.exp(scaled - scaled.max(1, keepdims=True))
     result: Floats = grown / grown.sum(1, keepdims=True)
@@ -176,6 +176,11 @@ def _ratio(part: Any, whole: Any) -> Floats:
     whole = np.asarray(whole, dtype=np.float64)
     result: Floats = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
     return result
+
+
+def interval_of(scores: Floats) -> Interval:
+    """Of a score of all samples, followed by that of each resample."""
+    return _interval(scores[0], scores[1:])
 
 
 def _interval(value: Any, resampled: Floats) -> Interval:

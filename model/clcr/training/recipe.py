@@ -27,6 +27,15 @@ class TrainPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     neutral: int = 0  # and so many neutral items of each beside them, which only the pasts of the others hold
 
 
+class Pairs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Samples that are put together by label out of the train packs: a face, a voice and words of different people."""
+
+    per_step: int
+    neutral: float = 0.0  # share of the sides beside the one that has the label that are neutral
+    nothing: tuple[str, ...] = ()  # packs of what shows nothing: noise, blurred faces, words at random
+    nothing_p: float = 0.0  # share of the sides that show nothing
+
+
 class DevPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A prepared pack to watch: `subsets` of modalities such as "VA"; at most `limit` items, taken evenly."""
 
@@ -71,6 +80,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     language: Language = Language()
     acoustic: Acoustic | None = None  # for a fresh acoustic_encoder whisper, and with --init for one under renew
     vision: str | None = None  # a folder with a trained face network, for a fresh model with vision_front_end grid
+    pairs: Pairs | None = None
     model: dict[
         str, Any
     ] = {}  # fields of clcr.network.config.ModelConfig, label_smoothing among them; with --init: changes to it
@@ -143,6 +153,12 @@ def check_recipe(recipe: Recipe, name: str) -> None:
     for use in recipe.train:
         if use.neutral and (use.neutral < 0 or not use.speakers or not recipe.history):
             raise ConfigError(f"{name}: {use.pack}: neutral {use.neutral} needs speakers, and history above 0")
+    pairs = recipe.pairs
+    if pairs is not None:
+        if pairs.per_step < 1 or not (0.0 <= pairs.neutral <= 1.0 and 0.0 <= pairs.nothing_p <= 1.0):
+            raise ConfigError(f"{name}: pairs need per_step of 1 or more, and neutral and nothing_p from 0 to 1")
+        if pairs.nothing_p and not pairs.nothing:
+            raise ConfigError(f"{name}: pairs: nothing_p {pairs.nothing_p} needs packs under nothing")
     if recipe.steps < 1 or recipe.eval_every_steps < 1 or recipe.log_every_steps < 1:
         raise ConfigError(f"{name}: steps, eval_every_steps and log_every_steps must be 1 or more")
 

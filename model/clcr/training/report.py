@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from clcr.network.baseline import HOP_S
 from clcr.network.model import CLCR
 from clcr.training import metrics, plots
-from clcr.training.checkpoint import load_info, store_temperature
-from clcr.training.data.cache import Pack
+from clcr.training.checkpoint import load_info, store_temperatures
+from clcr.training.data.cache import SLOTS_PER_HOP, Pack
+from clcr.training.data.films import HeldPack
+from clcr.training.data.pairs import NOTHING, Emptied, PairedPack
 from clcr.training.evaluate import Predictions, evaluate_subset
-from clcr.training.feed import possible_subsets, restrict
-from clcr.training.recipe import SUBSETS
+from clcr.training.feed import PAIRS, possible_subsets, restrict
+from clcr.training.fusion import against_parts
+from clcr.training.recipe import LETTERS, SUBSETS
+from clcr.training.stored import EncodedPack
 from clcr.training.train import class_names
 from clcr_stream.errors import ConfigError
 
@@ -31,6 +36,9 @@ class Request:
     batch_size: int = 32
     history_s: float = 0.0
     history_of: str | None = None
+    hold_s: float = 0.0  # a photograph is shown for so long; 0: for one video slot
+    pairs: int = 0  # in place of the packs, so many samples put together by label out of them
+    nothing: Path | None = None  # the pack of what shows nothing, for pairs of which one modality is corrupted
 
 
 def evaluate(checkpoint: Path, model: CLCR, request: Request, pictures: Path | None = None) -> dict[str, Any]:
@@ -40,41 +48,58 @@ def evaluate(checkpoint: Path, model: CLCR, request: Request, pictures: Path | N
     a pack and split it was fitted on: there calibration is reported without it.
     """
     provenance = load_info(checkpoint).provenance
-    stored = float(model.get_buffer("temperature"))
     fitted_on = set(provenance.get("temperature", {}).get("fitted_on", ()))
     results: dict[str, Any] = {}
-    for folder in request.packs:
-        temperature = 1.0 if _source(folder, request.split) in fitted_on else stored
-        predictions = _predict(model, folder, request)
+    fusion: dict[str, Any] = {}
+    for pack in _packs(model, request):
+        calibrated = f"{pack.name}:{request.split}" not in fitted_on
+        predictions = _predict(model, pack, request)
         for subset, predicted in predictions.items():
-            scores = {"temperature": temperature, **predicted.scores(temperature, request.by_speaker)}
-            results[f"{folder.name}/{subset}"] = scores
-        if pictures is not None and model.config.task == "classification":
-            _draw(pictures / folder.name, model.config.labels, predictions, results, temperature)
+            temperature = model.temperature.by_subset()[subset] if calibrated else 1.0
+            scores = {"temperature": temperature, **predicted.scores(calibrated, request.by_speaker)}
+            results[f"{pack.name}/{subset}"] = scores
+        if model.config.task == "classification":
+            fusion[pack.name] = _against_parts(predictions, calibrated, request.by_speaker)
+            if pictures is not None:
+                _draw(pictures / pack.name, model.config.labels, predictions, results, calibrated)
+        if isinstance(pack, PairedPack) and request.nothing is not None:
+            fusion["corrupted"] = _corrupted(model, pack, request, predictions)
     return {
         "checkpoint": str(checkpoint),
         "labels": list(model.config.labels),
         "split": request.split,
         "history_s": request.history_s,
         "history_of": request.history_of,
-        "stored_temperature": stored,
+        "hold_s": request.hold_s,
+        "stored_temperature": model.temperature.by_subset(),
         "packs": results,
+        "fusion": {name: gains for name, gains in fusion.items() if gains},
         "provenance": provenance,
     }
 
 
 def calibrate_checkpoint(checkpoint: Path, model: CLCR, request: Request) -> str:
-    """Fit one temperature on all subsets of the packs together, store it in the checkpoint, say what it was."""
+    """Fit a temperature for each subset over all the packs, store them in the checkpoint, say what they are."""
     if model.config.task != "classification":
         raise ConfigError(f"{checkpoint}: a regression model has no temperature; leave --fit-temperature out")
-    parts = [part for folder in request.packs for part in _predict(model, folder, request).values()]
-    logits = np.concatenate([part.logits for part in parts])
-    targets = np.concatenate([part.targets.astype(np.int64) for part in parts])
-    temperature = metrics.fit_temperature(logits, targets)
-    sources = sorted({_source(folder, request.split) for folder in request.packs})
-    store_temperature(checkpoint, temperature, {"fitted_on": sources, "n": len(targets)})
-    before = float(metrics.expected_calibration_error(metrics.softmax(logits), targets))
-    return f"temperature {temperature:.3f} fitted on {', '.join(sources)} (ECE there without it {before:.3f}); stored"
+    found: dict[str, list[Predictions]] = {}
+    packs = _packs(model, request)
+    for pack in packs:
+        for subset, predicted in _predict(model, pack, request).items():
+            found.setdefault(subset, []).append(predicted)
+    said: list[str] = []
+    for subset, parts in found.items():
+        logits = np.concatenate([part.logits for part in parts])
+        targets = np.concatenate([part.targets.astype(np.int64) for part in parts])
+        value = metrics.fit_temperature(logits, targets)
+        model.temperature.fit(subset, value)
+        before, after = (
+            float(metrics.expected_calibration_error(metrics.softmax(logits, t), targets)) for t in (1.0, value)
+        )
+        said.append(f"{subset} {value:.3f} (n {len(targets)}, ECE there {before:.3f}, with it {after:.3f})")
+    sources = sorted(f"{pack.name}:{request.split}" for pack in packs)
+    store_temperatures(checkpoint, model.temperature, {"fitted_on": sources, **model.temperature.by_subset()})
+    return f"temperatures fitted on {', '.join(sources)}, stored: {'; '.join(said)}"
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -91,11 +116,38 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _predict(model: CLCR, folder: Path, request: Request) -> dict[str, Predictions]:
-    pack = Pack(folder, request.split, class_names(model))
+def _packs(model: CLCR, request: Request) -> list[Pack]:
     if request.having is not None:
         _check_subset(request.having)
-        pack = restrict(pack, request.having)
+    if request.hold_s < 0:
+        raise ConfigError(f"--hold is {request.hold_s}; allowed are seconds above 0")
+    packs: list[Pack] = [Pack(folder, request.split, class_names(model)) for folder in request.packs]
+    if request.pairs or request.nothing is not None:
+        return [_paired(model, packs, request)]
+    if request.hold_s:
+        packs = [
+            HeldPack(pack, max(1, round(request.hold_s / HOP_S * SLOTS_PER_HOP))) for pack in _encoded(model, packs)
+        ]
+    return packs if request.having is None else [restrict(pack, request.having) for pack in packs]
+
+
+def _paired(model: CLCR, packs: list[Pack], request: Request) -> PairedPack:
+    """The samples put together out of the packs."""
+    if request.pairs < 1 or request.having is not None or request.hold_s:
+        raise ConfigError(
+            f"--pairs is {request.pairs}; allowed is 1 or more, --nothing goes with it, --having and --hold do not"
+        )
+    nothing: list[Pack] = [] if request.nothing is None else [Pack(request.nothing, request.split, (NOTHING,))]
+    emptied = Emptied(nothing=_encoded(model, nothing))
+    return PairedPack(PAIRS, _encoded(model, packs), request.pairs, 0, emptied)
+
+
+def _encoded(model: CLCR, packs: list[Pack]) -> list[Pack]:
+    """The packs, their clips encoded once for all evaluations; what a stem makes of sound is not stored."""
+    return [EncodedPack(pack, model) for pack in packs] if model.config.acoustic_encoder == "whisper" else packs
+
+
+def _predict(model: CLCR, pack: Pack, request: Request) -> dict[str, Predictions]:
     wanted = possible_subsets(pack) if request.subsets == "all" else tuple(request.subsets.split(","))
     for subset in wanted:
         _check_subset(subset)
@@ -105,6 +157,38 @@ def _predict(model: CLCR, folder: Path, request: Request) -> dict[str, Predictio
         )
         for subset in wanted
     }
+
+
+def _against_parts(predictions: dict[str, Predictions], calibrated: bool, by_speaker: bool) -> dict[str, Any]:
+    """Every fusion beside its branches, over the samples that all subsets have."""
+    common = set.intersection(*(set(predicted.ids) for predicted in predictions.values()))
+    rows = {s: [i for i, name in enumerate(predicted.ids) if name in common] for s, predicted in predictions.items()}
+    if not common:
+        return {}
+    first, kept = next((predictions[s], rows[s]) for s in predictions)
+    groups = tuple(first.speakers[i] for i in kept) if by_speaker else None
+    probabilities = {s: predicted.probabilities(calibrated)[rows[s]] for s, predicted in predictions.items()}
+    return against_parts(probabilities, first.targets[kept].astype(np.int64), metrics.Bootstrap(groups=groups))
+
+
+def _corrupted(
+    model: CLCR, pack: PairedPack, request: Request, whole: dict[str, Predictions]
+) -> dict[str, dict[str, Any]]:
+    """What it costs when one modality of several shows nothing, against having it not at all; beta and eta of it."""
+    found: dict[str, dict[str, Any]] = {}
+    for modality in pack.nothing_for:
+        letter = next(letter for letter, name in LETTERS.items() if name == modality)
+        spoiled = pack.spoiled(modality)
+        for subset in [s for s in whole if letter in s and len(s) > 1 and s.replace(letter, "") in whole]:
+            predicted = evaluate_subset(model, spoiled, subset, request.batch_size)
+            before, after = whole[subset].exchange, predicted.exchange
+            found[f"{subset} without {letter}"] = {
+                "corrupted": predicted.brief()["macro_f1"],
+                "absent": whole[subset.replace(letter, "")].brief()["macro_f1"],
+                "beta": [before["beta"][modality], after["beta"][modality]],
+                "eta": [before["eta"][modality], after["eta"][modality]],
+            }
+    return found
 
 
 def _check_subset(subset: str) -> None:
@@ -117,19 +201,15 @@ def _draw(
     labels: tuple[str, ...],
     predictions: dict[str, Predictions],
     results: dict[str, Any],
-    temperature: float,
+    calibrated: bool,
 ) -> None:
     scores = {subset: results[f"{folder.name}/{subset}"] for subset in predictions}
     plots.plot_confusions(scores, labels, folder / "confusion.png")
     curves = {
-        subset: metrics.reliability(metrics.softmax(predicted.logits, temperature), predicted.targets)
+        subset: metrics.reliability(predicted.probabilities(calibrated), predicted.targets)
         for subset, predicted in predictions.items()
     }
     plots.plot_reliability(curves, folder / "reliability.png")
-
-
-def _source(folder: Path, split: str) -> str:
-    return f"{folder.name}:{split}"
 
 
 def _cell(interval: dict[str, float]) -> str:

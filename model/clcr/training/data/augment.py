@@ -30,6 +30,8 @@ class Augment:
     contrast: float = 0.3
     grey_p: float = 0.5  # colour clips: the large face sets are grey
     coarse_p: float = 0.3  # colour clips through 48 px, the resolution of those sets
+    film_p: float = 0.0  # a photograph is held still for so many slots of a film
+    film_slots: tuple[int, int] = (2, 60)
     crop_hops: tuple[int, int] = (5, 20)  # 1 to 4 s, clips with video
     audio_crop_p: float = 0.3  # sound alone is cropped this often
     gain_db: float = 10.0

@@ -130,10 +130,14 @@ class Pack:
             tokens=self._stored("tokens", index).astype(np.int64),
         )
 
-    def holds(self, name: str) -> bool:
-        """Whether any sample has something of that kind: grey, rgb, slots, mel or tokens."""
+    def having(self, name: str) -> NDArray[np.bool_]:
+        """Which samples (len,) have something of that kind: grey, rgb, slots, mel or tokens."""
         bounds = self._bounds[name]
-        return bool((bounds[:, 1] > bounds[:, 0]).any())
+        return np.asarray(bounds[:, 1] > bounds[:, 0])
+
+    def holds(self, name: str) -> bool:
+        """Whether any sample has something of that kind."""
+        return bool(self.having(name).any())
 
     def version(self, index: int, rng: np.random.Generator) -> Clip:
         """Sample `index`, in one of its versions where several are stored."""

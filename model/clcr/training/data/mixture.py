@@ -16,6 +16,7 @@ from clcr.network.batch import Batch
 from clcr.network.config import NEUTRAL
 from clcr.training.data.augment import Augment, at_model_size
 from clcr.training.data.cache import MEL_PER_TOKEN, MODALITIES, SLOTS_PER_HOP, TOKENS_PER_HOP, WINDOW_HOPS, Clip, Pack
+from clcr.training.data.films import filmed, is_photograph
 from clcr.training.data.prepare import FACE_PX
 from clcr_stream.errors import ConfigError
 
@@ -73,7 +74,7 @@ class Mixture:
         targets: list[NDArray[np.generic]] = []
         for name, chosen in self._rows(counts, step).items():
             pack = self.packs[name]
-            clips.extend(self._changed(pack.version(int(index), rng), rng) for index in chosen)
+            clips.extend(self._changed(self._version(pack, int(index), rng), rng) for index in chosen)
             targets.append(pack.targets[chosen])
         batch = collate(clips, rng.integers(0, _STEPS, (2, len(clips))))
         return batch, torch.from_numpy(np.concatenate(targets))
@@ -128,6 +129,13 @@ class Mixture:
             finally:
                 for future in ahead:
                     future.cancel()
+
+    def _version(self, pack: Pack, row: int, rng: np.random.Generator) -> Clip:
+        clip, augment = pack.version(row, rng), self._augment
+        if augment is None or not (augment.film_p and is_photograph(clip)) or rng.random() >= augment.film_p:
+            return clip
+        least, most = augment.film_slots
+        return filmed(pack, row, int(rng.integers(least, most + 1)), rng)
 
     def _changed(self, clip: Clip, rng: np.random.Generator) -> Clip:
         return at_model_size(last_window(clip)) if self._augment is None else self._augment(clip, rng)
@@ -207,7 +215,7 @@ def collate(clips: Sequence[Clip], offsets: NDArray[np.int64] | None = None) -> 
             vision_valid[index, : len(clip.slots)] = clip.slots
         whole = clip.acoustic_tokens
         acoustic_valid[index, :whole] = 1.0
-        if not clip.encoded:
+        if whole and not clip.encoded:
             mel[index, : whole * MEL_PER_TOKEN] = clip.mel[: whole * MEL_PER_TOKEN]
         token_ids[index, : len(clip.tokens)] = clip.tokens
         token_valid[index, : len(clip.tokens)] = 1.0
