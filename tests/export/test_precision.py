@@ -64,12 +64,14 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., G
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with `checkpoint` and packs/clips, packs/texts."""
     folder = tmp_path_factory.mktemp("precision")
     write_tiny_checkpoint(folder / "checkpoint")
     write_packs(folder)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "CALIBRATION_CLIPS", 8)
+        yield folder
 
 
 @pytest.fixture(scope="module")
