@@ -343,10 +343,7 @@ class PushedStream(PredictionStream):
             sources.append(PushedSource(SourceIdentity(options.name, "pushed", modalities, lossless), sinks))
             return sources
 
-        def ended(error: ClcrError | None) -> None:
-            sources[0].end(error)
-
-        hooks = replace(hooks, open_sources=open_sources, ended=ended)
+        hooks = replace(hooks, open_sources=open_sources, ended=lambda error: sources[0].end(error))
         super().__init__(running, options, hooks, None, on_prediction)
         (self._source,) = sources
 

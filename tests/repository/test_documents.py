@@ -231,6 +231,10 @@ PROOFS: dict[str, Proof] = {
     "--json docs/results/default.json": EVALUATE,
     "clcr-train configs/train_words.yaml --run runs/words --init runs/base/final": TRAIN,
     "clcr-train configs/train_words.yaml --run runs/words_last --init runs/javased/final": TRAIN,
+    "clcr-eval checkpoints/default --hold 6 --pack cache/packs/{ferplus,faces_people,fer2013,ckplus} "
+    "--json docs/results/default_held_6_s.json": ByTest(
+        "tests/model/test_evaluate.py::test_a_photograph_held_for_seconds_is_scored_as_the_film_it_is"
+    ),
     "clcr-eval checkpoints/default --pairs 600 --nothing cache/packs/nothing_whisper --json pairs.json "
     "--pack cache/packs/{ferplus,faces_people,javased_av_whisper,ravdess_whisper,emodb_whisper,nemo_whisper,"
     "ased_whisper,goemotions,meld}": ByTest(
