@@ -149,6 +149,13 @@ def test_a_label_that_a_modality_does_not_have_comes_from_the_others() -> None:
     assert set(sides(pack.clip(4))) == {"mel", "tokens"}
 
 
+def test_a_label_that_one_modality_alone_has_is_always_shown_and_one_that_none_has_never() -> None:
+    pack = PairedPack("p", [Kind("grey", 1, labels=5), Kind("mel", 2, labels=4), Kind("tokens", 3, labels=4)], 20, 1)
+    assert set(pack.targets) == {0, 1, 2, 3, 4}
+    rng = np.random.default_rng(1)
+    assert all(set(sides(pack.version(4, rng))) == {"grey"} for _ in range(30))
+
+
 def test_a_set_of_several_kinds_gives_each_modality_from_the_samples_that_have_it() -> None:
     class Mixed(Kind):
         def having(self, name: str) -> NDArray[np.bool_]:

@@ -85,7 +85,8 @@ class PairedPack(Pack):
         self.name, self.key = name, "+".join(pack.key for pack in packs)
         self.classes, self._seed, self._emptied = classes, seed, emptied
         self._modalities, self._spoiled = tuple(self._sides.rows), ""
-        self.targets = np.arange(size, dtype=np.int64) % classes
+        known = [label for label in range(classes) if any(self._sides.has(m, label) for m in self._modalities)]
+        self.targets = np.resize(np.array(known, np.int64), size)
         self.ids = np.array([f"{name}_{index:05d}" for index in range(size)], np.str_)
         self.speakers = np.zeros(size, np.dtype("<U1"))
 
@@ -110,7 +111,8 @@ class PairedPack(Pack):
         else:
             left_out = rng.choice(["", *self._modalities]) if len(self._modalities) > 2 else ""
             shown = [modality for modality in self._modalities if modality != left_out]
-            drawn = self._drawn(int(self.targets[index]), shown, rng)
+            label = int(self.targets[index])
+            drawn = self._drawn(label, shown, rng) or self._drawn(label, self._modalities, rng)
         return self._together(drawn, rng, changed=True)
 
     @property
