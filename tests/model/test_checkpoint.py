@@ -108,7 +108,7 @@ def test_a_missing_folder_another_format_and_broken_json_are_named(saved: tuple[
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("lacks", "lacks tensor 'temperature"),
+        ("lacks", "lacks tensor 'temperature.values'"),
         ("extra", "unexpected tensor 'zzz'"),
         ("shape", r"has shape \(5,\)"),
     ],
@@ -149,6 +149,8 @@ def test_a_stored_temperature_changes_the_probabilities_and_nothing_else(saved: 
     changed = [n for n, v in model.state_dict().items() if not torch.equal(v, loaded.state_dict()[n])]
     assert changed == ["temperature.values"]
     assert loaded.temperature.by_subset() == {**dict.fromkeys(model.temperature.by_subset(), 1.0), "VA": 2.0}
+    logits, both = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+    assert torch.allclose(loaded.temperature(logits, both), torch.softmax(logits / 2, -1))
     assert checkpoint.load_info(folder).provenance["temperature"]["fitted_on"] == ["voices:dev"]
     assert (folder / "tokenizer.json").exists()
 

@@ -209,7 +209,14 @@ def test_pairs_are_scored_beside_their_branches_and_with_a_corrupted_modality(
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--nothing", "packs/clips"], ["--pairs", "-3"], ["--pairs", "6", "--having", "VA"], ["--hold", "-1"]]
+    "wrong",
+    [
+        ["--nothing", "packs/clips"],
+        ["--pairs", "-3"],
+        ["--pairs", "6", "--having", "VA"],
+        ["--hold", "-1"],
+        ["--hold", "nan"],
+    ],
 )
 def test_flags_of_pairs_that_make_no_sense_are_one_line(
     model: CLCR, capsys: pytest.CaptureFixture[str], wrong: list[str]

@@ -18,9 +18,9 @@ from clcr.training.data.cache import Clip, Pack
 from clcr.training.data.films import MOVES, filmed, held, is_photograph
 from clcr.training.data.mixture import Mixture
 from clcr.training.data.pairs import NOTHING, Emptied, PairedPack
-from clcr.training.feed import PAIRS, Feed, paired
+from clcr.training.feed import Feed, paired
 from clcr.training.fusion import against_parts, product_of_experts
-from clcr.training.recipe import Pairs, check_recipe, load_recipe
+from clcr.training.recipe import PAIRS, Pairs, check_recipe, load_recipe
 from clcr_stream.errors import ConfigError
 from tiny_packs import write_packs
 
@@ -236,6 +236,14 @@ def test_pairs_that_make_no_sense_are_refused(wrong: Pairs) -> None:
     recipe = msgspec.structs.replace(load_recipe(CONFIGS / "train_tiny.yaml"), pairs=wrong)
     with pytest.raises(ConfigError, match="pairs"):
         check_recipe(recipe, "recipe")
+
+
+def test_a_group_of_one_s_own_may_not_be_called_pairs() -> None:
+    recipe = load_recipe(CONFIGS / "train_tiny.yaml")
+    uses = (msgspec.structs.replace(recipe.train[0], group=PAIRS), *recipe.train[1:])
+    check_recipe(msgspec.structs.replace(recipe, train=uses), "recipe")
+    with pytest.raises(ConfigError, match="rename it"):
+        check_recipe(msgspec.structs.replace(recipe, train=uses, pairs=Pairs(per_step=2)), "recipe")
 
 
 def test_what_shows_nothing_is_read_by_its_own_label() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from clcr_stream.frontends.mel import DEFAULT_MEL, SPEECH_MEL, MelSpec
 
 MODALITIES = ("vision", "acoustic", "language")
+LETTERS = dict(zip("VAL", MODALITIES, strict=True))  # by which subsets are named, such as "VA"
 LEVELS = (1, 2, 3)
 EMOTIONS = ("neutral", "sad", "happy", "surprise", "fear", "anger")
 NEUTRAL = EMOTIONS.index("neutral")

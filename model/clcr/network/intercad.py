@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clcr.network.config import LEVELS, MODALITIES, ModelConfig
+from clcr.network.config import LETTERS, LEVELS, MODALITIES, ModelConfig
 from clcr.network.intraced import plain_norm
 from clcr.network.language import MASKED
 
-SUBSETS = tuple(product((0.0, 1.0), repeat=len(MODALITIES)))  # which modalities are there, in the order of MODALITIES
+PRESENCE = tuple(product((0.0, 1.0), repeat=len(MODALITIES)))  # of each subset, 1 for the modalities that are there
 
 
 class Aggregate(NamedTuple):
@@ -29,13 +29,13 @@ class Aggregate(NamedTuple):
 class Temperature(nn.Module):
     """Calibrates scores: one temperature for each subset of modalities, fitted after training; at first all are 1."""
 
-    values: Tensor  # (8,): of the subsets in the order of SUBSETS
+    values: Tensor  # (8,): of the subsets in the order of PRESENCE
     subsets: Tensor  # (8, 3): which modalities are in each
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("values", torch.ones(len(SUBSETS)))
-        self.register_buffer("subsets", torch.tensor(SUBSETS), persistent=False)
+        self.register_buffer("values", torch.ones(len(PRESENCE)))
+        self.register_buffer("subsets", torch.tensor(PRESENCE), persistent=False)
 
     def forward(self, scores: Tensor, present: Tensor) -> Tensor:
         """Probabilities (B, C) of scores (B, C), with the modalities present (B, 3) of each."""
@@ -43,10 +43,8 @@ class Temperature(nn.Module):
 
     def by_subset(self) -> dict[str, float]:
         """The temperatures by the letters of the modalities present, such as "VA"; "" for none."""
-        letters = [
-            "".join(m[0].upper() for m, here in zip(MODALITIES, subset, strict=True) if here) for subset in SUBSETS
-        ]
-        return dict(zip(letters, self.values.tolist(), strict=True))
+        names = ["".join(letter for letter, here in zip(LETTERS, row, strict=True) if here) for row in PRESENCE]
+        return dict(zip(names, self.values.tolist(), strict=True))
 
     def fit(self, subset: str, value: float) -> None:
         """Set the temperature of a subset by its letters."""

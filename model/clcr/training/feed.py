@@ -22,11 +22,10 @@ from clcr.training.data.cache import Clip, Pack
 from clcr.training.data.mixture import FewSpeakers, Mixture
 from clcr.training.data.pairs import NOTHING, Emptied, PairedPack
 from clcr.training.histories import companions
-from clcr.training.recipe import SUBSETS, DevPack, Pairs, Recipe, TrainPack, subset_modalities
+from clcr.training.recipe import PAIRS, SUBSETS, DevPack, Pairs, Recipe, TrainPack, subset_modalities
 from clcr_stream.errors import ConfigError
 from clcr_stream.frontends.mel import MelSpec
 
-PAIRS = "pairs"  # the name of that pack, and of its group
 PAIRS_OF_A_LABEL = 64  # drawn anew whenever they are used
 AHEAD = 3  # batches made ahead of their use
 PackOpener = Callable[[Path, str, tuple[str, ...] | None], Pack]  # folder, split, labels

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from clcr.network.config import MODALITIES
+from clcr.network.config import LETTERS, MODALITIES
 from clcr_stream.errors import ConfigError
 
-LETTERS = {"V": "vision", "A": "acoustic", "L": "language"}
+PAIRS = "pairs"  # the name of the samples that are put together by label, and of their group
 SUBSETS = ("V", "A", "L", "VA", "VL", "AL", "VAL")
 
 
@@ -157,6 +157,8 @@ def check_recipe(recipe: Recipe, name: str) -> None:
     if pairs is not None:
         if pairs.per_step < 1 or not (0.0 <= pairs.neutral <= 1.0 and 0.0 <= pairs.nothing_p <= 1.0):
             raise ConfigError(f"{name}: pairs need per_step of 1 or more, and neutral and nothing_p from 0 to 1")
+        if any((use.group or Path(use.pack).name) == PAIRS for use in recipe.train):
+            raise ConfigError(f"{name}: a train pack or group is called {PAIRS}, as that of the pairs is; rename it")
         if pairs.nothing_p and not pairs.nothing:
             raise ConfigError(f"{name}: pairs: nothing_p {pairs.nothing_p} needs packs under nothing")
     if recipe.steps < 1 or recipe.eval_every_steps < 1 or recipe.log_every_steps < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clcr.network.baseline import HOP_S
+from clcr.network.config import LETTERS
 from clcr.network.model import CLCR
 from clcr.training import metrics, plots
 from clcr.training.checkpoint import load_info, store_temperatures
@@ -16,9 +18,9 @@ from clcr.training.data.cache import SLOTS_PER_HOP, Pack
 from clcr.training.data.films import HeldPack
 from clcr.training.data.pairs import NOTHING, Emptied, PairedPack
 from clcr.training.evaluate import Predictions, evaluate_subset
-from clcr.training.feed import PAIRS, possible_subsets, restrict
+from clcr.training.feed import possible_subsets, restrict
 from clcr.training.fusion import against_parts
-from clcr.training.recipe import LETTERS, SUBSETS
+from clcr.training.recipe import PAIRS, SUBSETS
 from clcr.training.stored import EncodedPack
 from clcr.training.train import class_names
 from clcr_stream.errors import ConfigError
@@ -119,7 +121,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def _packs(model: CLCR, request: Request) -> list[Pack]:
     if request.having is not None:
         _check_subset(request.having)
-    if request.hold_s < 0:
+    if not 0 <= request.hold_s < math.inf:
         raise ConfigError(f"--hold is {request.hold_s}; allowed are seconds above 0")
     packs: list[Pack] = [Pack(folder, request.split, class_names(model)) for folder in request.packs]
     if request.pairs or request.nothing is not None:
@@ -176,8 +178,9 @@ def _corrupted(
 ) -> dict[str, dict[str, Any]]:
     """What it costs when one modality of several shows nothing, against having it not at all; beta and eta of it."""
     found: dict[str, dict[str, Any]] = {}
-    for modality in pack.nothing_for:
-        letter = next(letter for letter, name in LETTERS.items() if name == modality)
+    for letter, modality in LETTERS.items():
+        if modality not in pack.nothing_for:
+            continue
         spoiled = pack.spoiled(modality)
         for subset in [s for s in whole if letter in s and len(s) > 1 and s.replace(letter, "") in whole]:
             predicted = evaluate_subset(model, spoiled, subset, request.batch_size)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from clcr.network.model import CLCR
 from clcr.training.checkpoint import replacing_folder
 from clcr.training.data.augment import Augment, at_model_size
-from clcr.training.data.cache import Clip, Pack, bounds_of
+from clcr.training.data.cache import Clip, Pack, PackView, bounds_of
 from clcr.training.data.mixture import collate, last_window
 from clcr.training.recipe import Recipe
 from clcr_stream.errors import ConfigError
@@ -27,14 +27,8 @@ from clcr_stream.errors import ConfigError
 ENCODERS_OF = {"faces": ("vision.",), "sounds": ("acoustic.", "stages.acoustic.")}
 ENCODERS = tuple(prefix for prefixes in ENCODERS_OF.values() for prefix in prefixes)
 CONSTANTS = (".mean", ".deviation")  # by which tokens are standardised after they were stored
-OF_EVERY_STEP = (
-    "film_p",
-    "film_slots",
-    "crop_hops",
-    "audio_crop_p",
-    "token_dropout",
-    "modality_dropout",
-)  # changes of a clip that is encoded
+# Changes of a clip that is encoded.
+OF_EVERY_STEP = ("film_p", "film_slots", "crop_hops", "audio_crop_p", "token_dropout", "modality_dropout")
 BATCH = 24  # clips encoded together
 LAST_START_HOP = 1500  # of a changed copy: speech positions from the first five minutes of a stream
 
@@ -106,13 +100,11 @@ def _digest_of(model: CLCR, prefixes: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-class StoredPack(Pack):
+class StoredPack(PackView):
     """A pack with features in place of pictures and sound."""
 
     def __init__(self, pack: Pack, versions: list[Path]) -> None:
-        self.name, self.key, self.mel = pack.name, pack.key, pack.mel
-        self.ids, self.speakers, self.targets, self.classes = pack.ids, pack.speakers, pack.targets, pack.classes
-        self._pack = pack
+        super().__init__(pack)
         self._versions = [(_Column(folder, "faces"), _Column(folder, "sounds")) for folder in versions]
 
     def clip(self, index: int) -> Clip:
@@ -122,26 +114,19 @@ class StoredPack(Pack):
         changed = len(self._versions) - 1
         return self._encoded(index, int(rng.integers(1, changed + 1)) if changed else 0)
 
-    def having(self, name: str) -> NDArray[np.bool_]:
-        return self._pack.having(name)
-
-    def check_mel(self, wanted: object) -> None:
-        """It was checked before it was encoded."""
-
     def _encoded(self, index: int, version: int) -> Clip:
         faces, sounds = self._versions[version]
         clip = self._pack.clip(index)
         return replace(clip, frames=faces.at(index), sound=sounds.at(index), mel=clip.mel[:0])
 
 
-class EncodedPack(Pack):
+class EncodedPack(PackView):
     """A pack whose clips, their last 6 s, are encoded when they are first asked for: many evaluations, one encoding."""
 
     def __init__(self, pack: Pack, model: CLCR) -> None:
+        super().__init__(pack)
         pack.check_mel(model.config.mel)
-        self.name, self.key = pack.name, pack.key
-        self.ids, self.speakers, self.targets, self.classes = pack.ids, pack.speakers, pack.targets, pack.classes
-        self._pack, self._model = pack, model
+        self._model = model
         self._encoded: dict[int, Clip] = {}
 
     @torch.no_grad()
@@ -151,12 +136,6 @@ class EncodedPack(Pack):
             [(faces, sound)] = encoded(self._model, [clip])
             self._encoded[index] = replace(clip, frames=faces, sound=sound, mel=clip.mel[:0])
         return self._encoded[index]
-
-    def having(self, name: str) -> NDArray[np.bool_]:
-        return self._pack.having(name)
-
-    def check_mel(self, wanted: object) -> None:
-        """It was checked before it was encoded."""
 
 
 class _Column:

@@ -158,6 +158,21 @@ class Pack:
         return block
 
 
+class PackView(Pack):
+    """The samples of a pack, of which `clip` gives something else."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.name, self.key = pack.name, pack.key
+        self.ids, self.speakers, self.targets, self.classes = pack.ids, pack.speakers, pack.targets, pack.classes
+        self._pack = pack
+
+    def having(self, name: str) -> NDArray[np.bool_]:
+        return self._pack.having(name)
+
+    def check_mel(self, wanted: MelSpec) -> None:
+        self._pack.check_mel(wanted)
+
+
 _STORED = ("grey", "rgb", "slots", "mel", "tokens")
 
 

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clcr.training.data.cache import Clip, Pack
-from clcr_stream.frontends.mel import MelSpec
+from clcr.training.data.cache import Clip, Pack, PackView
 
 MOVES = (2, 12)  # video slots between two movements of the head
 
@@ -37,20 +35,13 @@ def filmed(pack: Pack, row: int, slots: int, rng: np.random.Generator) -> Clip:
     return held([pack.version(row, rng) for _ in counts], counts)
 
 
-class HeldPack(Pack):
+class HeldPack(PackView):
     """A pack whose photographs are shown for `slots` video slots; everything else stays."""
 
     def __init__(self, pack: Pack, slots: int) -> None:
-        self.name, self.key = pack.name, pack.key
-        self.ids, self.speakers, self.targets, self.classes = pack.ids, pack.speakers, pack.targets, pack.classes
-        self._pack, self._slots = pack, slots
+        super().__init__(pack)
+        self._slots = slots
 
     def clip(self, index: int) -> Clip:
         clip = self._pack.clip(index)
         return held([clip], [self._slots]) if is_photograph(clip) else clip
-
-    def having(self, name: str) -> NDArray[np.bool_]:
-        return self._pack.having(name)
-
-    def check_mel(self, wanted: MelSpec) -> None:
-        self._pack.check_mel(wanted)

@@ -39,9 +39,9 @@ class Sides:
             if any(rows.any() for rows in there):
                 found[modality] = [
                     [
-                        (pack, np.flatnonzero(rows & (pack.targets == label)))
+                        (pack, chosen)
                         for pack, rows in zip(packs, there, strict=True)
-                        if bool((rows & (pack.targets == label)).any())
+                        if len(chosen := np.flatnonzero(rows & (pack.targets == label)))
                     ]
                     for label in range(classes)
                 ]
