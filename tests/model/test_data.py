@@ -569,11 +569,14 @@ def test_no_face_and_no_speaker_is_on_both_sides_of_a_cut(shared_sets: SharedSet
     clear = [item for item in sets["ferplus"] if item.media in split_of]
     assert len(clear) > 15_000 and all(item.split == split_of[item.media] for item in clear)
     voices = ("nemo", "ased", "emogator", "emospeech")
-    for name in ("ckplus", "ravdess", "emodb", "javased_av", "javased_audio", "mosi", "faces_people", *voices):
+    of_sentiment = ("mosi", "mosi_text", "goemotions_sentiment")
+    films = ("javased_av", "mosi")
+    for name in ("ckplus", "ravdess", "emodb", "javased_audio", "faces_people", "mosi_text", *films, *voices):
         speakers = {split: {item.speaker for item in sets[name] if item.split == split} for split in ("train", "dev")}
         assert speakers["dev"], name
         assert not speakers["train"] & speakers["dev"], name
-    assert {item.label for name, rows in sets.items() for item in rows if name != "mosi"} == set(LABELS)
+    assert {item.label for name, rows in sets.items() if name not in of_sentiment for item in rows} == set(LABELS)
+    assert all(-3 <= float(item.label) <= 3 for name in of_sentiment for item in sets[name])
 
 
 @pytest.mark.data

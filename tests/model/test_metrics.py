@@ -115,6 +115,22 @@ def test_regression_scores_match_a_worked_example_and_acc2_skips_neutral_targets
     scores = metrics.regression_scores(np.array([1.0, -0.5, 2.0, -1.0]), np.array([2.0, 0.5, 0.0, -1.0]))
     assert scores["mae"]["value"] == pytest.approx((1 + 1 + 2 + 0) / 4)
     assert scores["acc2"]["value"] == pytest.approx(2 / 3)
+    assert scores["acc7"]["value"] == pytest.approx(1 / 4)
+    assert scores["corr"]["value"] == pytest.approx(np.corrcoef([1.0, -0.5, 2.0, -1.0], [2.0, 0.5, 0.0, -1.0])[0, 1])
+
+
+def test_acc7_rounds_halves_away_from_zero_and_knows_no_value_beyond_three() -> None:
+    said, meant = np.array([0.5, -0.5, 7.0, -2.4, 0.4, 2.5]), np.array([1.0, -1.0, 3.0, -2.0, 0.0, 2.0])
+    assert metrics.regression_scores(said, meant)["acc7"]["value"] == pytest.approx(5 / 6)
+
+
+def test_the_correlation_of_weighted_samples_is_that_of_repeated_ones() -> None:
+    rng = np.random.default_rng(4)
+    said, meant, times = rng.normal(size=9), rng.normal(size=9), rng.integers(0, 4, 9)
+    repeated = np.corrcoef(np.repeat(said, times), np.repeat(meant, times))[0, 1]
+    found = metrics.correlation(said, meant, np.stack([times, np.ones(9)]).astype(np.float64))
+    assert found == pytest.approx([repeated, np.corrcoef(said, meant)[0, 1]])
+    assert np.isnan(metrics.correlation(np.ones(9), meant, np.ones(9)))
 
 
 def test_the_fitted_temperature_undoes_a_known_scaling() -> None:

@@ -107,7 +107,9 @@ def test_training_sees_every_two_of_the_modalities_and_all_three() -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6))
 def test_one_side_always_has_the_label_whatever_the_others_say(seed: int) -> None:
-    pack = PairedPack("p", [FACES, VOICES, TEXTS], 12, seed, Emptied(neutral=0.5, nothing=EMPTY, nothing_p=0.3))
+    pack = PairedPack(
+        "p", [FACES, VOICES, TEXTS], 12, seed, Emptied(neutral=0.5, nothing=EMPTY, nothing_p=0.3, alone_p=0.1)
+    )
     rng = np.random.default_rng(seed)
     clip = pack.version(seed % 12, rng)
     values = list(sides(clip).values())
@@ -120,7 +122,7 @@ def test_one_side_always_has_the_label_whatever_the_others_say(seed: int) -> Non
 
 
 def test_as_many_sides_are_neutral_or_nothing_as_was_asked() -> None:
-    pack = PairedPack("p", [VOICES, TEXTS], 12, 1, Emptied(neutral=0.4, nothing=EMPTY, nothing_p=0.2))
+    pack = PairedPack("p", [VOICES, TEXTS], 12, 1, Emptied(neutral=0.4, nothing=EMPTY, nothing_p=0.2, alone_p=0.3))
     rng = np.random.default_rng(1)
     anger = EMOTIONS.index("anger")
     clips = [sides(pack.version(anger, rng)) for _ in range(2000)]
@@ -130,7 +132,7 @@ def test_as_many_sides_are_neutral_or_nothing_as_was_asked() -> None:
     alone = np.mean([len(found) == 1 for found in clips])
     assert empty == pytest.approx(0.2, abs=0.04)
     assert plain == pytest.approx(0.8 * 0.4, abs=0.04)
-    assert alone == pytest.approx(0.1, abs=0.03)
+    assert alone == pytest.approx(0.3, abs=0.04)
 
 
 def test_a_corrupted_side_shows_nothing_and_the_others_stay() -> None:
@@ -231,7 +233,16 @@ def test_a_recipe_s_pairs_are_their_own_group_without_the_speakers_left_out(pack
     assert sum(group.share for group in groups) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("wrong", [Pairs(per_step=0), Pairs(per_step=2, neutral=1.5), Pairs(per_step=2, nothing_p=0.1)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Pairs(per_step=0),
+        Pairs(per_step=2, neutral=1.5),
+        Pairs(per_step=2, nothing_p=0.1),
+        Pairs(per_step=2, nothing_alone_p=0.1),
+        Pairs(per_step=2, nothing=("noises",), nothing_alone_p=-0.1),
+    ],
+)
 def test_pairs_that_make_no_sense_are_refused(wrong: Pairs) -> None:
     recipe = msgspec.structs.replace(load_recipe(CONFIGS / "train_tiny.yaml"), pairs=wrong)
     with pytest.raises(ConfigError, match="pairs"):
@@ -253,8 +264,10 @@ def test_what_shows_nothing_is_read_by_its_own_label() -> None:
         asked.append((folder, split, labels))
         return EMPTY[1]
 
-    paired(Pairs(per_step=2, nothing=("noises",), nothing_p=0.1), [VOICES, TEXTS], 1, opened)
+    uses = Pairs(per_step=2, nothing=("noises",), nothing_alone_p=1.0)
+    alone = paired(uses, [VOICES, TEXTS], 1, opened).version(0, np.random.default_rng(1))
     assert asked == [(Path("noises"), "train", (NOTHING,))]
+    assert all(value >= 900 for value in sides(alone).values())
 
 
 def certain(labels: NDArray[np.int64], wrong: NDArray[np.bool_], surety: float) -> NDArray[np.float64]:

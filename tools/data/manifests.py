@@ -7,7 +7,6 @@ python tools/data/manifests.py --data ../shared/data --out cache/manifests --pre
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,8 @@ from clcr_stream.errors import ClcrError, ConfigError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
+from data.rows import records, row
+from data.sentiment import goemotions_sentiment, mosi, mosi_text
 from data.spoken import Recogniser
 
 ACTED = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}
@@ -57,24 +58,10 @@ FERPLUS_CLEAR = 6  # of ten raters
 PEOPLE_LABELS = ("neutral", "happy", "surprise", "anger")  # of faces_people: 6 faces of fear and 13 sad ones are dev
 
 
-def row(identity: str, label: str, kind: str, split: str = "train", **more: str) -> Row:
-    values = {"media": "", "speaker": "", "text": ""} | more
-    return Row(id=identity, label=label, kind=kind, split=split, start_s=0.0, end_s=0.0, **values)
-
-
 def common(name: str, renamed: dict[str, str]) -> str:
     """The common label of a set's own name, or "" when it has none."""
     label = renamed.get(name, name)
     return label if label in LABELS else ""
-
-
-def records(path: Path) -> Iterator[dict[str, str]]:
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: missing; --data must be the folder that holds faces/, audio/, text/, javased/, nemo/, ..."
-        )
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
 
 
 def cut_tiles(folder: Path, side: int, count: int, colour: bool) -> NDArray[np.uint8]:
@@ -217,13 +204,6 @@ def javased(folder: Path, kind: str) -> Iterator[Row]:
             yield row(record["clip"], record["emotion"], kind, record["split"], media=media, speaker=record["speaker"])
 
 
-def mosi(folder: Path) -> Iterator[Row]:
-    """Sentiment -3..3 as a number, for regression; not part of the emotion mixture."""
-    for record in records(folder / "labels.csv"):
-        more = {"media": f"clips/{record['clip']}.mp4", "speaker": record["video"], "text": record["text"]}
-        yield row(record["clip"], record["sentiment"], "video", record["split"], **more)
-
-
 def manifests(data: Path, out: Path) -> dict[str, tuple[Iterator[Row], Path]]:
     """name -> its rows and the media root they are relative to."""
     audio = data / "audio"
@@ -246,6 +226,8 @@ def manifests(data: Path, out: Path) -> dict[str, tuple[Iterator[Row], Path]]:
         "emogator": (voices(data / "emogator", {}), data / "emogator"),
         "emospeech": (voices(data / "emospeech", CALM), data / "emospeech"),
         "mosi": (mosi(data / "mosi400"), data / "mosi400"),
+        "mosi_text": (mosi_text(data / "text", data / "mosi400"), data / "text"),
+        "goemotions_sentiment": (spoken(goemotions_sentiment(data / "text")), data / "text"),
     }
 
 

@@ -42,8 +42,9 @@ class Predictions:
     def brief(self) -> dict[str, float]:
         """The point estimates only, for a training log."""
         if self.logits.shape[1] == 1:
-            error = np.abs(self.logits[:, 0] - self.targets)
-            return {"n": len(self.targets), "mae": float(error.mean())}
+            values, wanted = self.logits[:, 0], self.targets.astype(np.float64)
+            error, corr = np.abs(values - wanted).mean(), metrics.correlation(values, wanted, np.ones(len(wanted)))
+            return {"n": len(wanted), "mae": float(error), "corr": float(corr)}
         counts = metrics.confusion(self.targets.astype(np.int64), self.logits.argmax(1), self.logits.shape[1])
         return {
             "n": len(self.targets),

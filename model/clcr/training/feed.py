@@ -168,7 +168,7 @@ def paired(pairs: Pairs, packs: Sequence[Pack], seed: int, open_pack: PackOpener
     """The pack of samples that a recipe puts together by label. Raises ConfigError."""
     nothing = [open_pack(Path(folder), "train", (NOTHING,)) for folder in pairs.nothing]
     size = packs[0].classes * PAIRS_OF_A_LABEL
-    return PairedPack(PAIRS, packs, size, seed, Emptied(pairs.neutral, nothing, pairs.nothing_p))
+    return PairedPack(PAIRS, packs, size, seed, Emptied(pairs.neutral, nothing, pairs.nothing_p, pairs.nothing_alone_p))
 
 
 def hide(batch: Batch, rows: Tensor) -> Batch:

@@ -33,7 +33,8 @@ class Pairs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_step: int
     neutral: float = 0.0  # share of the sides beside the one that has the label that are neutral
     nothing: tuple[str, ...] = ()  # packs of what shows nothing: noise, blurred faces, words at random
-    nothing_p: float = 0.0  # share of the sides that show nothing
+    nothing_p: float = 0.0  # share of the sides beside the one that has the label that show nothing
+    nothing_alone_p: float = 0.0  # share of the samples in which one modality shows nothing and the others are absent
 
 
 class DevPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +51,7 @@ class Best(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The number that chooses the best checkpoint: the mean of `metric` over "pack/subset" names."""
 
     of: tuple[str, ...]
-    metric: Literal["macro_f1", "accuracy"] = "macro_f1"
+    metric: Literal["macro_f1", "accuracy", "corr"] = "macro_f1"  # corr: of a regression
 
 
 class Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,12 +156,13 @@ def check_recipe(recipe: Recipe, name: str) -> None:
             raise ConfigError(f"{name}: {use.pack}: neutral {use.neutral} needs speakers, and history above 0")
     pairs = recipe.pairs
     if pairs is not None:
-        if pairs.per_step < 1 or not (0.0 <= pairs.neutral <= 1.0 and 0.0 <= pairs.nothing_p <= 1.0):
-            raise ConfigError(f"{name}: pairs need per_step of 1 or more, and neutral and nothing_p from 0 to 1")
+        shares = {"neutral": pairs.neutral, "nothing_p": pairs.nothing_p, "nothing_alone_p": pairs.nothing_alone_p}
+        if pairs.per_step < 1 or not all(0.0 <= share <= 1.0 for share in shares.values()):
+            raise ConfigError(f"{name}: pairs need per_step of 1 or more, and {', '.join(shares)} from 0 to 1")
         if any((use.group or Path(use.pack).name) == PAIRS for use in recipe.train):
             raise ConfigError(f"{name}: a train pack or group is called {PAIRS}, as that of the pairs is; rename it")
-        if pairs.nothing_p and not pairs.nothing:
-            raise ConfigError(f"{name}: pairs: nothing_p {pairs.nothing_p} needs packs under nothing")
+        if (pairs.nothing_p or pairs.nothing_alone_p) and not pairs.nothing:
+            raise ConfigError(f"{name}: pairs: nothing_p and nothing_alone_p above 0 need packs under nothing")
     if recipe.steps < 1 or recipe.eval_every_steps < 1 or recipe.log_every_steps < 1:
         raise ConfigError(f"{name}: steps, eval_every_steps and log_every_steps must be 1 or more")
 

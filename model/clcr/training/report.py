@@ -111,7 +111,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         levels = scores["exchange"]["participation"]
         shares = " ".join(f"{np.mean(list(level.values())):.2f}" for level in levels if level)
         if "mae" in scores:
-            cells = f"MAE {_cell(scores['mae']):<24}Acc-2 {_cell(scores['acc2']):<24}"
+            cells = "".join(f"{name} {_cell(scores[key]):<24}" for name, key in metrics.REGRESSION.items())
         else:
             cells = f"{_cell(scores['accuracy']):<22}{_cell(scores['macro_f1']):<22}{scores['ece']['value']:<8.3f}"
         lines.append(f"{name:<26}{scores['n']:>6}  {cells}{shares}")

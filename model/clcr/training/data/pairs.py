@@ -66,6 +66,7 @@ class Emptied:
     neutral: float = 0.0  # share of the sides that are neutral, as a plain sentence said in anger is
     nothing: Sequence[Pack] = ()  # packs of what shows nothing
     nothing_p: float = 0.0  # share of the sides that one of these stands for
+    alone_p: float = 0.0  # share of the samples that are one of these, with no other modality
 
 
 class PairedPack(Pack):
@@ -105,7 +106,7 @@ class PairedPack(Pack):
 
     def version(self, index: int, rng: np.random.Generator) -> Clip:
         """Another sample of that label, with two modalities or all; some show nothing at all."""
-        if rng.random() < self._emptied.nothing_p / 2 and self._nothing.rows:
+        if rng.random() < self._emptied.alone_p and self._nothing.rows:
             modality = str(rng.choice(list(self._nothing.rows)))
             drawn = {modality: self._nothing.draw(modality, 0, rng)}
         else:
