@@ -13,8 +13,11 @@ import numpy as np
 
 from clcr.scoring.clips import Answer, play, recordable
 from clcr.scoring.histories import pasts
+from clcr.scoring.joined import score_joined, sessions
+from clcr.scoring.people import group_scores, read_people
 from clcr.scoring.report import draw
-from clcr.scoring.scores import SCORES, Answered, scores
+from clcr.scoring.scores import SCORES, Answered, scores, stretches
+from clcr.scoring.times import by_time
 from clcr.training.data.manifest import SPLITS, Row, read_manifest
 from clcr.training.recipe import SUBSETS, subset_modalities
 from clcr_stream import Baseline, ConfigError, Engines, SourceError
@@ -29,7 +32,9 @@ class BundleRequest:
 
     subsets: "all" or a list such as "V,A,VA". limit: at most so many clips of each manifest, taken evenly. history_s:
     how much of its speaker's other clips of the set comes before each clip, for a bundle with baselines; history_of: of
-    those with this label alone. hold_s: how long a photograph or face is shown; 0: once.
+    those with this label alone. hold_s: how long a photograph or face is shown; 0: once. by_time: scores by the seconds
+    heard and seen too. joined_s: also clips joined in one stream, so much of one emotion and then of another; 0: none.
+    people: a file of the speakers' groups.
     """
 
     bundle: Path
@@ -42,6 +47,9 @@ class BundleRequest:
     history_s: float = 0.0
     history_of: str | None = None
     hold_s: float = 0.0
+    by_time: bool = False
+    joined_s: float = 0.0
+    people: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class ClipSet:
     media_root: Path
     rows: tuple[Row, ...]
     unlabelled: int  # rows of the split without a label: left out
+    everyone: tuple[Row, ...]  # all with a label, before they were thinned: joined clips are made of these
 
     @property
     def name(self) -> str:
@@ -96,6 +105,7 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
             "history_s": request.history_s,
             "history_of": request.history_of,
             "hold_s": request.hold_s,
+            "joined_s": request.joined_s,
             "sets": sets,
         }
 
@@ -119,7 +129,7 @@ def clip_set(manifest: Path, media_root: Path, request: BundleRequest, labels: S
             f"{manifest}: {len(missing)} of {len(kept)} media files are missing under {media_root}, the first is "
             f"{missing[0]}; give the right --media-root"
         )
-    return ClipSet(manifest, media_root, tuple(kept), len(rows) - len(labelled))
+    return ClipSet(manifest, media_root, tuple(kept), len(rows) - len(labelled), tuple(labelled))
 
 
 def _check(request: BundleRequest) -> None:
@@ -127,14 +137,17 @@ def _check(request: BundleRequest) -> None:
         raise ConfigError(f"--split {request.split!r} is not known; allowed: {', '.join(SPLITS)}")
     if not 0 <= request.history_s < math.inf:
         raise ConfigError(f"--history is {request.history_s}; allowed are seconds above 0")
-    if not 0 <= request.hold_s < math.inf:
-        raise ConfigError(f"--hold is {request.hold_s}; allowed are seconds above 0")
+    for name, seconds in (("hold", request.hold_s), ("joined", request.joined_s)):
+        if not 0 <= seconds < math.inf:
+            raise ConfigError(f"--{name} is {seconds}; allowed are seconds above 0")
     if request.limit is not None and request.limit < 1:
         raise ConfigError(f"--limit is {request.limit}; allowed is 1 or more")
     if len(request.media_roots) not in (1, len(request.manifests)):
         raise ConfigError(
             f"{len(request.media_roots)} --media-root for {len(request.manifests)} manifests; give one, or one for each"
         )
+    if request.people is not None:
+        read_people(request.people, "")
     names = [manifest.stem for manifest in request.manifests]
     if len(set(names)) < len(names):
         raise ConfigError(f"manifests {', '.join(names)}: two have the same name; rename one")
@@ -203,7 +216,35 @@ def _score_set(
     if not played.rows:
         return {**result, "n": 0, **dict.fromkeys(SCORES)}
     answered[subset] = Answered(played.rows, played.answers, engines.labels)
-    return {**result, **scores(answered[subset])}
+    return {
+        **result,
+        **scores(answered[subset]),
+        **_more_scores(engines, clips, subset, request, progress, answered[subset]),
+    }
+
+
+def _more_scores(
+    engines: Engines,
+    clips: ClipSet,
+    subset: str,
+    request: BundleRequest,
+    progress: _Progress,
+    answered: Answered,
+) -> dict[str, Any]:
+    """What was asked for beside the scores: by the seconds heard and seen, by groups of people, of joined clips."""
+    more: dict[str, Any] = {}
+    moving = stretches(answered)
+    if request.by_time and moving:
+        more |= by_time(moving, len(engines.labels))
+    if request.people is not None:
+        more["groups"] = group_scores(answered, read_people(request.people, clips.name))
+    shown = cast(tuple[Modality, ...], subset_modalities(subset))
+    if request.joined_s and "language" not in shown:
+        pairs = sessions([row for row in clips.everyone if set(shown) <= set(recordable(row))], request.limit)
+        if pairs:
+            progress.begin(f"{clips.name}/{subset} joined", len(pairs))
+            more["joined"] = score_joined(engines, pairs, clips.media_root, shown, request.joined_s, progress.step)
+    return more
 
 
 def _play_all(

@@ -7,7 +7,7 @@ and engines. Nothing here needs torch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +81,47 @@ def play(
         return _play_media(engines, row, reader, shown, past)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """What one stream said of several parts that follow each other directly."""
+
+    answer: Answer  # of them all, as of one clip
+    starts_s: tuple[float, ...]  # of each part, and the end of the last one
+
+
+def play_joined(
+    engines: Engines,
+    parts: Sequence[Sequence[Row]],
+    media_root: Path,
+    shown: tuple[Modality, ...],
+    least_s: float,
+) -> Joined | None:
+    """Run parts as one stream, each of as many of its clips, one directly after the other, as `least_s` take.
+
+    Of clips with sound or video, without words. None when a part's clips together are shorter. Raises SourceError as
+    `play` does.
+    """
+    rate_hz = engines.sample_rate_hz
+    with engines.stream(pace="max", modalities=shown) as stream:
+        feeder, hearer = _Feeder(stream, shown), _Hearer(engines, stream)
+        starts_s = [0.0]
+        for rows in parts:
+            for row in rows:
+                if feeder.end_s - starts_s[-1] >= least_s:
+                    break
+                feeder.begin(rate_hz)
+                with open_file(str(media_root / row.media), shown, rate_hz, _ignored) as reader:
+                    for item in _between(_decoded(reader, row), row, rate_hz):
+                        feeder.push(item, rate_hz)
+                        hearer.hear()
+            if feeder.end_s - starts_s[-1] < least_s:
+                return None
+            starts_s.append(feeder.end_s)
+        feeder.finish("")
+        answer = hearer.answer(parts[-1][-1])
+    return Joined(answer, tuple(starts_s))
+
+
 def _play_words(engines: Engines, row: Row) -> Answer:
     with engines.stream(pace="max", modalities=("language",)) as stream:
         stream.push_text(row.text, 0, stream.session.hop_ns)
@@ -136,9 +177,21 @@ class _Feeder:
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._reached_ns = dict.fromkeys(media, -1)
         self._newest_ns = 0
+        self._start = 0  # of the clip, in samples
+
+    @property
+    def end_s(self) -> float:
+        """The end of what was given, in the stream."""
+        return self._newest_ns / NS_PER_S
+
+    def begin(self, rate_hz: int) -> None:
+        """What is given from now on begins here: the next clip. Sound goes on to the sample."""
+        self._start = -(-self._newest_ns * rate_hz // NS_PER_S)
 
     def push(self, item: Item, rate_hz: int) -> None:
         """Take one picture or block of sound; those of HELD_BACK_NS ago are pushed."""
+        if self._start:
+            item = _later(item, self._start, rate_hz)
         if isinstance(item, VideoItem):
             modality: Modality = "vision"
             start_ns = end_ns = item.time_ns
@@ -255,6 +308,12 @@ def _between(items: Iterator[Item], row: Row, rate_hz: int) -> Iterator[Item]:
                 yield AudioItem(max(0, place), samples)
         if length_ns is not None and time_ns > length_ns + APART_NS:
             return
+
+
+def _later(item: Item, samples: int, rate_hz: int) -> Item:
+    if isinstance(item, VideoItem):
+        return VideoItem(item.time_ns + samples * NS_PER_S // rate_hz, item.rgb)
+    return AudioItem(item.first_sample + samples, item.samples)
 
 
 def _ignored(_error: str) -> None:

@@ -30,6 +30,36 @@ def table(sets: Sequence[dict[str, Any]], by_speaker: bool = False) -> str:
     return "\n".join(lines)
 
 
+def times_table(sets: Sequence[dict[str, Any]]) -> str:
+    """Accuracy by the seconds since an emotion began: of the clips, and of joined ones before and after the change."""
+    lines: list[str] = []
+    for scored in sets:
+        joined = scored.get("joined", {})
+        parts = [("", scored), *((f", joined, {part}", joined.get(part, {})) for part in ("before", "after"))]
+        for title, part in parts:
+            if part.get("by_time"):
+                told = "".join(f"{one['after_s']:>6g}: {one['accuracy']:.2f}" for one in part["by_time"])
+                lines.append(f"{scored['name']}/{scored['subset']}{title}: accuracy after seconds\n {told}")
+        if joined.get("n"):
+            after = joined["after"]
+            stable_s = after["time_to_stable_correct_s"]
+            settled = "" if stable_s is None else f", after {stable_s:.1f} s (median)"
+            lines.append(f"  {after['recovered']:.2f} of {joined['n']} sessions end with the second emotion{settled}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def groups_table(sets: Sequence[dict[str, Any]]) -> str:
+    """macro-F1 of each group of people with its 95 % interval."""
+    lines: list[str] = []
+    for scored in sets:
+        for kind, groups in scored.get("groups", {}).items():
+            for name, one in groups.items():
+                low, high = one["intervals"]["macro_f1"]
+                who = f"{scored['name']}/{scored['subset']}, {kind} {name}"
+                lines.append(f"{who:<44}{one['n']:>6}  macro-F1 {one['macro_f1']:.3f} [{low:.3f}, {high:.3f}]")
+    return "".join(f"{line}\n" for line in lines)
+
+
 def draw(folder: Path, answered: dict[str, Answered], labels: tuple[str, ...]) -> None:
     """confusion.png and reliability.png of one manifest, a panel or curve for each subset."""
     if not answered:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from clcr.scoring.clips import Answer
+from clcr.scoring.times import Stretch, pace
 from clcr.training import metrics
 from clcr.training.data.manifest import Row
 from clcr.training.metrics import Bootstrap, Floats, Ints
@@ -59,7 +59,7 @@ def scores(answered: Answered) -> dict[str, Any]:
         "per_speaker": _per_speaker(probs, targets, speakers),
         "confusion": by_clip["confusion"],
         "unseen": sum(not answer.seen for answer in answered.answers),
-        **_over_time(answered),
+        **pace(stretches(answered)),
     }
 
 
@@ -95,36 +95,10 @@ def _per_speaker(probs: Floats, targets: Ints, speakers: Sequence[str]) -> dict[
     return result
 
 
-def _over_time(answered: Answered) -> dict[str, Any]:
-    """How fast and how steadily the label came, over the clips of video or sound; None for a set without any."""
-    moving = [
-        (target, answer)
+def stretches(answered: Answered) -> list[Stretch]:
+    """The clips of video or sound, for which a label comes hop by hop."""
+    return [
+        Stretch(answer.hops, answer.hop_s, int(target))
         for row, target, answer in zip(answered.rows, answered.targets, answered.answers, strict=True)
         if row.kind in ("video", "audio")
     ]
-    if not moving:
-        return {"time_to_first_correct_s": None, "never_correct": None, "flips_per_s": None}
-    firsts = [_first_correct_s(answer, int(target)) for target, answer in moving]
-    reached = [first for first in firsts if first is not None]
-    flips = sum(_flips(answer.hops) for _, answer in moving)
-    spans_s = sum(_labelled_span_s(answer) for _, answer in moving)
-    return {
-        "time_to_first_correct_s": float(np.median(reached)) if reached else None,
-        "never_correct": 1.0 - len(reached) / len(moving),
-        "flips_per_s": flips / spans_s if spans_s else None,
-    }
-
-
-def _first_correct_s(answer: Answer, target: int) -> float | None:
-    """Seconds from the clip's start to the end of the first hop whose label is right."""
-    return round((answer.hops.index(target) + 1) * answer.hop_s, 6) if target in answer.hops else None
-
-
-def _flips(hops: Sequence[int]) -> int:
-    """Changes from one label to another between neighbouring hops."""
-    return sum(a != b for a, b in pairwise(hops) if a >= 0 and b >= 0)
-
-
-def _labelled_span_s(answer: Answer) -> float:
-    """The time over which a flip was possible: between neighbouring hops that both have a label."""
-    return sum(a >= 0 and b >= 0 for a, b in pairwise(answer.hops)) * answer.hop_s

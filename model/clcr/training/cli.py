@@ -28,6 +28,7 @@ _EVAL_EXAMPLES = """examples:
   clcr-eval runs/javased/final --pack cache/packs/ravdess --fit-temperature
   clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --json out.json
   clcr-eval --bundle engines/default --manifest a.csv b.csv --media-root /a /b --subsets V,A,VA --limit 200
+  clcr-eval --bundle engines/default --manifest my.csv --media-root /data --by-time --joined 6 --people people.csv
 exit codes: 0 done, 1 other error, 2 recipe, flag or manifest, 4 bundle, 5 backend, 7 checkpoint or output, 130 Ctrl-C
 """
 Say = Callable[[str, bool], object]
@@ -40,7 +41,15 @@ _OF_A_CHECKPOINT = {
     "nothing": None,
     "fit_temperature": False,
 }
-_OF_A_BUNDLE = {"manifest": None, "media_root": None, "limit": None, "backend": None}
+_OF_A_BUNDLE = {
+    "manifest": None,
+    "media_root": None,
+    "limit": None,
+    "backend": None,
+    "by_time": False,
+    "joined": None,
+    "people": None,
+}
 STOPPED_CODE = 75
 INTERRUPTED_CODE = 130
 
@@ -73,20 +82,7 @@ def eval_main(arguments: list[str] | None = None) -> int:
     parser = _parser("clcr-eval", "Score a checkpoint on prepared packs, or a bundle on manifests.", _EVAL_EXAMPLES)
     parser.add_argument("checkpoint", type=Path, nargs="?", metavar="CHECKPOINT")
     parser.add_argument("--pack", type=Path, nargs="+", metavar="DIR", help="of a checkpoint: the prepared packs")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="score this bundle through the runtime, hop by hop")
-    parser.add_argument(
-        "--manifest", type=Path, nargs="+", action="extend", metavar="M.csv", help="of a bundle: one set each"
-    )
-    parser.add_argument(
-        "--media-root",
-        type=Path,
-        nargs="+",
-        action="extend",
-        metavar="DIR",
-        help="where the media paths of the manifests begin: one for all, or one each",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="of a bundle: at most N clips a manifest, taken evenly")
-    parser.add_argument("--backend", help="of a bundle: auto (default), onnxruntime or tensorrt")
+    _bundle_flags(parser)
     parser.add_argument("--split", default="dev", help="train, dev (default) or test")
     parser.add_argument("--subsets", default="all", help="all, or a list such as V,A,VA")
     parser.add_argument("--having", help="of a checkpoint: only clips recorded with all of these, such as VA")
@@ -104,9 +100,7 @@ def eval_main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plots", type=Path, metavar="DIR", help="confusions and reliability as PNG")
     parser.add_argument("--batch", type=int, metavar="N", help="of a checkpoint: clips in a batch (32)")
     parser.add_argument("--threads", type=int, metavar="N", help="of a checkpoint: CPU threads")
-    parser.add_argument(
-        "--hold", type=float, metavar="SECONDS", help="of a checkpoint: show each photograph for so long"
-    )
+    parser.add_argument("--hold", type=float, metavar="SECONDS", help="show each photograph for so long")
     parser.add_argument(
         "--pairs",
         type=int,
@@ -171,6 +165,35 @@ def _train_faces(options: argparse.Namespace) -> int:
     return 0 if outcome == FINISHED else STOPPED_CODE
 
 
+def _bundle_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="score this bundle through the runtime, hop by hop")
+    parser.add_argument(
+        "--manifest", type=Path, nargs="+", action="extend", metavar="M.csv", help="of a bundle: one set each"
+    )
+    parser.add_argument(
+        "--media-root",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="where the media paths of the manifests begin: one for all, or one each",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="of a bundle: at most N clips a manifest, taken evenly")
+    parser.add_argument("--backend", help="of a bundle: auto (default), onnxruntime or tensorrt")
+    parser.add_argument(
+        "--by-time", action="store_true", help="of a bundle: scores by the seconds heard and seen since a clip's begin"
+    )
+    parser.add_argument(
+        "--joined",
+        type=float,
+        metavar="SECONDS",
+        help="of a bundle: also each speaker's clips joined, so much of one emotion and then of another",
+    )
+    parser.add_argument(
+        "--people", type=Path, metavar="P.csv", help="of a bundle: scores by groups of speakers (speaker,sex,...)"
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from clcr.training import report
     from clcr.training.checkpoint import load_checkpoint
@@ -208,7 +231,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     from clcr.scoring.bundle import BundleRequest, score_bundle
-    from clcr.scoring.report import table
+    from clcr.scoring.report import groups_table, table, times_table
 
     if options.checkpoint is not None:
         raise ConfigError(f"{options.checkpoint} and --bundle {options.bundle}: give one of them")
@@ -226,6 +249,9 @@ def _score(options: argparse.Namespace) -> int:
         history_s=options.history or 0.0,
         history_of=options.history_of,
         hold_s=options.hold or 0.0,
+        by_time=options.by_time,
+        joined_s=options.joined or 0.0,
+        people=options.people,
     )
     for path in (options.json, options.plots):
         if path is not None:
@@ -233,6 +259,7 @@ def _score(options: argparse.Namespace) -> int:
     with _progress_line() as say:
         results = score_bundle(request, say, options.plots)
     print(table(results["sets"], options.by_speaker))
+    print(times_table(results["sets"]) + groups_table(results["sets"]), end="")
     if options.json is not None:
         _write_json(options.json, results)
     return 0
