@@ -19,7 +19,7 @@ from clcr.training.data.films import MOVES, filmed, held, is_photograph
 from clcr.training.data.mixture import Mixture
 from clcr.training.data.pairs import NOTHING, Emptied, PairedPack
 from clcr.training.feed import Feed, paired
-from clcr.training.fusion import against_parts, product_of_experts
+from clcr.training.fusion import against_parts, product_of_experts, values_against_parts
 from clcr.training.recipe import PAIRS, Pairs, check_recipe, load_recipe
 from clcr_stream.errors import ConfigError
 from tiny_packs import write_packs
@@ -305,3 +305,19 @@ def test_a_product_of_experts_multiplies_and_a_branch_without_an_opinion_changes
     np.testing.assert_allclose(product_of_experts([first, first]), first**2 / (first**2).sum(), atol=1e-12)
     ruled_out = product_of_experts([np.array([[1.0, 0.0, 0.0]]), np.array([[0.1, 0.9, 0.0]])])
     assert ruled_out.argmax() == 0 and (ruled_out > 0).all()
+
+
+def test_values_are_compared_by_their_sign_where_the_target_is_not_zero() -> None:
+    targets = np.array([1.0, -1.0, 2.0, -2.0, 0.0, 0.0] * 10)
+    right = np.sign(targets) + (targets == 0)
+    heard, read = right.copy(), right.copy()
+    heard[::3] *= -2.0  # the 1.0 and the -2.0 of each six: half of what counts
+    read[::6] *= -3.0
+    found = values_against_parts({"A": heard, "L": read, "AL": right, "VL": right}, targets)
+    assert set(found) == {"AL"}
+    scores = found["AL"]
+    assert (scores["n"], scores["branch"], scores["fusion"]) == (40, "L", 1.0)
+    assert scores["best_branch"] == pytest.approx(0.75)
+    assert scores["average"] == pytest.approx(0.5)  # the wrong one is surer
+    assert scores["gain"]["best_branch"]["value"] == pytest.approx(0.25)
+    assert set(scores["gain"]) == {"best_branch", "average"}

@@ -387,6 +387,29 @@ def test_a_model_with_baselines_is_also_scored_after_20_s_of_the_left_out_speake
     assert "after 20 s VA" in loso.summary(report)
 
 
+def test_the_folds_of_a_regression_are_scored_as_values(tmp_path: Path) -> None:
+    targets = {"s1": [1.0, -2.0, 0.0], "s2": [3.0, -1.0, -0.5]}
+    for speaker, wanted in targets.items():
+        outputs = {
+            "A": [[-value] for value in wanted],
+            "L": [[value] for value in wanted],
+            "AL": [[1.0] for _ in wanted],
+        }
+        subsets = {subset: {"logits": said, "unseen": 0, "mae": 0.5} for subset, said in outputs.items()}
+        fold = {"speaker": speaker, "targets": wanted, "subsets": subsets, "seconds": 1.0}
+        checkpoint.write_json(tmp_path / f"speaker_{speaker}.json", fold)
+    report = loso.pooled(tmp_path, ("s1", "s2"), None)
+    assert {name: scores["acc2"]["value"] for name, scores in report["pooled"].items()} == {
+        "A": 0.0,
+        "L": 1.0,
+        "AL": 0.4,
+    }
+    assert report["pooled_by_speaker"]["L"]["corr"]["value"] == pytest.approx(1.0)
+    assert report["fusion"]["AL"]["gain"]["best_branch"]["value"] == pytest.approx(-0.6)
+    lines = loso.summary(report).splitlines()
+    assert lines[0].split() == ["speaker", "A", "MAE", "L", "MAE", "AL", "MAE"]
+
+
 def test_leaving_one_out_refuses_a_base_that_saw_the_speakers(recipe: Recipe, finished: Path) -> None:
     with pytest.raises(ConfigError, match="was trained on clips"):
         loso.leave_one_speaker_out(Path("loso"), recipe, finished / "final", (Path("packs/clips"),))

@@ -5,7 +5,7 @@ The branches are the model itself shown one modality; the same samples go into a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from clcr.training import metrics
 from clcr.training.metrics import Bootstrap, Floats
 
-BASELINES = ("best_branch", "average", "product")
 LEAST_P = 1e-6  # no branch rules a label out
 
 
@@ -29,29 +28,59 @@ def against_parts(
     "gain": {baseline: {value, low, high}}}: the paired difference of fusion and baseline with its 95 % interval over
     resampled samples.
     """
-    bootstrap = bootstrap or Bootstrap()
-    weights = np.concatenate([np.ones((1, len(targets))), metrics.resampling_weights(len(targets), bootstrap)])
+    weights = _weights(len(targets), bootstrap)
     found: dict[str, Any] = {}
-    for subset, fused in probabilities.items():
-        branches = [probabilities[letter] for letter in subset if letter in probabilities]
-        if len(subset) < 2 or len(branches) < len(subset):
-            continue
-        alone = {letter: _scores(probabilities[letter], targets, weights) for letter in subset}
-        best = max(subset, key=lambda letter: float(alone[letter][0]))
-        own = _scores(fused, targets, weights)
-        baselines = {
-            "best_branch": alone[best],
-            "average": _scores(np.mean(branches, 0), targets, weights),
-            "product": _scores(product_of_experts(branches), targets, weights),
-        }
-        found[subset] = {
-            "n": len(targets),
-            "fusion": float(own[0]),
-            **{name: float(scores[0]) for name, scores in baselines.items()},
-            "branch": best,
-            "gain": {name: asdict(metrics.interval_of(own - scores)) for name, scores in baselines.items()},
-        }
+    for subset in _fusions(probabilities):
+        branches = [probabilities[letter] for letter in subset]
+        others = {"average": np.mean(branches, 0), "product": product_of_experts(branches)}
+        found[subset] = {"n": len(targets)} | _beside(
+            _scores(probabilities[subset], targets, weights),
+            {letter: _scores(probabilities[letter], targets, weights) for letter in subset},
+            {name: _scores(said, targets, weights) for name, said in others.items()},
+        )
     return found
+
+
+def values_against_parts(
+    values: Mapping[str, Floats], targets: Floats, bootstrap: Bootstrap | None = None
+) -> dict[str, Any]:
+    """The same for the values (n,) of a regression, by Acc-2 and without a product."""
+    signed = targets != 0
+    weights = _weights(len(targets), bootstrap) * signed
+
+    def acc2(said: Floats) -> Floats:
+        scores: Floats = (weights @ ((said > 0) == (targets > 0))) / weights.sum(1)
+        return scores
+
+    found: dict[str, Any] = {}
+    for subset in _fusions(values):
+        average = np.mean([values[letter] for letter in subset], 0)
+        alone = {letter: acc2(values[letter]) for letter in subset}
+        found[subset] = {"n": int(signed.sum())} | _beside(acc2(values[subset]), alone, {"average": acc2(average)})
+    return found
+
+
+def _fusions(subsets: Iterable[str]) -> tuple[str, ...]:
+    """The subsets of several modalities of which every branch was scored too."""
+    known = set(subsets)
+    return tuple(subset for subset in subsets if len(subset) > 1 and set(subset) <= known)
+
+
+def _weights(n: int, bootstrap: Bootstrap | None) -> Floats:
+    """How often each sample counts: once each, then as in each resample."""
+    return np.concatenate([np.ones((1, n)), metrics.resampling_weights(n, bootstrap or Bootstrap())])
+
+
+def _beside(fused: Floats, alone: Mapping[str, Floats], others: Mapping[str, Floats]) -> dict[str, Any]:
+    """A fusion beside its best branch and other baselines; scores of all samples, then of each resample."""
+    best = max(alone, key=lambda letter: float(alone[letter][0]))
+    baselines = {"best_branch": alone[best], **others}
+    return {
+        "fusion": float(fused[0]),
+        **{name: float(scores[0]) for name, scores in baselines.items()},
+        "branch": best,
+        "gain": {name: asdict(metrics.interval_of(fused - scores)) for name, scores in baselines.items()},
+    }
 
 
 def fusion_table(fusion: dict[str, dict[str, Any]]) -> str:
@@ -66,7 +95,7 @@ def fusion_table(fusion: dict[str, dict[str, Any]]) -> str:
                     f"beta {beta[0]:.2f} -> {beta[1]:.2f}  eta {eta[0]:.2f} -> {eta[1]:.2f}"
                 )
                 continue
-            beside = "  ".join(f"{b} {scores[b]:.3f} ({_gain(scores['gain'][b])})" for b in BASELINES)
+            beside = "  ".join(f"{b} {scores[b]:.3f} ({_gain(scores['gain'][b])})" for b in scores["gain"])
             lines.append(f"{name + ' ' + subset:<28}fusion {scores['fusion']:.3f}  {beside}")
     return "".join(line + "\n" for line in lines)
 

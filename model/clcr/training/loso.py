@@ -13,15 +13,14 @@ from clcr.network.model import CLCR
 from clcr.training import checkpoint, metrics
 from clcr.training.data.cache import Pack
 from clcr.training.evaluate import evaluate_subset
-from clcr.training.feed import restrict, speakers_pack
-from clcr.training.fusion import against_parts, fusion_table
+from clcr.training.feed import possible_subsets, restrict, speakers_pack
+from clcr.training.fusion import against_parts, fusion_table, values_against_parts
 from clcr.training.metrics import Bootstrap
 from clcr.training.recipe import Best, Recipe, load_recipe
 from clcr.training.start import model_from
-from clcr.training.train import FINISHED, resume_run, start_run, train
+from clcr.training.train import FINISHED, class_names, resume_run, start_run, train
 from clcr_stream.errors import ConfigError
 
-SUBSETS = ("V", "A", "VA")
 SPLITS = ("train", "dev")
 HISTORY_S = 20.0  # of the speaker's other clips come before a clip, for a model with baselines
 AFTER = "after_20_s"  # the key of those scores
@@ -35,10 +34,10 @@ def leave_one_speaker_out(folder: Path, recipe: Recipe, init: Path, packs: tuple
     Nothing is chosen by looking at the left-out speaker: no development packs, the last weights, a fixed step count.
     A fold stopped by a signal goes on where it stopped. Raises ConfigError if `init` was trained on the pack.
     """
-    base = checkpoint.load_info(init)
     for seen in sorted({pack.name for pack in packs} & trained_on(init)):
         raise ConfigError(f"{init}: was trained on {seen}; --init needs a checkpoint that never saw its speakers")
-    speakers = pack_speakers(packs[0], base.labels)
+    labels = class_names(model_from(init, recipe))
+    speakers = pack_speakers(packs[0], labels)
     recipe = fold_recipe(recipe, packs)
     complete = True
     for speaker in speakers:
@@ -46,7 +45,7 @@ def leave_one_speaker_out(folder: Path, recipe: Recipe, init: Path, packs: tuple
             complete = run_fold(folder, recipe, init, (packs, speaker))
             if not complete:
                 break
-    report = pooled(folder, speakers, base.labels)
+    report = pooled(folder, speakers, labels)
     report.update({"complete": complete, "init": str(init), "pack": packs[0].name, "steps": recipe.steps})
     checkpoint.write_json(folder / "loso.json", report)
     return report
@@ -73,7 +72,7 @@ def fold_recipe(recipe: Recipe, packs: tuple[Path, ...]) -> Recipe:
 
 
 def run_fold(folder: Path, recipe: Recipe, init: Path, left_out: tuple[tuple[Path, ...], str]) -> bool:
-    """Fine-tune without one speaker of the packs and score its clips with video and sound; False when stopped early."""
+    """Fine-tune without one speaker of the packs, score its clips with all modalities; False when stopped early."""
     packs, speaker = left_out
     names = tuple(f"{pack.name}/{speaker}" for pack in packs)
     work = folder / f"speaker_{speaker}"
@@ -86,7 +85,8 @@ def run_fold(folder: Path, recipe: Recipe, init: Path, left_out: tuple[tuple[Pat
     if train(run) != FINISHED:
         return False
     model = checkpoint.load_checkpoint(work / "final")
-    clips = restrict(speakers_pack(packs[0], SPLITS, (speaker,), model.config.labels), "VA")
+    clips = speakers_pack(packs[0], SPLITS, (speaker,), class_names(model))
+    clips = restrict(clips, possible_subsets(clips)[-1])  # the last one has the most modalities
     fold = {
         "speaker": speaker,
         "ids": [str(name) for name in clips.ids],
@@ -103,18 +103,18 @@ def run_fold(folder: Path, recipe: Recipe, init: Path, left_out: tuple[tuple[Pat
 def _scored(model: CLCR, clips: Pack, history_s: float = 0.0) -> dict[str, Any]:
     """What the model says of a speaker's clips, by subset; each clip after `history_s` of the others."""
     subsets: dict[str, Any] = {}
-    for subset in SUBSETS:
+    for subset in possible_subsets(clips):
         predicted = evaluate_subset(model, clips, subset, history_s=history_s)
         subsets[subset] = {"logits": predicted.logits.tolist(), "unseen": predicted.unseen, **predicted.brief()}
     return subsets
 
 
-def pooled(folder: Path, speakers: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
+def pooled(folder: Path, speakers: tuple[str, ...], labels: tuple[str, ...] | None) -> dict[str, Any]:
     """Per-fold scores and the scores of all finished folds' clips together, intervals by clip and by speaker."""
     paths = {speaker: folder / f"speaker_{speaker}.json" for speaker in speakers}
     folds = [checkpoint.read_json(path) for path in paths.values() if path.exists()]
     result: dict[str, Any] = {
-        "labels": list(labels),
+        "labels": list(labels or ()),
         "folds": {
             fold["speaker"]: {
                 subset: {name: value for name, value in scores.items() if name != "logits"}
@@ -137,35 +137,46 @@ def pooled(folder: Path, speakers: tuple[str, ...], labels: tuple[str, ...]) -> 
 
 def _together(folds: list[dict[str, Any]], key: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Scores over the clips of all folds by subset, intervals by clip and by speaker; the fusion beside its parts."""
-    targets = np.concatenate([np.asarray(fold["targets"], np.int64) for fold in folds])
     groups = tuple(fold["speaker"] for fold in folds for _ in fold["targets"])
-    by_clip, by_speaker, said = {}, {}, {}
-    for subset in SUBSETS:
-        probs = metrics.softmax(np.concatenate([np.asarray(fold[key][subset]["logits"]) for fold in folds]))
-        said[subset] = probs
-        by_clip[subset] = metrics.classification_scores(probs, targets)
-        scores = metrics.classification_scores(probs, targets, Bootstrap(groups=groups))
-        by_speaker[subset] = {name: scores[name] for name in ("accuracy", "macro_f1", "ece")}
-    return by_clip, by_speaker, against_parts(said, targets)
+    said = {
+        subset: np.concatenate([np.asarray(fold[key][subset]["logits"]) for fold in folds]) for subset in folds[0][key]
+    }
+    targets = np.concatenate([np.asarray(fold["targets"]) for fold in folds])
+    if next(iter(said.values())).shape[1] == 1:
+        values = {subset: outputs[:, 0] for subset, outputs in said.items()}
+        by_clip = {subset: metrics.regression_scores(v, targets) for subset, v in values.items()}
+        scored = {s: metrics.regression_scores(v, targets, Bootstrap(groups=groups)) for s, v in values.items()}
+        fusion = values_against_parts(values, targets)
+    else:
+        probs = {subset: metrics.softmax(outputs) for subset, outputs in said.items()}
+        by_clip = {subset: metrics.classification_scores(p, targets) for subset, p in probs.items()}
+        scored = {s: metrics.classification_scores(p, targets, Bootstrap(groups=groups)) for s, p in probs.items()}
+        fusion = against_parts(probs, targets)
+    intervals = {s: {n: value for n, value in scores.items() if _is_interval(value)} for s, scores in scored.items()}
+    return by_clip, intervals, fusion
+
+
+def _is_interval(value: object) -> bool:
+    return isinstance(value, dict) and "low" in value
 
 
 def summary(report: dict[str, Any]) -> str:
     """The report as lines for a terminal."""
-    lines = [f"{'speaker':<10}" + "".join(f"{subset + ' macro-F1':<16}" for subset in SUBSETS)]
+    names = {"macro-F1": "macro_f1", "accuracy": "accuracy"} if report["labels"] else metrics.REGRESSION
+    heading, first = ("macro-F1", "macro_f1") if report["labels"] else ("MAE", "mae")
+    subsets = tuple(report["pooled"])
+    lines = [f"{'speaker':<10}" + "".join(f"{subset} {heading:<14}" for subset in subsets)]
     for speaker, scores in report["folds"].items():
-        lines.append(f"{speaker:<10}" + "".join(f"{scores[subset]['macro_f1']:<16.3f}" for subset in SUBSETS))
+        lines.append(f"{speaker:<10}" + "".join(f"{scores[subset][first]:<16.3f}" for subset in subsets))
     rows = [("pooled", subset, scores) for subset, scores in report["pooled"].items()]
     rows += [(f"after {HISTORY_S:g} s", subset, scores) for subset, scores in report.get(f"pooled_{AFTER}", {}).items()]
     for title, subset, scores in rows:
-        f1, right = scores["macro_f1"], scores["accuracy"]
-        lines.append(
-            f"{title} {subset:<3} n {scores['n']}: macro-F1 {f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}], "
-            f"accuracy {right['value']:.3f} [{right['low']:.3f}, {right['high']:.3f}]"
-        )
+        cells = ", ".join(f"{name} {metrics.cell(scores[key])}" for name, key in names.items())
+        lines.append(f"{title} {subset:<3} n {scores['n']}: {cells}")
     fusion = {"pooled": report.get("fusion", {}), f"after {HISTORY_S:g} s": report.get(f"fusion_{AFTER}", {})}
     return "\n".join(lines + fusion_table(fusion).splitlines())
 
 
-def pack_speakers(pack: Path, labels: tuple[str, ...]) -> tuple[str, ...]:
+def pack_speakers(pack: Path, labels: tuple[str, ...] | None) -> tuple[str, ...]:
     """The speakers of all splits, sorted."""
     return tuple(sorted({str(speaker) for split in SPLITS for speaker in Pack(pack, split, labels).speakers}))

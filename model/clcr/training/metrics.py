@@ -6,6 +6,7 @@ estimate is the same formula with every weight 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -147,12 +148,12 @@ def regression_scores(values: Floats, targets: Floats, bootstrap: Bootstrap | No
 
 
 def correlation(values: Floats, targets: Floats, weights: Floats) -> Floats:
-    """Pearson's correlation of values and targets [n] for each row of weights [..., n]; nan where one is constant."""
+    """Pearson's correlation of values and targets [n] for each row of weights [..., n]; 0 where one is constant."""
     shares = weights / weights.sum(-1, keepdims=True)
     x = values - (shares @ values)[..., None]
     y = targets - (shares @ targets)[..., None]
     spread = np.sqrt((shares * x**2).sum(-1) * (shares * y**2).sum(-1))
-    return _ratio((shares * x * y).sum(-1), np.where(spread > 1e-12, spread, 0.0))
+    return np.where(spread > 1e-12, (shares * x * y).sum(-1) / np.maximum(spread, 1e-12), 0.0)
 
 
 def _whole(values: Floats) -> Floats:
@@ -195,6 +196,11 @@ def _ratio(part: Any, whole: Any) -> Floats:
     whole = np.asarray(whole, dtype=np.float64)
     result: Floats = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
     return result
+
+
+def cell(interval: Mapping[str, float]) -> str:
+    """A score and its interval for a table."""
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
 
 def interval_of(scores: Floats) -> Interval:

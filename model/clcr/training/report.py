@@ -111,9 +111,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         levels = scores["exchange"]["participation"]
         shares = " ".join(f"{np.mean(list(level.values())):.2f}" for level in levels if level)
         if "mae" in scores:
-            cells = "".join(f"{name} {_cell(scores[key]):<24}" for name, key in metrics.REGRESSION.items())
+            cells = "".join(f"{name} {metrics.cell(scores[key]):<24}" for name, key in metrics.REGRESSION.items())
         else:
-            cells = f"{_cell(scores['accuracy']):<22}{_cell(scores['macro_f1']):<22}{scores['ece']['value']:<8.3f}"
+            right, f1 = metrics.cell(scores["accuracy"]), metrics.cell(scores["macro_f1"])
+            cells = f"{right:<22}{f1:<22}{scores['ece']['value']:<8.3f}"
         lines.append(f"{name:<26}{scores['n']:>6}  {cells}{shares}")
     return "\n".join(lines)
 
@@ -213,7 +214,3 @@ def _draw(
         for subset, predicted in predictions.items()
     }
     plots.plot_reliability(curves, folder / "reliability.png")
-
-
-def _cell(interval: dict[str, float]) -> str:
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
