@@ -266,9 +266,9 @@ PROOFS: dict[str, Proof] = {
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare": DEVELOPMENT_DATA,
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare "
     "--only ravdess": DEVELOPMENT_DATA,
-    "python tools/data/changed_sound.py --manifest cache/manifests/ravdess.csv --media-root ../shared/data/audio "
+    "python tools/data/changed.py --manifest cache/manifests/ravdess.csv --media-root ../shared/data/audio "
     "--out cache/changed": ByTest(
-        "tests/tools/test_changed_sound.py::test_the_command_writes_sounds_and_manifests_that_the_others_read"
+        "tests/tools/test_changed.py::test_the_command_writes_sounds_and_manifests_that_the_others_read"
     ),
     "clcr-eval --bundle engines/default --manifest cache/changed/ravdess_room.csv cache/changed/ravdess_quiet.csv "
     "--media-root cache/changed": SCORE,

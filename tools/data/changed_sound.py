@@ -1,32 +1,22 @@
-"""Copies of a set's sound as it is in rooms, over telephones and beside other people: whom does distance or noise fail?
+"""Sound as it is in rooms, over telephones and beside other people. `data/changed.py` writes such copies of a set.
 
-    python tools/data/changed_sound.py --manifest cache/manifests/ravdess.csv --media-root ../shared/data/audio \\
-        --out cache/changed
-
-writes one WAV a clip and change to OUT/NAME/CHANGE/ and a manifest a change, OUT/NAME_CHANGE.csv, which `clcr-eval`
-and `clcr.training.data.prepare` take with `--media-root OUT`. The changes act on samples, not on the log-mel: the
-augmentation of training (clcr.training.data.augment) is judged by them and made otherwise. Same seed, same samples.
+The changes act on samples, not on the log-mel: the augmentation of training (clcr.training.data.augment) is judged by
+them and made otherwise.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import sys
 import wave
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from clcr.training.data.decode import SAMPLE_RATE_HZ, decode_audio
-from clcr.training.data.manifest import SPLITS, Row, read_manifest, write_manifest
-from clcr_stream.errors import ClcrError, ConfigError
+from clcr.training.data.decode import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
 QUIET_DBFS = -55.0
@@ -138,24 +128,6 @@ def _mixed(samples: Samples, beside: Samples, snr_db: float) -> Samples:
     return _samples(samples + beside * (wanted / max(1e-9, _level(beside))))
 
 
-def write_changed(rows: Sequence[Row], media_root: Path, name: str, out: Path, changes: Sequence[str]) -> None:
-    """Write the changed sounds of these rows and a manifest of each change."""
-    sounds = [decode_audio(media_root / row.media, row.start_s, row.end_s) for row in rows]
-    for place, change in enumerate(changes):
-        folder = out / name / change
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for index, row in enumerate(tqdm(rows, desc=change, unit="clip", leave=False, disable=None)):
-            rng = np.random.default_rng((list(CHANGES).index(change), index))
-            heard = CHANGES[change](sounds[index], rng, sounds)
-            path = folder / f"{index:05d}.wav"
-            write_wav(path, heard)
-            media = path.relative_to(out).as_posix()
-            written.append(replace(row, media=media, kind="audio", start_s=0.0, end_s=0.0))
-        write_manifest(out / f"{name}_{change}.csv", written)
-        print(f"{out / f'{name}_{change}.csv'}: {len(written)} clips ({place + 1} of {len(changes)} changes)")
-
-
 def write_wav(path: Path, samples: Samples) -> None:
     """16 bits, mono, at the sample rate of sets."""
     with wave.open(str(path), "wb") as file:
@@ -163,40 +135,3 @@ def write_wav(path: Path, samples: Samples) -> None:
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE_HZ)
         file.writeframes(np.rint(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes())
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Parse, write, return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", type=Path, required=True, help="of clips with sound")
-    parser.add_argument("--media-root", type=Path, required=True, help="the folder of the manifest's media")
-    parser.add_argument("--split", choices=SPLITS, default="dev", help="which part (default: dev)")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most N clips, evenly (default: all)")
-    parser.add_argument("--changes", default=",".join(CHANGES), help="separated by commas (default: all)")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    options = parser.parse_args(arguments)
-    try:
-        wanted = options.changes.split(",")
-        unknown = [change for change in wanted if change not in CHANGES]
-        if unknown:
-            raise ConfigError(f"--changes {unknown[0]!r} is not known; allowed is {', '.join(CHANGES)}")
-        if options.limit < 0:
-            raise ConfigError(f"--limit is {options.limit}; allowed is 1 or more; leave it out for all")
-        rows = [
-            row
-            for row in read_manifest(options.manifest)
-            if row.split == options.split and row.kind in ("audio", "video")
-        ]
-        if not rows:
-            raise ConfigError(f"{options.manifest}: no sound in split {options.split}; give another --split")
-        if options.limit:
-            rows = [rows[index] for index in np.unique(np.linspace(0, len(rows) - 1, options.limit).astype(int))]
-        write_changed(rows, options.media_root, options.manifest.stem, options.out, wanted)
-    except ClcrError as error:
-        print(f"changed_sound: error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -31,7 +31,7 @@ ABOUT = {
     "meld_spoken": "the same with the mistakes of a speech recogniser",
 }
 
-SOUNDS = {  # tools/data/changed_sound.py
+SOUNDS = {  # tools/data/changed.py
     "room": "in a room (0.5 s of echo)",
     "hall": "in a hall (1.2 s)",
     "telephone": "over a telephone",
