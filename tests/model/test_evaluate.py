@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import pytest
 import torch
 
 from clcr.network.model import CLCR
-from clcr.training import checkpoint, report, start
+from clcr.training import calibration, checkpoint, metrics, report, start
 from clcr.training.cli import eval_main
 from clcr.training.data.cache import Pack
 from clcr.training.data.films import HeldPack
-from clcr.training.evaluate import empty_batch, evaluate_subset
+from clcr.training.evaluate import Predictions, empty_batch, evaluate_subset
 from clcr.training.feed import Selected, possible_subsets, restrict, speakers_pack
 from clcr.training.recipe import SUBSETS, load_recipe
 from clcr.training.report import Request
@@ -139,17 +140,68 @@ def test_the_report_names_every_pack_and_subset_with_intervals(model: CLCR) -> N
     assert f"{results['packs']['clips/VA']['macro_f1']['value']:.3f}" in text
 
 
-def test_temperatures_are_stored_by_subset_and_never_applied_where_they_were_fitted(model: CLCR) -> None:
-    message = report.calibrate_checkpoint(Path("kept"), model, Request((CLIPS,), "train"))
+def test_temperatures_are_stored_by_subset_and_people_they_were_fitted_on_have_those_of_others(model: CLCR) -> None:
+    message = report.calibrate_checkpoint(Path("kept"), model, Request((CLIPS,), "train", pairs=12))
     fitted = checkpoint.load_checkpoint(Path("kept"))
     by_subset = fitted.temperature.by_subset()
     assert all(f"{subset} {by_subset[subset]:.3f} (n" in message for subset in ("V", "A", "VA"))
     assert all(by_subset[subset] != 1.0 for subset in ("V", "A", "VA"))
     assert by_subset["L"] == by_subset["VAL"] == by_subset[""] == 1.0
+    origin = checkpoint.load_info(Path("kept")).provenance["temperature"]
+    assert origin["fitted_on"] == ["clips:train", "pairs:train"]
+    origin["values"]["VA"] |= {"first_half": 2.0, "second_half": 3.0}
+    checkpoint.store_temperatures(Path("kept"), fitted.temperature, origin)
     there = report.evaluate(Path("kept"), fitted, Request((CLIPS,), "train"))["packs"]["clips/VA"]
     elsewhere = report.evaluate(Path("kept"), fitted, Request((CLIPS,), "dev"))["packs"]["clips/VA"]
-    assert there["temperature"] == 1.0
+    assert 2.0 <= there["temperature"] <= 3.0 < by_subset["VA"]
     assert elsewhere["temperature"] == pytest.approx(by_subset["VA"])
+
+
+def predicted(rng: np.random.Generator, stretch: Mapping[str, float], clips: int = 400) -> Predictions:
+    """Answers of a model that is too sure of each speaker by that factor."""
+    speakers = np.repeat(list(stretch), clips)
+    logits = rng.normal(size=(len(speakers), 3)) * 2
+    labels = np.array([rng.choice(3, p=row) for row in metrics.softmax(logits)])
+    logits = logits * np.array([stretch[speaker] for speaker in speakers])[:, None]
+    ids = tuple(f"{row}" for row in range(len(speakers)))
+    return Predictions(logits, labels, ids, tuple(speakers.tolist()), 0, {}, np.ones((len(speakers), 1)))
+
+
+def test_nobody_is_judged_with_a_temperature_fitted_on_themselves() -> None:
+    speakers = [str(number) for number in range(8)]
+    first = calibration.in_first_half("voices", predicted(np.random.default_rng(1), dict.fromkeys(speakers, 1.0), 1))
+    assert 0 < first.sum() < 8
+    stretch = {speaker: 2.0 if early else 4.0 for speaker, early in zip(speakers, first, strict=True)}
+    answers = predicted(np.random.default_rng(2), stretch)
+    fitted = calibration.fit({"voices": answers})
+    assert (fitted.first_half, fitted.second_half) == pytest.approx((4.0, 2.0), rel=0.1)
+    assert fitted.first_half > fitted.value > fitted.second_half
+    judged = fitted.judged("voices", answers).temperature[::400, 0]
+    assert judged == pytest.approx(np.where(first, fitted.first_half, fitted.second_half))
+
+
+def test_a_large_set_counts_no_more_than_500_clips_and_one_person_has_no_other_half() -> None:
+    rng = np.random.default_rng(3)
+    sets = {"large": predicted(rng, {"a": 1.0}, 5000), "small": predicted(rng, {"b": 3.0}, 500)}
+    alike = {"large": predicted(rng, {"a": 1.0}, 500), "small": sets["small"]}
+    assert calibration.fit(sets).value == pytest.approx(calibration.fit(alike).value, rel=0.1)
+    assert calibration.fit(sets).value > 1.3
+    alone = calibration.fit({"small": sets["small"]})
+    assert alone.value == pytest.approx(3.0, rel=0.15)
+    assert alone.first_half == alone.second_half == alone.value
+
+
+def test_few_clips_make_an_ece_even_where_the_model_is_calibrated() -> None:
+    rng = np.random.default_rng(4)
+    probs = metrics.softmax(rng.normal(size=(20_000, 6)))
+    labels = np.array([rng.choice(6, p=row) for row in probs])
+    assert metrics.ece_by_chance(probs) < 0.02
+    measured = [
+        metrics.expected_calibration_error(probs[start : start + 50], labels[start : start + 50])
+        for start in range(0, 20_000, 50)
+    ]
+    assert metrics.ece_by_chance(probs[:50]) == pytest.approx(np.mean(measured), abs=0.03)
+    assert metrics.ece_by_chance(probs[:50]) > 0.08
 
 
 def test_the_command_writes_json_prints_a_table_and_refuses_unknown_subsets(

@@ -167,13 +167,27 @@ def test_a_set_of_several_kinds_gives_each_modality_from_the_samples_that_have_i
     assert {sides(pack.clip(index))["grey"] for index in range(24)} <= set(range(100, 106))
 
 
-def test_pairs_of_one_modality_or_of_values_are_refused() -> None:
+def test_pairs_of_one_modality_are_refused() -> None:
     with pytest.raises(ConfigError, match="two modalities"):
         PairedPack("p", [FACES, Kind("grey", 4)], 12, 1)
-    values = Kind("mel", 2)
-    values.classes = 0
-    with pytest.raises(ConfigError, match="regression"):
-        PairedPack("p", [values, TEXTS], 12, 1)
+
+
+def test_values_go_together_by_the_nearest_whole_number() -> None:
+    scale = np.array([-3.0, -1.4, -0.6, 0.0, 0.4, 0.5, 1.2, 2.6, 2.4, 3.0, 1.6, -2.5])
+    voices, texts = Kind("mel", 2), Kind("tokens", 3)
+    for side, values in ((voices, scale), (texts, scale[::-1])):
+        side.classes, side.targets = 0, values.astype(np.float32)
+    whole = {-3.0: {-3, -2.5}, -1.0: {-1.4, -0.6}, 0.0: {0.0, 0.4}, 1.0: {0.5, 1.2}, 2.0: {2.4, 1.6}, 3.0: {2.6, 3.0}}
+    pack = PairedPack("p", [voices, texts], 60, 1)
+    assert pack.classes == 0 and set(pack.targets.tolist()) == set(whole)
+    rng = np.random.default_rng(1)
+    for index, target in enumerate(pack.targets.tolist()):
+        found = sides(pack.version(index, rng))
+        heard, read = scale[found["mel"] - 200], scale[::-1][found["tokens"] - 300]
+        assert {round(float(heard), 1), round(float(read), 1)} <= whole[target]
+    plain = PairedPack("p", [voices, texts], 60, 1, Emptied(neutral=1.0))
+    shown = [sides(plain.version(index, rng)) for index in range(60)]
+    assert all({scale[one["mel"] - 200], scale[::-1][one["tokens"] - 300]} & {0.0, 0.4} for one in shown)
 
 
 def test_a_photograph_beside_a_voice_is_held_as_long_as_the_voice() -> None:

@@ -33,11 +33,11 @@ class Predictions:
     speakers: tuple[str, ...]
     unseen: int  # clips in which nothing of the subset was found (no face, say): scored with the model's prior
     exchange: dict[str, Any]
-    temperature: Floats  # (n, 1): the model's, of the modalities that each clip shows
+    temperature: Floats  # (n, 1): of each clip, the model's for the modalities that it shows
 
-    def probabilities(self, calibrated: bool = True) -> Floats:
-        """(n, C): with the model's temperatures, or as they were before these were fitted."""
-        return metrics.softmax(self.logits, self.temperature if calibrated else 1.0)
+    def probabilities(self) -> Floats:
+        """(n, C), calibrated."""
+        return metrics.softmax(self.logits, self.temperature)
 
     def brief(self) -> dict[str, float]:
         """The point estimates only, for a training log."""
@@ -52,15 +52,13 @@ class Predictions:
             "macro_f1": float(metrics.macro_f1(counts)),
         }
 
-    def scores(self, calibrated: bool = True, by_speaker: bool = False) -> dict[str, Any]:
+    def scores(self, by_speaker: bool = False) -> dict[str, Any]:
         """Every score with its interval, and the exchange's statistics; plain JSON values."""
         bootstrap = Bootstrap(groups=self.speakers if by_speaker else None)
         if self.logits.shape[1] == 1:
             scored = metrics.regression_scores(self.logits[:, 0], self.targets.astype(np.float64), bootstrap)
         else:
-            scored = metrics.classification_scores(
-                self.probabilities(calibrated), self.targets.astype(np.int64), bootstrap
-            )
+            scored = metrics.classification_scores(self.probabilities(), self.targets.astype(np.int64), bootstrap)
         return {**scored, "unseen": self.unseen, "exchange": self.exchange}
 
 

@@ -20,7 +20,7 @@ from clcr.network.losses import UNLABELLED
 from clcr.training.data.augment import Augment
 from clcr.training.data.cache import Clip, Pack
 from clcr.training.data.mixture import FewSpeakers, Mixture
-from clcr.training.data.pairs import NOTHING, Emptied, PairedPack
+from clcr.training.data.pairs import NOTHING, Emptied, PairedPack, label_count
 from clcr.training.histories import companions
 from clcr.training.recipe import PAIRS, SUBSETS, DevPack, Pairs, Recipe, TrainPack, subset_modalities
 from clcr_stream.errors import ConfigError
@@ -167,7 +167,7 @@ class Feed:
 def paired(pairs: Pairs, packs: Sequence[Pack], seed: int, open_pack: PackOpener = Pack) -> Pack:
     """The pack of samples that a recipe puts together by label. Raises ConfigError."""
     nothing = [open_pack(Path(folder), "train", (NOTHING,)) for folder in pairs.nothing]
-    size = packs[0].classes * PAIRS_OF_A_LABEL
+    size = label_count(packs[0]) * PAIRS_OF_A_LABEL
     return PairedPack(PAIRS, packs, size, seed, Emptied(pairs.neutral, nothing, pairs.nothing_p, pairs.nothing_alone_p))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 ECE_BINS = 15
 RESAMPLES = 2000
+CHANCE_DRAWS = 500
 LEVEL = 0.95
 REGRESSION = {"Acc-2": "acc2", "Acc-7": "acc7", "MAE": "mae", "Corr": "corr"}  # scores by their names in the field
 
@@ -78,6 +79,15 @@ def expected_calibration_error(probs: Floats, labels: Ints, weights: Floats | No
     return _ratio(np.abs(weights @ by_bin).sum(-1), weights.sum(-1))
 
 
+def ece_by_chance(probs: Floats, seed: int = 0) -> float:
+    """The mean ECE of clips whose labels are drawn from probs [n, C] themselves: what few clips alone make of it."""
+    confidence = probs.max(1)
+    right = np.random.default_rng(seed).random((CHANCE_DRAWS, len(probs))) < confidence
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    gaps = (right - confidence) @ np.eye(ECE_BINS)[bins]
+    return float((np.abs(gaps).sum(1) / len(probs)).mean())
+
+
 def reliability(probs: Floats, labels: Ints) -> tuple[list[float], list[float]]:
     """Mean confidence and accuracy of the occupied ECE bins."""
     confidence, right = probs.max(1), probs.argmax(1) == labels
@@ -123,6 +133,7 @@ def classification_scores(probs: Floats, labels: Ints, bootstrap: Bootstrap | No
         "ece": asdict(
             _interval(expected_calibration_error(probs, labels), expected_calibration_error(probs, labels, weights))
         ),
+        "ece_by_chance": ece_by_chance(probs, bootstrap.seed),
         "per_class_f1": [None if np.isnan(f1) else float(f1) for f1 in per_class_f1(counts)],
         "confusion": counts.tolist(),
         "interval": _describe(bootstrap),
@@ -140,7 +151,7 @@ def regression_scores(values: Floats, targets: Floats, bootstrap: Bootstrap | No
     scored = {
         "mae": _ratio(weights @ np.abs(values - targets), weights.sum(1)),
         "acc2": _ratio(weights @ (signed * ((values > 0) == (targets > 0))), weights @ signed),
-        "acc7": _ratio(weights @ (_whole(values) == _whole(targets)).astype(np.float64), weights.sum(1)),
+        "acc7": _ratio(weights @ (whole(values) == whole(targets)).astype(np.float64), weights.sum(1)),
         "corr": correlation(values, targets, weights),
     }
     found = {name: asdict(interval_of(scores)) for name, scores in scored.items()}
@@ -156,14 +167,14 @@ def correlation(values: Floats, targets: Floats, weights: Floats) -> Floats:
     return np.where(spread > 1e-12, (shares * x * y).sum(-1) / np.maximum(spread, 1e-12), 0.0)
 
 
-def _whole(values: Floats) -> Floats:
-    """The nearest whole number from -3 to 3, halves away from zero."""
+def whole(values: Floats) -> Floats:
+    """The nearest whole number of CMU-MOSI's scale from -3 to 3, halves away from zero."""
     rounded: Floats = np.sign(values) * np.floor(np.abs(values).clip(max=3.0) + 0.5)
     return rounded
 
 
-def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """The temperature in [0.05, 20] that minimises the cross-entropy of logits [n, C] / temperature.
+def fit_temperature(logits: Floats, labels: Ints, weights: Floats | None = None) -> float:
+    """The temperature in [0.05, 20] that minimises the cross-entropy of logits [n, C] / temperature; weights [n].
 
     The loss is convex in 1/temperature, so a golden-section search on that finds the only minimum.
     """
@@ -171,7 +182,7 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
     golden = (np.sqrt(5) - 1) / 2
     while high - low > 1e-6 * high:
         left, right = high - golden * (high - low), low + golden * (high - low)
-        if _cross_entropy(logits * left, labels) < _cross_entropy(logits * right, labels):
+        if _cross_entropy(logits * left, labels, weights) < _cross_entropy(logits * right, labels, weights):
             high = right
         else:
             low = left
@@ -186,10 +197,10 @@ def softmax(logits: Floats, temperature: float | Floats = 1.0) -> Floats:
     return result
 
 
-def _cross_entropy(logits: Floats, labels: Ints) -> float:
+def _cross_entropy(logits: Floats, labels: Ints, weights: Floats | None) -> float:
     peak = logits.max(1)
     log_sum = peak + np.log(np.exp(logits - peak[:, None]).sum(1))
-    return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
+    return float(np.average(log_sum - logits[np.arange(len(labels)), labels], weights=weights))
 
 
 def _ratio(part: Any, whole: Any) -> Floats:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from clcr.network.baseline import HOP_S
 from clcr.network.config import LETTERS
 from clcr.network.model import CLCR
-from clcr.training import metrics, plots
+from clcr.training import calibration, metrics, plots
+from clcr.training.calibration import Fitted
 from clcr.training.checkpoint import load_info, store_temperatures
 from clcr.training.data.cache import SLOTS_PER_HOP, Pack
 from clcr.training.data.films import HeldPack
@@ -46,24 +48,24 @@ class Request:
 def evaluate(checkpoint: Path, model: CLCR, request: Request, pictures: Path | None = None) -> dict[str, Any]:
     """Score every pack and subset; `packs` of the result is keyed by "pack/subset". Raises ConfigError.
 
-    Each subset is scored on the clips recorded with all of its modalities. The stored temperature is applied, except to
-    a pack and split it was fitted on: there calibration is reported without it.
+    Each subset is scored on the clips recorded with all of its modalities. The stored temperatures are applied, except
+    to packs and splits they were fitted on: there each half of the people has those fitted on the other half.
     """
     provenance = load_info(checkpoint).provenance
-    fitted_on = set(provenance.get("temperature", {}).get("fitted_on", ()))
+    fitted = _fitted(provenance)
     results: dict[str, Any] = {}
     fusion: dict[str, Any] = {}
     for pack in _packs(model, request):
-        calibrated = f"{pack.name}:{request.split}" not in fitted_on
         predictions = _predict(model, pack, request)
+        if f"{pack.name}:{request.split}" in provenance.get("temperature", {}).get("fitted_on", ()):
+            predictions = {s: fitted[s].judged(pack.name, p) if s in fitted else p for s, p in predictions.items()}
         for subset, predicted in predictions.items():
-            temperature = model.temperature.by_subset()[subset] if calibrated else 1.0
-            scores = {"temperature": temperature, **predicted.scores(calibrated, request.by_speaker)}
+            scores = {"temperature": float(predicted.temperature.mean()), **predicted.scores(request.by_speaker)}
             results[f"{pack.name}/{subset}"] = scores
         if model.config.task == "classification":
-            fusion[pack.name] = _against_parts(predictions, calibrated, request.by_speaker)
+            fusion[pack.name] = _against_parts(predictions, request.by_speaker)
             if pictures is not None:
-                _draw(pictures / pack.name, model.config.labels, predictions, results, calibrated)
+                _draw(pictures / pack.name, model.config.labels, predictions, results)
         if isinstance(pack, PairedPack) and request.nothing is not None:
             fusion["corrupted"] = _corrupted(model, pack, request, predictions)
     return {
@@ -84,24 +86,36 @@ def calibrate_checkpoint(checkpoint: Path, model: CLCR, request: Request) -> str
     """Fit a temperature for each subset over all the packs, store them in the checkpoint, say what they are."""
     if model.config.task != "classification":
         raise ConfigError(f"{checkpoint}: a regression model has no temperature; leave --fit-temperature out")
-    found: dict[str, list[Predictions]] = {}
-    packs = _packs(model, request)
-    for pack in packs:
-        for subset, predicted in _predict(model, pack, request).items():
-            found.setdefault(subset, []).append(predicted)
+    packs = _packs(model, replace(request, pairs=0))
+    if request.pairs:
+        packs.append(_paired(model, packs, request))
+    predicted = {pack.name: _predict(model, pack, request) for pack in packs}
+    fitted: dict[str, Fitted] = {}
     said: list[str] = []
-    for subset, parts in found.items():
-        logits = np.concatenate([part.logits for part in parts])
-        targets = np.concatenate([part.targets.astype(np.int64) for part in parts])
-        value = metrics.fit_temperature(logits, targets)
-        model.temperature.fit(subset, value)
-        before, after = (
-            float(metrics.expected_calibration_error(metrics.softmax(logits, t), targets)) for t in (1.0, value)
-        )
-        said.append(f"{subset} {value:.3f} (n {len(targets)}, ECE there {before:.3f}, with it {after:.3f})")
-    sources = sorted(f"{pack.name}:{request.split}" for pack in packs)
-    store_temperatures(checkpoint, model.temperature, {"fitted_on": sources, **model.temperature.by_subset()})
+    for subset in SUBSETS:
+        sets = {name: by_subset[subset] for name, by_subset in predicted.items() if subset in by_subset}
+        if sets:
+            fitted[subset] = calibration.fit(sets)
+            model.temperature.fit(subset, fitted[subset].value)
+            clips = sum(len(one.targets) for one in sets.values())
+            said.append(f"{subset} {fitted[subset].value:.3f} (n {clips}, {_before_and_after(sets, fitted[subset])})")
+    sources = sorted(f"{name}:{request.split}" for name in predicted)
+    origin = {"fitted_on": sources, "values": {subset: asdict(one) for subset, one in fitted.items()}}
+    store_temperatures(checkpoint, model.temperature, origin)
     return f"temperatures fitted on {', '.join(sources)}, stored: {'; '.join(said)}"
+
+
+def _fitted(provenance: dict[str, Any]) -> dict[str, Fitted]:
+    """What a checkpoint says of its temperatures, by subset."""
+    return {subset: Fitted(**values) for subset, values in provenance.get("temperature", {}).get("values", {}).items()}
+
+
+def _before_and_after(sets: Mapping[str, Predictions], fitted: Fitted) -> str:
+    """The mean ECE of the sets with a temperature of 1, and with that fitted on other people."""
+    before = [replace(one, temperature=np.ones_like(one.temperature)) for one in sets.values()]
+    after = [fitted.judged(name, one) for name, one in sets.items()]
+    means = [np.mean([one.scores()["ece"]["value"] for one in judged]) for judged in (before, after)]
+    return f"mean ECE {means[0]:.3f}, with that of other people {means[1]:.3f}"
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -162,7 +176,7 @@ def _predict(model: CLCR, pack: Pack, request: Request) -> dict[str, Predictions
     }
 
 
-def _against_parts(predictions: dict[str, Predictions], calibrated: bool, by_speaker: bool) -> dict[str, Any]:
+def _against_parts(predictions: Mapping[str, Predictions], by_speaker: bool) -> dict[str, Any]:
     """Every fusion beside its branches, over the samples that all subsets have."""
     common = set.intersection(*(set(predicted.ids) for predicted in predictions.values()))
     rows = {s: [i for i, name in enumerate(predicted.ids) if name in common] for s, predicted in predictions.items()}
@@ -170,7 +184,7 @@ def _against_parts(predictions: dict[str, Predictions], calibrated: bool, by_spe
         return {}
     first, kept = next((predictions[s], rows[s]) for s in predictions)
     groups = tuple(first.speakers[i] for i in kept) if by_speaker else None
-    probabilities = {s: predicted.probabilities(calibrated)[rows[s]] for s, predicted in predictions.items()}
+    probabilities = {s: predicted.probabilities()[rows[s]] for s, predicted in predictions.items()}
     return against_parts(probabilities, first.targets[kept].astype(np.int64), metrics.Bootstrap(groups=groups))
 
 
@@ -200,17 +214,11 @@ def _check_subset(subset: str) -> None:
         raise ConfigError(f"subset {subset!r}; allowed: all, or a list of {', '.join(SUBSETS)}")
 
 
-def _draw(
-    folder: Path,
-    labels: tuple[str, ...],
-    predictions: dict[str, Predictions],
-    results: dict[str, Any],
-    calibrated: bool,
-) -> None:
+def _draw(folder: Path, labels: tuple[str, ...], predictions: dict[str, Predictions], results: dict[str, Any]) -> None:
     scores = {subset: results[f"{folder.name}/{subset}"] for subset in predictions}
     plots.plot_confusions(scores, labels, folder / "confusion.png")
     curves = {
-        subset: metrics.reliability(predicted.probabilities(calibrated), predicted.targets)
+        subset: metrics.reliability(predicted.probabilities(), predicted.targets)
         for subset, predicted in predictions.items()
     }
     plots.plot_reliability(curves, folder / "reliability.png")

@@ -1,5 +1,7 @@
 """Samples put together by label: the face of one set, the voice of another, the words of a third.
 
+Of a regression from -3 to 3 the nearest whole number is the label.
+
 Few sets show a person with sound and words at once. What a fusion has to learn of them, which modality to believe and
 when, it learns from such samples: given the label, one modality says nothing of the other.
 """
@@ -16,12 +18,24 @@ from numpy.typing import NDArray
 from clcr.network.config import NEUTRAL
 from clcr.training.data.cache import SLOTS_PER_HOP, Clip, Pack
 from clcr.training.data.films import filmed, held, is_photograph
+from clcr.training.metrics import whole
 from clcr_stream.errors import ConfigError
 
 STORED = {"vision": ("grey", "rgb"), "acoustic": ("mel",), "language": ("tokens",)}  # what of a pack is a modality
 NOTHING = "nothing"  # the label of what shows nothing: noise, a blurred face, words at random
 FILM_SLOTS = 30  # for which a photograph is held beside words alone
+MIDDLE = 3  # the index of 0 among the whole numbers from -3 to 3
 Drawn = tuple[Pack, int]  # a pack and a row of it
+
+
+def label_count(pack: Pack) -> int:
+    """How many labels the pack's samples may have."""
+    return pack.classes or 2 * MIDDLE + 1
+
+
+def label_indices(pack: Pack) -> NDArray[np.int64]:
+    """The index of each sample's label, (n,)."""
+    return (pack.targets if pack.classes else whole(pack.targets) + MIDDLE).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,8 @@ class Sides:
     rows: dict[str, list[list[tuple[Pack, NDArray[np.int64]]]]]  # modality -> label -> packs with their rows
 
     @classmethod
-    def of(cls, packs: Sequence[Pack], classes: int) -> Sides:
-        """By what the packs hold; `classes` labels."""
+    def of(cls, packs: Sequence[Pack]) -> Sides:
+        """By what the packs hold."""
         found: dict[str, list[list[tuple[Pack, NDArray[np.int64]]]]] = {}
         for modality, names in STORED.items():
             there = [np.any([pack.having(name) for name in names], 0) for pack in packs]
@@ -41,9 +55,9 @@ class Sides:
                     [
                         (pack, chosen)
                         for pack, rows in zip(packs, there, strict=True)
-                        if len(chosen := np.flatnonzero(rows & (pack.targets == label)))
+                        if len(chosen := np.flatnonzero(rows & (label_indices(pack) == label)))
                     ]
-                    for label in range(classes)
+                    for label in range(label_count(packs[0]))
                 ]
         return cls(found)
 
@@ -77,17 +91,18 @@ class PairedPack(Pack):
     """
 
     def __init__(self, name: str, packs: Sequence[Pack], size: int, seed: int, emptied: Emptied = Emptied()) -> None:
-        classes = packs[0].classes if packs else 0
-        if not classes:
-            raise ConfigError("pairs need packs with labels of emotions; for regression leave them out")
-        self._sides, self._nothing = Sides.of(packs, classes), Sides.of(emptied.nothing, 1)
+        self._sides = Sides.of(packs)
+        self._nothing = Sides.of(emptied.nothing) if emptied.nothing else Sides({})
         if len(self._sides.rows) < 2:
             raise ConfigError(f"pairs need packs of two modalities; {', '.join(p.name for p in packs)} have one")
         self.name, self.key = name, "+".join(pack.key for pack in packs)
-        self.classes, self._seed, self._emptied = classes, seed, emptied
+        self.classes, self._seed, self._emptied = packs[0].classes, seed, emptied
         self._modalities, self._spoiled = tuple(self._sides.rows), ""
-        known = [label for label in range(classes) if any(self._sides.has(m, label) for m in self._modalities)]
-        self.targets = np.resize(np.array(known, np.int64), size)
+        labels = range(label_count(packs[0]))
+        known = [label for label in labels if any(self._sides.has(m, label) for m in self._modalities)]
+        self._labels = np.resize(np.array(known, np.int64), size)
+        self._neutral = NEUTRAL if self.classes else MIDDLE
+        self.targets = self._labels if self.classes else (self._labels - MIDDLE).astype(packs[0].targets.dtype)
         self.ids = np.array([f"{name}_{index:05d}" for index in range(size)], np.str_)
         self.speakers = np.zeros(size, np.dtype("<U1"))
 
@@ -99,7 +114,7 @@ class PairedPack(Pack):
 
     def clip(self, index: int) -> Clip:
         rng = np.random.default_rng((self._seed, index))
-        drawn = self._drawn(int(self.targets[index]), self._modalities, rng)
+        drawn = self._drawn(int(self._labels[index]), self._modalities, rng)
         if self._spoiled:
             drawn[self._spoiled] = self._nothing.draw(self._spoiled, 0, rng)
         return self._together(drawn, rng, changed=False)
@@ -112,7 +127,7 @@ class PairedPack(Pack):
         else:
             left_out = rng.choice(["", *self._modalities]) if len(self._modalities) > 2 else ""
             shown = [modality for modality in self._modalities if modality != left_out]
-            label = int(self.targets[index])
+            label = int(self._labels[index])
             drawn = self._drawn(label, shown, rng) or self._drawn(label, self._modalities, rng)
         return self._together(drawn, rng, changed=True)
 
@@ -134,8 +149,8 @@ class PairedPack(Pack):
             plain, empty = rng.random() < self._emptied.neutral, rng.random() < self._emptied.nothing_p
             if found and empty and modality in self._nothing.rows:  # the first one always has the label
                 found[modality] = self._nothing.draw(modality, 0, rng)
-            elif found and plain and self._sides.has(modality, NEUTRAL):
-                found[modality] = self._sides.draw(modality, NEUTRAL, rng)
+            elif found and plain and self._sides.has(modality, self._neutral):
+                found[modality] = self._sides.draw(modality, self._neutral, rng)
             elif self._sides.has(modality, label):
                 found[modality] = self._sides.draw(modality, label, rng)
         return found
