@@ -45,6 +45,7 @@ from clcr_stream.bundle.loader import load_bundle
 from clcr_stream.bundle.manifest import ENGINES, contract, language_words
 from clcr_stream.bundle.manifest import MODALITIES as BUNDLE_MODALITIES
 from clcr_stream.errors import BundleError
+from close import assert_close
 from tiny_checkpoint import CONFIG, tiny_model, write_tiny_checkpoint
 from traced import exports_trace_once
 
@@ -371,7 +372,7 @@ def test_the_recording_encoded_as_a_whole_says_what_its_prefix_says(model: CLCR,
     scenario = make_scenario(model, GRID, 9, seed=5)
     cut = {field.name: getattr(scenario, field.name)[:hops] for field in fields(scenario) if field.name != "gamma"}
     whole, prefix = Offline(model, GRID, scenario)(hops), Offline(model, GRID, replace(scenario, **cut))(hops)
-    torch.testing.assert_close(whole.logits, prefix.logits, atol=1e-5, rtol=0)
+    assert_close(whole.logits, prefix.logits, atol=1e-5, rtol=0)
     assert not torch.allclose(whole.logits, Offline(model, GRID, scenario)(hops % 9 + 1).logits, atol=1e-4)
 
 

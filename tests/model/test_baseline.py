@@ -14,6 +14,7 @@ from clcr.network.batch import Batch
 from clcr.network.model import CLCR, Usual
 from clcr.network.streaming import StreamingLevel
 from clcr_factory import GRID, Streamed, changed, random_batch, tiny_model
+from close import assert_close
 
 checked = settings(deadline=None, max_examples=15)
 WIDTH = 6
@@ -44,7 +45,7 @@ def test_the_state_is_the_mean_of_the_valid_steps_and_their_number(seed: int, co
     valid = (torch.rand(2, 12, generator=random) < coverage).float()
     _, (mean, count) = layer(x, valid, layer.initial_state(2))
     expected = (x * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
-    torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-5)
+    assert_close(mean, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(count, valid.sum(1, keepdim=True))
 
 
@@ -56,8 +57,8 @@ def test_a_hop_reads_the_hops_before_it_and_never_itself(layer: Baseline) -> Non
     later[:, 3:] += 5.0
     other, _ = layer(later, valid, layer.initial_state(1))
     assert torch.equal(whole[:, :3], other[:, :3])
-    torch.testing.assert_close(other[:, 3:6] - whole[:, 3:6], torch.full((1, 3, WIDTH), 5.0))
-    torch.testing.assert_close(
+    assert_close(other[:, 3:6] - whole[:, 3:6], torch.full((1, 3, WIDTH), 5.0))
+    assert_close(
         whole[:, 3:6] - x[:, 3:6],
         (3 / (3 + layer.log_prior.exp()) * (layer.shift - x[:, :3].mean(1))).expand(3, -1)[None],
     )
@@ -83,9 +84,9 @@ def test_no_baseline_counts_for_more_than_one_that_is_trusted() -> None:
         found: torch.Tensor = (x - out)[0, 0]
         return found
 
-    torch.testing.assert_close(taken_out(4.0), usual[0] * 4 / (4 + 3))
-    torch.testing.assert_close(taken_out(30.0), taken_out(4.0))
-    torch.testing.assert_close(taken_out(1.0), usual[0] * 1 / (1 + 3))
+    assert_close(taken_out(4.0), usual[0] * 4 / (4 + 3))
+    assert_close(taken_out(30.0), taken_out(4.0))
+    assert_close(taken_out(1.0), usual[0] * 1 / (1 + 3))
     trusted = {m: layer.trust for m in ("vision", "acoustic") for layer in tiny_model(baseline=True).baselines_of(m)}
     assert trusted == {"vision": 900.0, "acoustic": 100.0}  # a minute of faces, four seconds of sound
 
@@ -105,8 +106,8 @@ def test_masked_steps_leave_no_trace(layer: Baseline) -> None:
     out, state = layer(x, valid, layer.initial_state(1))
     other, same = layer(garbage, valid, layer.initial_state(1))
     for before, after in zip(state, same, strict=True):
-        torch.testing.assert_close(before, after)
-    torch.testing.assert_close(out[valid > 0], other[valid > 0])
+        assert_close(before, after)
+    assert_close(out[valid > 0], other[valid > 0])
 
 
 # In the model
@@ -126,7 +127,7 @@ def model() -> CLCR:
 def test_without_a_past_a_clip_of_one_hop_is_answered_as_without_baselines(model: CLCR) -> None:
     batch = random_batch(3, hops=1)
     plain = tiny_model()
-    torch.testing.assert_close(model(batch).logits, plain(batch).logits, atol=1e-6, rtol=1e-5)
+    assert_close(model(batch).logits, plain(batch).logits, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -159,7 +160,7 @@ def test_what_a_sample_adds_to_a_history_is_the_state_that_its_stream_leaves_beh
     list(streamed.hops())
     for index, state in enumerate(streamed.state):
         for place, m in enumerate(BLOCK):
-            torch.testing.assert_close(usual.mean[:, place, index], state[f"{m}_baseline"], atol=1e-5, rtol=1e-4)
+            assert_close(usual.mean[:, place, index], state[f"{m}_baseline"], atol=1e-5, rtol=1e-4)
             assert torch.equal(usual.steps[:, place, None], state[f"{m}_baseline_steps"])
     assert tiny_model()(batch).usual is None
 
@@ -174,7 +175,7 @@ def test_a_history_made_of_the_batch_is_the_mean_of_the_samples_in_it(model: CLC
     mean = torch.stack([torch.zeros_like(both[0]), usual.mean[0], both.sum(0) / usual.steps[:2].sum(0)[:, None, None]])
     steps = torch.stack([torch.zeros(2), usual.steps[0], usual.steps[:2].sum(0)])
     by_hand = model(batch, history=Usual(mean, steps)).logits
-    torch.testing.assert_close(model(batch, history=companions).logits, by_hand, atol=1e-5, rtol=1e-4)
+    assert_close(model(batch, history=companions).logits, by_hand, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

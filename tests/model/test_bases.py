@@ -12,6 +12,7 @@ from clcr.network.bases import LevelBases
 from clcr.network.config import MODALITIES, ModelConfig
 from clcr.network.streaming import frozen_bases
 from clcr_factory import TINY, tiny_model
+from close import assert_close
 
 WIDTH, SHARED, PRIVATE = 24, 12, 6
 
@@ -56,7 +57,7 @@ def test_shared_and_private_parts_of_a_token_are_orthogonal_and_shorter_than_it(
         shared, private = LevelBases(WIDTH, SHARED, PRIVATE)()
     h = torch.randn(7, WIDTH)
     h_shared = h @ shared @ shared.T
-    torch.testing.assert_close(h_shared.norm(dim=-1), (h @ shared).norm(dim=-1), atol=1e-4, rtol=1e-5)
+    assert_close(h_shared.norm(dim=-1), (h @ shared).norm(dim=-1), atol=1e-4, rtol=1e-5)
     for basis in private.values():
         h_private = h @ basis @ basis.T
         assert float((h_shared * h_private).sum(-1).abs().max()) < 1e-4

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from clcr.network.config import ModelConfig
 from clcr.network.encoders import AcousticStem, CausalConv, TemporalStage, VisionFrontEnd, vision_front_end
 from clcr_factory import TINY, changed, fixed_model, pieces, random_batch, tiny_model
+from close import assert_close
 
 checked = settings(deadline=None, max_examples=15)
 cuts = st.lists(st.integers(1, 5), min_size=1, max_size=8)
@@ -61,7 +62,7 @@ def stem_runner(seed: int, steps: int) -> Runner:
 @torch.no_grad()
 def test_a_stage_run_in_random_chunks_equals_the_whole(seed: int, chunks: list[int], dilation: int) -> None:
     run = stage_runner(seed, sum(chunks), dilation)
-    torch.testing.assert_close(run(chunks), run([sum(chunks)]), atol=1e-5, rtol=0)
+    assert_close(run(chunks), run([sum(chunks)]), atol=1e-5, rtol=0)
 
 
 @checked
@@ -69,7 +70,7 @@ def test_a_stage_run_in_random_chunks_equals_the_whole(seed: int, chunks: list[i
 @torch.no_grad()
 def test_the_acoustic_stem_run_in_random_chunks_equals_the_whole(seed: int, chunks: list[int]) -> None:
     run = stem_runner(seed, sum(chunks))
-    torch.testing.assert_close(run(chunks), run([sum(chunks)]), atol=1e-5, rtol=0)
+    assert_close(run(chunks), run([sum(chunks)]), atol=1e-5, rtol=0)
 
 
 @checked
@@ -83,7 +84,7 @@ def test_the_convolution_by_taps_equals_a_dilated_convolution(seed: int, dilatio
     padded = nn.functional.pad(x.transpose(1, 2), (2 * dilation, 0))
     expected = nn.functional.conv1d(padded, kernel, conv.taps.bias, dilation=dilation).transpose(1, 2)
     found, state = conv(x, torch.zeros(2, 2 * dilation, 6))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert_close(found, expected, atol=1e-5, rtol=0)
     assert torch.equal(state, x[:, -2 * dilation :])
 
 
@@ -132,7 +133,7 @@ def test_future_input_never_changes_a_past_token(seed: int, from_hop: int) -> No
             stop = steps * from_hop
             parts = (tokens[m].window(0, stop).parts() for tokens in (before, after))
             for one, another in zip(*parts, strict=True):
-                torch.testing.assert_close(one, another, atol=1e-5, rtol=0)
+                assert_close(one, another, atol=1e-5, rtol=0)
 
 
 @checked
@@ -147,10 +148,10 @@ def test_a_masked_step_counts_as_zero_padding(seed: int) -> None:
     valid[:, :4] = 0
     whole, _ = stage(x, valid, stage.initial_state(1))
     late, _ = stage(x[:, 4:], valid[:, 4:], stage.initial_state(1))
-    torch.testing.assert_close(whole[:, 4:], late, atol=1e-6, rtol=0)
+    assert_close(whole[:, 4:], late, atol=1e-6, rtol=0)
     whole = stem(mel, valid, *stem.initial_state(1))[0]
     late = stem(mel[:, 16:], valid[:, 4:], *stem.initial_state(1))[0]
-    torch.testing.assert_close(whole[:, 4:], late, atol=1e-6, rtol=0)
+    assert_close(whole[:, 4:], late, atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
@@ -160,7 +161,7 @@ def test_a_frame_has_the_same_features_in_any_company() -> None:
     frames = torch.rand(5, 3, 8, 8) * 255
     together = vision(frames)
     for index in range(5):
-        torch.testing.assert_close(together[index], vision(frames[index : index + 1])[0], atol=1e-5, rtol=0)
+        assert_close(together[index], vision(frames[index : index + 1])[0], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -175,7 +176,7 @@ def test_short_and_long_rows_of_a_batch_are_encoded_as_if_alone() -> None:
         alone = model.temporal_features("acoustic", batch.mel[row : row + 1], acoustic[row : row + 1])
         mask = acoustic[row, :, None]
         for one, other in zip(together, alone, strict=True):
-            torch.testing.assert_close(one[row] * mask, other[0] * mask, atol=1e-5, rtol=0)
+            assert_close(one[row] * mask, other[0] * mask, atol=1e-5, rtol=0)
 
 
 def test_mel_normalisation_is_stored_with_the_weights() -> None:
@@ -214,7 +215,7 @@ def test_the_resnet_learns_and_is_the_same_frame_by_frame() -> None:
     with torch.no_grad():
         together = front_end(frames)
         for index in range(3):
-            torch.testing.assert_close(together[index], front_end(frames[index : index + 1])[0], atol=1e-5, rtol=1e-4)
+            assert_close(together[index], front_end(frames[index : index + 1])[0], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -228,4 +229,4 @@ def test_pixels_are_scaled_to_plus_minus_two(kind: Literal["small", "resnet18"])
     if kind == "resnet18":
         x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
     expected = front_end.project(front_end.blocks(x).mean((2, 3)))
-    torch.testing.assert_close(front_end(frames), expected, atol=1e-5, rtol=1e-5)
+    assert_close(front_end(frames), expected, atol=1e-5, rtol=1e-5)

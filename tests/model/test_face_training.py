@@ -22,6 +22,7 @@ from clcr.training.data.face_augment import FaceAugment
 from clcr.training.data.face_sets import load_face_set, save_face_set
 from clcr.training.recipe import Recipe, load_recipe
 from clcr_stream.errors import ConfigError
+from close import assert_close
 from tiny_packs import write_packs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -40,12 +41,12 @@ def test_grey_pictures_give_the_same_as_their_luminance_in_colour() -> None:
     frames = pictures()
     luminance = (frames * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     grey = luminance.expand(-1, 3, -1, -1)
-    torch.testing.assert_close(network()(frames), network()(grey), atol=1e-4, rtol=1e-4)
+    assert_close(network()(frames), network()(grey), atol=1e-4, rtol=1e-4)
 
 
 def test_light_and_contrast_change_nothing() -> None:
     frames = pictures()
-    torch.testing.assert_close(network()(frames), network()(frames * 0.5 + 60.0), atol=2e-2, rtol=2e-2)
+    assert_close(network()(frames), network()(frames * 0.5 + 60.0), atol=2e-2, rtol=2e-2)
 
 
 def test_a_flat_picture_gives_finite_features() -> None:
@@ -151,7 +152,7 @@ def test_stopping_and_resuming_goes_the_way_of_a_run_that_did_not_stop(recipe: f
     assert faces.train_faces(Path("parts"), recipe, resume=True) == "finished"
     whole, parts = (checkpoint.read_tensors(Path(run, "last/model.safetensors")) for run in ("whole", "parts"))
     for name, tensor in whole.items():
-        torch.testing.assert_close(tensor, parts[name], atol=1e-5, rtol=1e-4, msg=name)
+        assert_close(tensor, parts[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_what_was_logged_after_the_state_that_is_resumed_is_not_logged_twice(recipe: faces.FaceRecipe) -> None:

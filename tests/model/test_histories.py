@@ -24,6 +24,7 @@ from clcr.training.feed import Feed
 from clcr.training.histories import LONGEST, companions, past_of_each
 from clcr.training.recipe import Recipe, check_recipe, load_recipe
 from clcr_stream.errors import ConfigError
+from close import assert_close
 from tiny_packs import write_packs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -130,7 +131,7 @@ def test_a_run_with_histories_moves_the_baselines_and_resumes_to_the_same_weight
     resumed = train.resume_run(Path("parts"), recipe)
     train.train(resumed)
     for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(value, resumed.model.state_dict()[name], msg=name)
+        assert_close(value, resumed.model.state_dict()[name], msg=name)
 
 
 def test_the_speakers_of_a_step_are_those_of_its_samples(recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clcr.network.language import LanguageEncoder
+from close import assert_close
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 FAMILY = {
@@ -54,7 +55,7 @@ def test_a_folder_gives_the_hidden_states_of_its_own_model(kind: str, tmp_path: 
         found = encoder(ids, valid)
     assert encoder.taps == (2, 4, 6)
     for tap, hidden in zip(encoder.taps, found, strict=True):
-        torch.testing.assert_close(hidden * valid[..., None], expected[tap] * valid[..., None], atol=2e-5, rtol=0)
+        assert_close(hidden * valid[..., None], expected[tap] * valid[..., None], atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("layers", "taps"), [(3, (1, 2, 3)), (4, (1, 3, 4)), (6, (2, 4, 6)), (12, (4, 8, 12))])
@@ -110,8 +111,8 @@ def test_masked_words_and_neighbours_in_the_batch_do_not_touch_a_sentence(tmp_pa
         before, after = encoder(ids, valid), encoder(other, valid)
         alone = encoder(ids[:1, :4], valid[:1, :4])
     for a, b, c in zip(before, after, alone, strict=True):
-        torch.testing.assert_close(a[0, :4], b[0, :4], atol=1e-6, rtol=0)
-        torch.testing.assert_close(a[0, :4], c[0], atol=2e-6, rtol=0)
+        assert_close(a[0, :4], b[0, :4], atol=1e-6, rtol=0)
+        assert_close(a[0, :4], c[0], atol=2e-6, rtol=0)
         assert not torch.allclose(a[1], b[1], atol=1e-3)
 
 
@@ -191,7 +192,7 @@ def test_training_drops_what_the_model_of_transformers_drops(kind: str, tmp_path
     found = encoder(ids, valid)[-1]
     torch.manual_seed(5)
     expected = backbone(input_ids=ids, attention_mask=valid.long()).last_hidden_state
-    torch.testing.assert_close(found * valid[..., None], expected * valid[..., None], atol=2e-5, rtol=0)
+    assert_close(found * valid[..., None], expected * valid[..., None], atol=2e-5, rtol=0)
 
 
 def test_fewer_layers_than_levels_are_refused(tmp_path: Path) -> None:

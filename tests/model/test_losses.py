@@ -15,6 +15,7 @@ from clcr.network.config import ModelConfig
 from clcr.network.losses import EMA, SHRINKAGE, TotalLoss, token_correlation, whitened_correlation
 from clcr.network.model import CLCR, Outputs
 from clcr_factory import TINY, fixed_model, random_batch, tiny_model, without
+from close import assert_close
 
 checked = settings(deadline=None, max_examples=20)
 
@@ -168,7 +169,7 @@ def test_running_covariances_move_in_training_only() -> None:
         both.append((pooled @ loss.sketch).detach().numpy())
     np.testing.assert_allclose(moved[0], np.cov(np.concatenate(both, 1), rowvar=False), atol=1e-4)
     for joint in moved:
-        torch.testing.assert_close(joint, joint.T, atol=1e-5, rtol=0)
+        assert_close(joint, joint.T, atol=1e-5, rtol=0)
         assert joint.shape == (2 * TINY.private_rank, 2 * TINY.private_rank)
 
 
@@ -185,7 +186,7 @@ def test_unknown_labels_are_left_out_of_the_task() -> None:
     labels = torch.tensor([0, 1, 2, -1, -1, -1, -1, -1])
     known = replace(outputs, logits=outputs.logits[:3])
     expected = torch.nn.functional.cross_entropy(known.logits, labels[:3])
-    torch.testing.assert_close(loss_of(TINY, outputs, labels)["task"], expected)
+    assert_close(loss_of(TINY, outputs, labels)["task"], expected)
 
 
 def test_a_batch_without_one_known_label_has_no_task_and_a_finite_gradient() -> None:
@@ -201,7 +202,7 @@ def test_class_weights_weigh_classes() -> None:
     weights = torch.tensor([1.0, 0.0, 0.0])
     found = TotalLoss(TINY, weights)(outputs, labels)["task"]
     expected = torch.nn.functional.cross_entropy(outputs.logits[labels == 0], labels[labels == 0])
-    torch.testing.assert_close(found, expected)
+    assert_close(found, expected)
 
 
 def test_regression_is_the_mean_absolute_error() -> None:

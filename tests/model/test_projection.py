@@ -11,6 +11,7 @@ from torch import Tensor
 
 import reference
 from clcr.network.projection import project_budget
+from close import assert_close
 
 unit = st.floats(0.0, 1.0, allow_subnormal=False)
 activations = st.lists(unit, min_size=1, max_size=12).map(lambda y: torch.tensor(y, dtype=torch.float64))
@@ -87,7 +88,7 @@ def test_the_order_follows_the_activations(y: Tensor, share: float) -> None:
 def test_projecting_again_changes_nothing(y: Tensor, share: float) -> None:
     budget = share * float(y.sum())
     alpha = projected(y, budget)
-    torch.testing.assert_close(projected(alpha, budget), alpha, atol=1e-9, rtol=0)
+    assert_close(projected(alpha, budget), alpha, atol=1e-9, rtol=0)
 
 
 @checked
@@ -110,7 +111,7 @@ def test_no_budget_leaves_nothing_bit_for_bit(y: Tensor) -> None:
 def test_masked_tokens_take_no_part(y: Tensor, share: float, masked: int) -> None:
     budget = share * float(y.sum())
     padded = projected(torch.cat([y, torch.zeros(masked, dtype=y.dtype)]), budget)
-    torch.testing.assert_close(padded[: len(y)], projected(y, budget), atol=1e-12, rtol=0)
+    assert_close(padded[: len(y)], projected(y, budget), atol=1e-12, rtol=0)
     assert torch.equal(padded[len(y) :], torch.zeros(masked, dtype=y.dtype))
 
 
@@ -126,7 +127,7 @@ def test_all_masked_and_no_tokens_at_all_give_nothing(budget: float) -> None:
 
 
 def test_tied_tokens_share_the_budget_evenly() -> None:
-    torch.testing.assert_close(projected(torch.full((6,), 0.7), 1.5), torch.full((6,), 0.25))
+    assert_close(projected(torch.full((6,), 0.7), 1.5), torch.full((6,), 0.25))
 
 
 def test_rows_of_a_batch_are_projected_alone() -> None:
@@ -135,7 +136,7 @@ def test_rows_of_a_batch_are_projected_alone() -> None:
     for i in range(3):
         for j in range(2):
             alone = project_budget(y[i, j], budget[i, j])
-            torch.testing.assert_close(together[i, j], alone, atol=2e-6, rtol=0)  # a row is another product
+            assert_close(together[i, j], alone, atol=2e-6, rtol=0)  # a row is another product
 
 
 def test_float32_keeps_a_full_window_within_its_budget() -> None:
@@ -184,5 +185,5 @@ def test_a_binding_budget_has_the_gradient_of_the_paper(seed: int, size: int, sh
         dy, db = torch.autograd.grad(alpha, (point, limit), g)
         active = (alpha > 0).double()
         mean = float((g * active).sum() / active.sum()) if binding else 0.0
-        torch.testing.assert_close(dy, active * (g - mean), atol=1e-9, rtol=0)
+        assert_close(dy, active * (g - mean), atol=1e-9, rtol=0)
         assert float(db) == pytest.approx(mean, abs=1e-9)

@@ -27,6 +27,7 @@ from clcr_export.graphs import round_pretrained
 from clcr_export.writer import ExportOptions, export_bundle
 from clcr_stream import Baseline, Engines
 from clcr_stream.sources.base import Modality
+from clcr_stream.sources.synthetic.person import PersonOptions
 from clcr_stream.sources.synthetic.source import write_clip
 from media import MediaSpec, write_media
 from tiny_bundle import write_bundle
@@ -101,7 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("histories")
-    write_clip(folder / "person.mp4", 2.4)
+    write_clip(folder / "person.mp4", 2.4, PersonOptions(fps=15))
     write_media(folder / "grey.mp4", MediaSpec(seconds=1.0))
     write_media(folder / "tone.wav", MediaSpec(seconds=2.1, fps=0, audio_codec="pcm_s16le"))
     write_manifest(folder / "people.csv", CLIPS)

@@ -18,6 +18,7 @@ from clcr.network.config import ModelConfig
 from clcr.network.speech import BLOCK_STEPS, BLOCK_TOKENS, SpeechLayer, SpeechStem
 from clcr.training.pretrained import Variables, load_layer, load_stem, read_ctranslate2, whisper_file
 from clcr_factory import pieces
+from close import assert_close
 from whisper_file import WIDTHS, random_whisper
 
 TINY = ModelConfig(
@@ -170,7 +171,7 @@ def test_the_published_weights_give_whisper_s_numbers() -> None:
 def test_any_chunks_of_whole_blocks_equal_the_whole(seed: int, chunks: list[int]) -> None:
     encoder, given_sound = Encoder(random_whisper(seed)), sound(seed, sum(chunks))
     for got, whole in zip(encoder(*given_sound, chunks), encoder(*given_sound), strict=True):
-        torch.testing.assert_close(got, whole, atol=1e-5, rtol=0)
+        assert_close(got, whole, atol=1e-5, rtol=0)
 
 
 @checked
@@ -183,7 +184,7 @@ def test_later_sound_never_changes_an_earlier_block(seed: int, block: int) -> No
     mel[:, 20 * block :] += 5.0
     valid[:, BLOCK_TOKENS * block :] = 1.0 - valid[:, BLOCK_TOKENS * block :]
     for got, old in zip(encoder(mel, valid, position), before, strict=True):
-        torch.testing.assert_close(got[:, : BLOCK_STEPS * block], old[:, : BLOCK_STEPS * block], atol=1e-5, rtol=0)
+        assert_close(got[:, : BLOCK_STEPS * block], old[:, : BLOCK_STEPS * block], atol=1e-5, rtol=0)
 
 
 @checked
@@ -196,7 +197,7 @@ def test_garbage_in_masked_places_changes_nothing(seed: int) -> None:
     mel[masked] = torch.randn(int(masked.sum()), mel.shape[2]) * 50.0
     heard = valid.repeat_interleave(2, 1).bool()
     for got, old in zip(encoder(mel, valid, position, [1] * 5), before, strict=True):
-        torch.testing.assert_close(got[heard], old[heard], atol=0, rtol=0)
+        assert_close(got[heard], old[heard], atol=0, rtol=0)
 
 
 def test_silence_before_the_sound_equals_a_stream_that_starts_with_it() -> None:
@@ -205,7 +206,7 @@ def test_silence_before_the_sound_equals_a_stream_that_starts_with_it() -> None:
     mask = torch.cat([torch.zeros(2, 10), valid], 1)
     place = torch.cat([torch.randn(2, 20, position.shape[2]), position], 1)
     for got, alone in zip(encoder(late, mask, place), encoder(mel, valid, position), strict=True):
-        torch.testing.assert_close(got[:, 20:], alone, atol=1e-5, rtol=0)
+        assert_close(got[:, 20:], alone, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -35,8 +35,11 @@ from clcr_factory import (
     row_of,
     tiny_model,
 )
+from close import assert_close
 
 checked = settings(deadline=None, max_examples=6)
+# Of more streams at once: a hop of four costs hardly more than a hop of one.
+fewer = settings(deadline=None, max_examples=3)
 seeds = st.integers(0, 10**6)
 TOLERANCE = 1e-5
 Hop = list[dict[str, Tensor]]
@@ -46,11 +49,11 @@ def compare(hop: Hop, offline: Sequence[LevelOutputs], rows: slice = slice(None)
     """A hop's public outputs against the offline model's; a window not yet full is compared over what it holds."""
     for out, expected in zip(hop, offline, strict=True):
         for name in ("shared", "private", "budget", "present"):
-            torch.testing.assert_close(out[name][rows], getattr(expected, name), atol=TOLERANCE, rtol=0, msg=name)
+            assert_close(out[name][rows], getattr(expected, name), atol=TOLERANCE, rtol=0, msg=name)
         for m in MODALITIES:
             alpha, known = out[f"alpha_{m}"][rows], expected.alpha[m]
             start = alpha.shape[1] - known.shape[1]
-            torch.testing.assert_close(alpha[:, start:], known, atol=TOLERANCE, rtol=0)
+            assert_close(alpha[:, start:], known, atol=TOLERANCE, rtol=0)
             assert bool((alpha[:, :start] == 0).all())
 
 
@@ -61,11 +64,11 @@ def check_every_hop(model: CLCR, batch: Batch, gamma: float = 1.0, grid: Grid = 
             compare(hop, model.fuse(fused(model, tokens, end, grid), gamma))
 
 
-@checked
+@fewer
 @given(seeds, st.floats(0.0, 1.0), st.floats(0.0, 1.5))
 def test_every_hop_equals_the_offline_model_on_the_prefix(seed: int, coverage: float, gamma: float) -> None:
     """Random masks, ten hops of a four-hop window: warm-up, a full window and its wrap."""
-    check_every_hop(fixed_model(seed % 3), random_batch(seed, hops=10, coverage=coverage), gamma)
+    check_every_hop(fixed_model(seed % 3), random_batch(seed, samples=4, hops=10, coverage=coverage), gamma)
 
 
 def test_the_default_window_wraps_after_thirty_hops_and_still_equals_the_prefix() -> None:
@@ -73,25 +76,28 @@ def test_the_default_window_wraps_after_thirty_hops_and_still_equals_the_prefix(
     check_every_hop(fixed_model(), random_batch(5, samples=1, hops=34), grid=grid)
 
 
-@checked
-@given(seeds, st.sampled_from(("vision", "acoustic", "language")), st.integers(1, 7), st.integers(0, 7))
-def test_a_modality_that_comes_late_or_goes_missing_equals_the_prefix(seed: int, m: str, come: int, stay: int) -> None:
+@settings(deadline=None, max_examples=2)
+@given(seeds, st.lists(st.tuples(st.integers(1, 7), st.integers(0, 7)), min_size=2, max_size=2))
+def test_a_modality_that_comes_late_or_goes_missing_equals_the_prefix(seed: int, spans: list[tuple[int, int]]) -> None:
+    """Streams side by side: two without vision or sound but for a span of hops each, one without words."""
     rng = np.random.default_rng(seed)
-    sample = random_sample(rng, hops=8)
-    name, per_hop = {"vision": ("vision_valid", 3), "acoustic": ("acoustic_valid", 5)}.get(m, ("token_valid", 0))
-    mask = getattr(sample, name)
-    if per_hop:
-        mask[: come * per_hop] = 0.0
-        mask[(come + stay) * per_hop :] = 0.0
-    else:
-        mask[:] = 0.0
-    check_every_hop(fixed_model(), batch_of([sample]))
+    samples = []
+    for mask_of, per_hop in (("vision_valid", 3), ("acoustic_valid", 5)):
+        for come, stay in spans:
+            sample = random_sample(rng, hops=8)
+            mask = getattr(sample, mask_of)
+            mask[: come * per_hop] = 0.0
+            mask[(come + stay) * per_hop :] = 0.0
+            samples.append(sample)
+    speechless = random_sample(rng, hops=8)
+    speechless.token_valid[:] = 0.0
+    check_every_hop(fixed_model(), batch_of([*samples, speechless]))
 
 
-@checked
+@fewer
 @given(seeds, st.integers(1, 7))
 def test_future_input_never_changes_a_past_output(seed: int, from_hop: int) -> None:
-    batch = random_batch(seed, hops=8)
+    batch = random_batch(seed, samples=4, hops=8)
     mel = batch.mel.clone()
     mel[:, 20 * from_hop :] += 3.0
     valid = batch.acoustic_valid.clone()
@@ -110,10 +116,10 @@ def test_future_input_never_changes_a_past_output(seed: int, from_hop: int) -> N
     assert differs
 
 
-@checked
+@fewer
 @given(seeds)
 def test_cached_tokens_are_bit_identical_while_they_slide(seed: int) -> None:
-    streamed = Streamed(fixed_model(), random_batch(seed, hops=9))
+    streamed = Streamed(fixed_model(), random_batch(seed, samples=4, hops=9))
     previous: Hop | None = None
     for hop in streamed.hops():
         for old, new in zip(previous or hop, hop, strict=True):
@@ -159,23 +165,23 @@ def test_finite_garbage_in_masked_slots_changes_no_output_and_no_state(seed: int
                 assert torch.equal(value, dirty_out[name]), name
 
 
-@checked
-@given(seeds, st.integers(1, 3))
-def test_a_stream_in_a_batch_equals_the_stream_alone(seed: int, others: int) -> None:
-    model, batch = fixed_model(), random_batch(seed, samples=1 + others, hops=6)
+@settings(deadline=None, max_examples=2)
+@given(seeds)
+def test_a_stream_in_a_batch_equals_the_stream_alone(seed: int) -> None:
+    model, batch = fixed_model(), random_batch(seed, samples=4, hops=6)
     together = list(Streamed(model, batch).hops())
-    for row in range(1 + others):
+    for row in range(4):
         alone = Streamed(model, row_of(batch, row)).hops()
         for hop, expected in zip(together, alone, strict=True):
             for level, other in zip(hop, expected, strict=True):
                 for name in ("shared", "private", "alpha_vision", "alpha_acoustic", "budget", "present"):
-                    torch.testing.assert_close(level[name][row : row + 1], other[name], atol=TOLERANCE, rtol=0)
+                    assert_close(level[name][row : row + 1], other[name], atol=TOLERANCE, rtol=0)
 
 
-@checked
+@fewer
 @given(seeds, st.lists(st.floats(0.0, 1.5), min_size=6, max_size=6))
 def test_gamma_may_change_every_hop_and_leaves_no_trace_in_the_state(seed: int, gammas: list[float]) -> None:
-    model, batch = fixed_model(), random_batch(seed, hops=6)
+    model, batch = fixed_model(), random_batch(seed, samples=4, hops=6)
     steady, varied = Streamed(model, batch), Streamed(model, batch)
     varied.frames = steady.frames
     for index, gamma in enumerate(gammas):
@@ -190,7 +196,7 @@ def test_nothing_present_gives_zero_summaries_and_a_finite_answer() -> None:
     for level in hop:
         assert all(float(level[name].abs().max()) == 0.0 for name in ("shared", "private", "budget", "present"))
     probs = aggregate(model, hop)[0]
-    torch.testing.assert_close(probs.sum(-1), torch.ones(2))
+    assert_close(probs.sum(-1), torch.ones(2))
 
 
 def aggregate(model: CLCR, hop: Hop) -> tuple[Tensor, ...]:
@@ -218,8 +224,8 @@ def test_the_last_engine_gives_the_offline_answer(task: str) -> None:
         (omega, offline.omega),
         (beta, offline.beta),
     ):
-        torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(eta, offline.eta, atol=TOLERANCE, rtol=0)
+        assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    assert_close(eta, offline.eta, atol=TOLERANCE, rtol=0)
 
 
 def test_the_language_engine_describes_the_tokens_of_the_offline_model() -> None:
@@ -234,7 +240,7 @@ def test_the_language_engine_describes_the_tokens_of_the_offline_model() -> None
     assert bool(masked.any())
     for level, words in zip(LEVELS, expected, strict=True):
         for name, value in words.items():
-            torch.testing.assert_close(found[f"{name}_{level}"], value, atol=2e-6, rtol=0)
+            assert_close(found[f"{name}_{level}"], value, atol=2e-6, rtol=0)
             tokens_first = found[f"{name}_{level}"].movedim(1 if name == "language_pool" else 2, 1)
             assert bool((tokens_first[masked] == 0).all())
 
@@ -305,7 +311,7 @@ def test_hundreds_of_hops_do_not_drift() -> None:
 
     whole, tail = play(0), play(hops - WINDOW_HOPS - context)
     for name, value in whole.items():
-        torch.testing.assert_close(value, tail[name], atol=TOLERANCE, rtol=0)
+        assert_close(value, tail[name], atol=TOLERANCE, rtol=0)
 
 
 def test_state_starts_as_zeros_and_keeps_its_shape() -> None:
@@ -356,9 +362,9 @@ def test_frozen_bases_are_orthonormal_for_every_level() -> None:
     for index in range(3):
         shared, private = frozen_bases(model, index)
         assert shared.dtype == torch.float64
-        torch.testing.assert_close(shared.T @ shared, torch.eye(TINY.shared_rank).double(), atol=1e-12, rtol=0)
+        assert_close(shared.T @ shared, torch.eye(TINY.shared_rank).double(), atol=1e-12, rtol=0)
         for basis in private.values():
-            torch.testing.assert_close(basis.T @ basis, torch.eye(TINY.private_rank).double(), atol=1e-12, rtol=0)
+            assert_close(basis.T @ basis, torch.eye(TINY.private_rank).double(), atol=1e-12, rtol=0)
             assert float((shared.T @ basis).abs().max()) < 1e-12
 
 
@@ -370,4 +376,4 @@ def test_a_stream_without_a_modality_equals_the_offline_model_with_it_removed() 
         offline = model(removed(batch, "acoustic")).levels
     for out, expected in zip(hop, offline, strict=True):
         for name in ("shared", "private", "present"):
-            torch.testing.assert_close(out[name], getattr(expected, name), atol=TOLERANCE, rtol=0)
+            assert_close(out[name], getattr(expected, name), atol=TOLERANCE, rtol=0)

@@ -18,6 +18,7 @@ from clcr.training import checkpoint, loso, start, train
 from clcr.training.cli import STOPPED_CODE, train_main
 from clcr.training.feed import Feed, hide
 from clcr.training.optimisation import Average, build_optimizer, rate_factor
+from clcr.training.plots import plot_curves
 from clcr.training.recipe import Recipe, load_recipe
 from clcr_stream.clock import VirtualClock
 from clcr_stream.errors import ConfigError
@@ -51,7 +52,7 @@ def _state(folder: Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _in_a_folder_of_packs(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, pytest.MonkeyPatch]]:
-    """As `working_folder`, for what several tests look at; curves are drawn."""
+    """As `working_folder`, for what several tests look at."""
     folder = factory.mktemp(name)
     write_packs(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -59,11 +60,18 @@ def _in_a_folder_of_packs(factory: pytest.TempPathFactory, name: str) -> Iterato
         yield folder, patch
 
 
+def _curves_of_two_evaluations(log: Path, image: Path) -> None:
+    """As the product draws them, but not twice."""
+    if log.read_text(encoding="utf-8").count('"dev"') == 2:
+        plot_curves(log, image)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was never stopped."""
     recipe = load_recipe(CONFIGS / "train_tiny.yaml")
-    with _in_a_folder_of_packs(tmp_path_factory, "finished") as (folder, _):
+    with _in_a_folder_of_packs(tmp_path_factory, "finished") as (folder, patch):
+        patch.setattr(train, "plot_curves", _curves_of_two_evaluations)
         assert train.train(train.start_run(Path("run"), recipe, start.new_model(recipe))) == train.FINISHED
     return folder / "run"
 

@@ -21,6 +21,7 @@ from clcr.training.feed import Feed
 from clcr.training.recipe import Acoustic, Recipe, load_recipe
 from clcr_stream.errors import ConfigError
 from clcr_stream.frontends.mel import SPEECH_MEL, log_mel
+from close import assert_close
 from media import MediaSpec, write_media
 from tiny_packs import WHISPER, write_packs, write_speech_packs
 from tiny_tokenizer import tokenizer_json
@@ -93,8 +94,8 @@ def test_its_tokens_are_standardised_by_what_the_run_s_own_sounds_give(recipe: R
             for rows, tokens in zip(found, levels, strict=True):
                 rows.append(tokens[batch.acoustic_valid.bool()])
     for rows in found:
-        torch.testing.assert_close(torch.cat(rows).mean(0), torch.zeros(WIDTHS.width), atol=1e-3, rtol=0)
-        torch.testing.assert_close(torch.cat(rows).std(0), torch.ones(WIDTHS.width), atol=1e-3, rtol=0)
+        assert_close(torch.cat(rows).mean(0), torch.zeros(WIDTHS.width), atol=1e-3, rtol=0)
+        assert_close(torch.cat(rows).std(0), torch.ones(WIDTHS.width), atol=1e-3, rtol=0)
 
 
 def test_a_stem_s_checkpoint_takes_the_speech_encoder_where_its_sound_is_renewed(plain: Recipe, recipe: Recipe) -> None:

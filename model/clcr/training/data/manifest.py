@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from clcr_stream.errors import ConfigError
@@ -64,7 +64,7 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> int:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
-            writer.writerow(_plain(value) for value in astuple(row))
+            writer.writerow(_plain(getattr(row, name)) for name in COLUMNS)
             count += 1
     part.replace(path)
     return count
