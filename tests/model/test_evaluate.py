@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -284,3 +285,23 @@ def test_a_photograph_held_for_seconds_is_scored_as_the_film_it_is(model: CLCR) 
     assert films["packs"]["faces/V"]["macro_f1"]["value"] == pytest.approx(held.brief()["macro_f1"])
     once = evaluate_subset(model, Pack(FACES, "train"), "V")
     assert np.abs(held.logits - once.logits).max() > 1e-3
+
+
+def test_a_regression_is_reported_by_its_values_and_against_its_branches() -> None:
+    clips = Path("values/clips")
+    shutil.copytree(CLIPS, clips)
+    with np.load(clips / "items.npz") as archive:
+        items = {name: archive[name] for name in archive.files}
+    items["label"] = np.array([f"{number % 7 - 3}" for number in range(len(items["label"]))])
+    np.savez(clips / "items.npz", **items)
+    recipe = load_recipe(CONFIGS / "train_tiny.yaml")
+    made = start.new_model(msgspec.structs.replace(recipe, model={**recipe.model, "task": "regression"})).eval()
+    checkpoint.save_checkpoint(Path("kept"), made, Path("packs/tokenizer.json"), checkpoint.CheckpointInfo(()))
+    results = report.evaluate(Path("kept"), made, Request((clips,), "train"), Path("plots"))
+    assert results["labels"] == [] and not Path("plots").exists()
+    assert {"acc2", "acc7", "mae", "corr"} <= results["packs"]["clips/VA"].keys()
+    assert set(results["fusion"]["clips"]["VA"]["gain"]) == {"best_branch", "average"}
+    head, *rows = report.table(results["packs"]).splitlines()
+    assert head.split()[4:8] == ["Acc-2", "Acc-7", "MAE", "Corr"] and len(rows) == 3
+    with pytest.raises(ConfigError, match="a regression model has no temperature"):
+        report.calibrate_checkpoint(Path("kept"), made, Request((clips,), "train"))

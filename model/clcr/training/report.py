@@ -21,7 +21,7 @@ from clcr.training.data.films import HeldPack
 from clcr.training.data.pairs import NOTHING, Emptied, PairedPack
 from clcr.training.evaluate import Predictions, evaluate_subset
 from clcr.training.feed import possible_subsets, restrict
-from clcr.training.fusion import against_parts
+from clcr.training.fusion import against_parts, values_against_parts
 from clcr.training.recipe import PAIRS, SUBSETS
 from clcr.training.stored import EncodedPack
 from clcr.training.train import class_names
@@ -62,15 +62,14 @@ def evaluate(checkpoint: Path, model: CLCR, request: Request, pictures: Path | N
         for subset, predicted in predictions.items():
             scores = {"temperature": float(predicted.temperature.mean()), **predicted.scores(request.by_speaker)}
             results[f"{pack.name}/{subset}"] = scores
-        if model.config.task == "classification":
-            fusion[pack.name] = _against_parts(predictions, request.by_speaker)
-            if pictures is not None:
-                _draw(pictures / pack.name, model.config.labels, predictions, results)
+        fusion[pack.name] = _against_parts(predictions, request.by_speaker)
+        if pictures is not None and model.config.task == "classification":
+            _draw(pictures / pack.name, model.config.labels, predictions, results)
         if isinstance(pack, PairedPack) and request.nothing is not None:
             fusion["corrupted"] = _corrupted(model, pack, request, predictions)
     return {
         "checkpoint": str(checkpoint),
-        "labels": list(model.config.labels),
+        "labels": list(class_names(model) or ()),
         "split": request.split,
         "history_s": request.history_s,
         "history_of": request.history_of,
@@ -120,12 +119,15 @@ def _before_and_after(sets: Mapping[str, Predictions], fitted: Fitted) -> str:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The results {pack/subset: scores} as lines for a terminal."""
-    lines = [f"{'pack / subset':<26}{'n':>6}  {'accuracy':<22}{'macro-F1':<22}{'ECE':<8}active share by level"]
+    values = any("mae" in scores for scores in results.values())
+    columns = [f"{name:<22}" for name in (metrics.REGRESSION if values else ("accuracy", "macro-F1"))]
+    head = "".join(columns) + ("" if values else f"{'ECE':<8}")
+    lines = [f"{'pack / subset':<26}{'n':>6}  {head}active share by level"]
     for name, scores in results.items():
         levels = scores["exchange"]["participation"]
         shares = " ".join(f"{np.mean(list(level.values())):.2f}" for level in levels if level)
         if "mae" in scores:
-            cells = "".join(f"{name} {metrics.cell(scores[key]):<24}" for name, key in metrics.REGRESSION.items())
+            cells = "".join(f"{metrics.cell(scores[key]):<22}" for key in metrics.REGRESSION.values())
         else:
             right, f1 = metrics.cell(scores["accuracy"]), metrics.cell(scores["macro_f1"])
             cells = f"{right:<22}{f1:<22}{scores['ece']['value']:<8.3f}"
@@ -184,8 +186,12 @@ def _against_parts(predictions: Mapping[str, Predictions], by_speaker: bool) -> 
         return {}
     first, kept = next((predictions[s], rows[s]) for s in predictions)
     groups = tuple(first.speakers[i] for i in kept) if by_speaker else None
+    bootstrap = metrics.Bootstrap(groups=groups)
+    if first.logits.shape[1] == 1:
+        values = {s: predicted.logits[rows[s], 0] for s, predicted in predictions.items()}
+        return values_against_parts(values, first.targets[kept].astype(np.float64), bootstrap)
     probabilities = {s: predicted.probabilities()[rows[s]] for s, predicted in predictions.items()}
-    return against_parts(probabilities, first.targets[kept].astype(np.int64), metrics.Bootstrap(groups=groups))
+    return against_parts(probabilities, first.targets[kept].astype(np.int64), bootstrap)
 
 
 def _corrupted(
