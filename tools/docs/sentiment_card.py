@@ -1,4 +1,4 @@
-"""Writes the tables of docs/sentiment.md from docs/results/sentiment*.json; `--check` says whether they are up to date."""
+"""Writes the tables of docs/sentiment.md from docs/results/sentiment*.json; `--check` compares."""
 
 from __future__ import annotations
 
