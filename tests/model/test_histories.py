@@ -108,11 +108,28 @@ def test_beside_a_speaker_s_samples_come_neutral_clips_of_the_same_speaker() -> 
 # In a training run
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> train.Run:
+    """A run of `the_recipe` to its end."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_packs(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(train, "plot_curves", lambda *_: None)
+        run = train.start_run(Path("whole"), the_recipe(), start.new_model(the_recipe()))
+        train.train(run)
+    return run
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     write_packs(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "plot_curves", lambda *_: None)
+    return the_recipe()
+
+
+def the_recipe() -> Recipe:
     whole = load_recipe(CONFIGS / "train_tiny.yaml")
     uses = tuple(msgspec.structs.replace(use, speakers=2, per_step=6) for use in whole.train[1:3])
     return msgspec.structs.replace(
@@ -120,14 +137,15 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     )
 
 
-def test_a_run_with_histories_moves_the_baselines_and_resumes_to_the_same_weights(recipe: Recipe) -> None:
-    whole = train.start_run(Path("whole"), recipe, start.new_model(recipe))
-    before = {name: value.clone() for name, value in whole.model.state_dict().items() if "baselines" in name}
-    train.train(whole)
+def test_a_run_with_histories_moves_the_baselines_and_resumes_to_the_same_weights(
+    recipe: Recipe, whole: train.Run
+) -> None:
+    born = start.new_model(recipe)
+    before = {name: value.clone() for name, value in born.state_dict().items() if "baselines" in name}
     after = whole.model.state_dict()
     moved = {name for name, value in before.items() if not value.equal(after[name])}
     assert {"baselines.vision.0.shift", "baselines.acoustic.2.log_prior"} <= moved
-    train.train(train.start_run(Path("parts"), recipe, start.new_model(recipe)), until_step=2)
+    train.train(train.start_run(Path("parts"), recipe, born), until_step=2)
     resumed = train.resume_run(Path("parts"), recipe)
     train.train(resumed)
     for name, value in whole.model.state_dict().items():
@@ -174,18 +192,16 @@ def test_neutral_clips_without_speakers_are_refused(recipe: Recipe, changes: dic
         check_recipe(msgspec.structs.replace(recipe, train=uses), "r.yaml")
 
 
-def test_a_history_changes_what_is_scored_and_needs_a_model_with_baselines(recipe: Recipe) -> None:
-    run = train.start_run(Path("run"), recipe, start.new_model(recipe))
-    train.train(run)
+def test_a_history_changes_what_is_scored_and_needs_a_model_with_baselines(recipe: Recipe, whole: train.Run) -> None:
     pack = Pack(Path("packs/clips"), "train")
-    cold, warm = (evaluate_subset(run.model, pack, "VA", history_s=seconds).logits for seconds in (0.0, 20.0))
+    cold, warm = (evaluate_subset(whole.model, pack, "VA", history_s=seconds).logits for seconds in (0.0, 20.0))
     assert cold.shape == warm.shape and not np.allclose(cold, warm)
-    again = evaluate_subset(run.model, pack, "VA", batch_size=5, history_s=20.0).logits
+    again = evaluate_subset(whole.model, pack, "VA", batch_size=5, history_s=20.0).logits
     np.testing.assert_allclose(warm, again, atol=1e-5)
-    neutral = evaluate_subset(run.model, pack, "VA", history_s=20.0, history_of="neutral").logits
+    neutral = evaluate_subset(whole.model, pack, "VA", history_s=20.0, history_of="neutral").logits
     assert not np.allclose(neutral, warm) and not np.allclose(neutral, cold)
     with pytest.raises(ConfigError, match="--history-of bored: allowed are the model's labels: neutral, sad"):
-        evaluate_subset(run.model, pack, "VA", history_s=20.0, history_of="bored")
+        evaluate_subset(whole.model, pack, "VA", history_s=20.0, history_of="bored")
     plain = start.new_model(msgspec.structs.replace(recipe, model={**recipe.model, "baseline": False}))
     with pytest.raises(ConfigError, match="has no baselines"):
         evaluate_subset(plain, pack, "VA", history_s=20.0)
