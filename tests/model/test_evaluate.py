@@ -170,14 +170,14 @@ def predicted(rng: np.random.Generator, stretch: Mapping[str, float], clips: int
 
 def test_nobody_is_judged_with_a_temperature_fitted_on_themselves() -> None:
     speakers = [str(number) for number in range(8)]
-    first = calibration.in_first_half("voices", predicted(np.random.default_rng(1), dict.fromkeys(speakers, 1.0), 1))
+    first = calibration.in_first_half(predicted(np.random.default_rng(1), dict.fromkeys(speakers, 1.0), 1))
     assert 0 < first.sum() < 8
     stretch = {speaker: 2.0 if early else 4.0 for speaker, early in zip(speakers, first, strict=True)}
     answers = predicted(np.random.default_rng(2), stretch)
     fitted = calibration.fit({"voices": answers})
     assert (fitted.first_half, fitted.second_half) == pytest.approx((4.0, 2.0), rel=0.1)
     assert fitted.first_half > fitted.value > fitted.second_half
-    judged = fitted.judged("voices", answers).temperature[::400, 0]
+    judged = fitted.judged(answers).temperature[::400, 0]
     assert judged == pytest.approx(np.where(first, fitted.first_half, fitted.second_half))
 
 

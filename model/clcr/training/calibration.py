@@ -23,15 +23,15 @@ class Fitted:
     first_half: float
     second_half: float
 
-    def judged(self, name: str, predicted: Predictions) -> Predictions:
+    def judged(self, predicted: Predictions) -> Predictions:
         """The predictions of a set that the temperature was fitted on, as if for people whom the fit did not see."""
-        values = np.where(in_first_half(name, predicted), self.first_half, self.second_half)
+        values = np.where(in_first_half(predicted), self.first_half, self.second_half)
         return replace(predicted, temperature=values[:, None])
 
 
 def fit(sets: Mapping[str, Predictions]) -> Fitted:
     """The temperatures with the least cross-entropy over several sets, none of which counts for more than 500 clips."""
-    first = {name: in_first_half(name, predicted) for name, predicted in sets.items()}
+    first = {name: in_first_half(predicted) for name, predicted in sets.items()}
     whole = _fit([(predicted, np.ones(len(predicted.ids), np.bool_)) for predicted in sets.values()])
     fitted_on_first = _fit([(predicted, first[name]) for name, predicted in sets.items()])
     fitted_on_second = _fit([(predicted, ~first[name]) for name, predicted in sets.items()])
@@ -39,10 +39,10 @@ def fit(sets: Mapping[str, Predictions]) -> Fitted:
     return Fitted(whole or 1.0, fitted_on_second or whole or 1.0, fitted_on_first or whole or 1.0)
 
 
-def in_first_half(name: str, predicted: Predictions) -> NDArray[np.bool_]:
-    """Which clips of a set are in the first half, (n,): by speaker, or by clip without one; always the same."""
+def in_first_half(predicted: Predictions) -> NDArray[np.bool_]:
+    """Which clips are in the first half, (n,): by speaker, or by clip without one; the same in every set."""
     people = (speaker or clip for speaker, clip in zip(predicted.speakers, predicted.ids, strict=True))
-    return np.array([zlib.crc32(f"{name}/{person}".encode()) % 2 == 0 for person in people], np.bool_)
+    return np.array([zlib.crc32(person.encode()) % 2 == 0 for person in people], np.bool_)
 
 
 def _fit(parts: Sequence[tuple[Predictions, NDArray[np.bool_]]]) -> float | None:

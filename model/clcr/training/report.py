@@ -58,7 +58,7 @@ def evaluate(checkpoint: Path, model: CLCR, request: Request, pictures: Path | N
     for pack in _packs(model, request):
         predictions = _predict(model, pack, request)
         if f"{pack.name}:{request.split}" in provenance.get("temperature", {}).get("fitted_on", ()):
-            predictions = {s: fitted[s].judged(pack.name, p) if s in fitted else p for s, p in predictions.items()}
+            predictions = {s: fitted[s].judged(p) if s in fitted else p for s, p in predictions.items()}
         for subset, predicted in predictions.items():
             scores = {"temperature": float(predicted.temperature.mean()), **predicted.scores(request.by_speaker)}
             results[f"{pack.name}/{subset}"] = scores
@@ -112,7 +112,7 @@ def _fitted(provenance: dict[str, Any]) -> dict[str, Fitted]:
 def _before_and_after(sets: Mapping[str, Predictions], fitted: Fitted) -> str:
     """The mean ECE of the sets with a temperature of 1, and with that fitted on other people."""
     before = [replace(one, temperature=np.ones_like(one.temperature)) for one in sets.values()]
-    after = [fitted.judged(name, one) for name, one in sets.items()]
+    after = [fitted.judged(one) for one in sets.values()]
     means = [np.mean([one.scores()["ece"]["value"] for one in judged]) for judged in (before, after)]
     return f"mean ECE {means[0]:.3f}, with that of other people {means[1]:.3f}"
 
