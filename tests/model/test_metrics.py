@@ -139,3 +139,12 @@ def test_the_fitted_temperature_undoes_a_known_scaling() -> None:
     labels = np.array([rng.choice(4, p=row) for row in metrics.softmax(logits)])
     assert metrics.fit_temperature(logits * 3, labels) == pytest.approx(3.0, rel=0.05)
     assert metrics.softmax(logits * 3, 3.0) == pytest.approx(metrics.softmax(logits))
+
+
+def test_the_answers_that_are_sure_enough_are_counted_and_judged_alone() -> None:
+    probs = np.array([[0.9, 0.1], [0.45, 0.55], [0.2, 0.8], [0.65, 0.35]])
+    found = {entry["least"]: entry for entry in metrics.sure(probs, np.array([0, 0, 1, 1]))}
+    assert found[0.5] == {"least": 0.5, "coverage": 1.0, "accuracy": 0.5}
+    assert found[0.6] == {"least": 0.6, "coverage": 0.75, "accuracy": pytest.approx(2 / 3)}
+    assert found[0.8]["coverage"] == 0.5 and found[0.8]["accuracy"] == 1.0
+    assert metrics.sure(probs[1:2], np.array([0]))[-1]["accuracy"] is None

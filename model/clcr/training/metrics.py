@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 ECE_BINS = 15
 RESAMPLES = 2000
 CHANCE_DRAWS = 500
+SURE = (0.4, 0.5, 0.6, 0.7, 0.8)  # least probabilities of a label that is believed
 LEVEL = 0.95
 REGRESSION = {"Acc-2": "acc2", "Acc-7": "acc7", "MAE": "mae", "Corr": "corr"}  # scores by their names in the field
 
@@ -79,6 +80,16 @@ def expected_calibration_error(probs: Floats, labels: Ints, weights: Floats | No
     return _ratio(np.abs(weights @ by_bin).sum(-1), weights.sum(-1))
 
 
+def sure(probs: Floats, labels: Ints) -> list[dict[str, float | None]]:
+    """What is left of probs [n, C] where only answers of a least probability count: coverage and their accuracy."""
+    confidence, right = probs.max(1), probs.argmax(1) == labels
+    kept = [confidence >= least for least in SURE]
+    return [
+        {"least": least, "coverage": float(k.mean()), "accuracy": float(right[k].mean()) if k.any() else None}
+        for least, k in zip(SURE, kept, strict=True)
+    ]
+
+
 def ece_by_chance(probs: Floats, seed: int = 0) -> float:
     """The mean ECE of clips whose labels are drawn from probs [n, C] themselves: what few clips alone make of it."""
     confidence = probs.max(1)
@@ -134,6 +145,7 @@ def classification_scores(probs: Floats, labels: Ints, bootstrap: Bootstrap | No
             _interval(expected_calibration_error(probs, labels), expected_calibration_error(probs, labels, weights))
         ),
         "ece_by_chance": ece_by_chance(probs, bootstrap.seed),
+        "sure": sure(probs, labels),
         "per_class_f1": [None if np.isnan(f1) else float(f1) for f1 in per_class_f1(counts)],
         "confusion": counts.tolist(),
         "interval": _describe(bootstrap),
