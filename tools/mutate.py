@@ -128,6 +128,10 @@ EQUIVALENT: Mapping[str, str] = {
         "only the order of the lines in a file that is read as JSON"
     ),
     "sources/subtitles:_blocks: number = 0 -> number = 1": "it is read after the loop has set it, or not at all",
+    "window/ring:AudioRing._advance: if stop <= self._end: -> if stop < self._end:": "nothing lies between them",
+    "window/ring:VisionRing.__init__: self._newest_slot = -1 -> self._newest_slot = -0": "slots below 0 are late",
+    "window/ring:VisionRing._seen: if self._newest_ns is None or captured_ns > self._newest_ns:"
+    " -> if self._newest_ns is None or captured_ns >= self._newest_ns:": "the same time again",
 }
 
 

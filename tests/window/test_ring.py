@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.window.grid import TimeGrid
-from clcr_stream.window.ring import NEVER_NS, AudioRing, RingCounts, VisionRing, make_rings
+from clcr_stream.window.ring import NEVER_NS, NOBODY, AudioRing, RingCounts, VisionRing, make_rings
 
 ORIGIN_NS = 7_000_000_123
 GRID = TimeGrid(ORIGIN_NS, NS_PER_S // 5, window_hops=30, frame_rate_hz=15, sample_rate_hz=16_000)
@@ -338,6 +338,44 @@ def test_the_smallest_rings_hold_one_slot_and_one_sample() -> None:
     for size_px, slots in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="at least 1"):
             VisionRing(GRID, size_px, slots)
+
+
+def test_nobody_is_no_number_of_a_person() -> None:
+    ring = small_ring()
+    ring.put(at(1), crop(9), 1.0, 1)
+    ring.put(at(2), None, 0.0, 0)
+    assert ring.read(0, 3).person.tolist() == [NOBODY, 0, NOBODY]
+    assert NOBODY < 0
+
+
+def test_the_oldest_sample_is_the_first_until_newer_ones_need_its_room() -> None:
+    ring = sound_ring(100, 1.0)
+    oldest = [ring.oldest_sample]
+    for start, stop in ((0, 90), (90, 130)):
+        ring.put(start, ramp(start, stop))
+        oldest.append(ring.oldest_sample)
+    assert oldest == [0, 0, 30]
+
+
+def test_a_peek_shows_the_asked_samples_and_leaves_them_to_the_reader() -> None:
+    ring = sound_ring(100, 1.0)
+    ring.put(0, ramp(0, 50))
+    assert ring.peek(40, 60).tolist() == [*ramp(40, 50).tolist(), *[0.0] * 10]
+    assert (ring.used, ring.counts().held) == (0, 50)
+    assert ring.read(40, 60).present.sum() == 10
+
+
+def test_data_end_with_the_newest_sample_or_the_slot_of_the_newest_picture() -> None:
+    rings = make_rings(GRID, size_px=2)
+    ends = [rings.data_end_ns]
+    rings.acoustic.put(0, ramp(0, 800))
+    ends.append(rings.data_end_ns)
+    rings.vision.put(at(4.2), None, 0.0, 0)
+    ends.append(rings.data_end_ns)
+    assert ends == [ORIGIN_NS, GRID.sample_ns(800), GRID.slot_ns(5)]
+    silent = make_rings(GRID, size_px=2)
+    silent.vision.put(at(0), None, 0.0, 0)
+    assert silent.data_end_ns == GRID.slot_ns(1)
 
 
 @dataclass
