@@ -394,6 +394,29 @@ def test_a_wrong_flag_is_one_line_that_says_what_is_allowed(
     assert line.startswith("clcr-eval: ") and text in line
 
 
+def test_a_bundle_for_regression_is_scored_by_its_values(
+    tmp_path: Path, media: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bundle(tmp_path / "regression", "regression")
+    labels = ("2.5", "-1", "0.5")
+    rows = [row(f"c{number}", "audio", "tone.wav", label=label) for number, label in enumerate(labels)]
+    write_manifest(tmp_path / "values.csv", rows)
+    assert run(tmp_path / "regression", tmp_path / "values.csv", media, "--json", str(tmp_path / "out.json")) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split()[4:] == ["Acc-2", "Acc-7", "MAE", "Corr"] and table[1].startswith("values/A")
+    (scored,) = json.loads((tmp_path / "out.json").read_text())["sets"]
+    with Engines.load(tmp_path / "regression", backend="onnxruntime") as engines:
+        answer = play(engines, rows[0], media, ("acoustic",))
+    assert answer is not None and answer.seen and answer.probs == () and set(answer.hops) == {-1}
+    errors = [abs(answer.value - float(label)) for label in labels]  # the same sound each time
+    assert scored["n"] == 3 and scored["mae"] == pytest.approx(sum(errors) / 3, abs=1e-5)
+    assert scored["intervals"]["mae"] == pytest.approx([min(errors), max(errors)], abs=1e-5)
+    capsys.readouterr()
+    for flag in (["--by-time"], ["--joined", "2"], ["--plots", str(tmp_path)]):
+        assert run(tmp_path / "regression", tmp_path / "values.csv", media, *flag) == 2
+        assert f"{flag[0]} is of labels, and a bundle for regression has none" in capsys.readouterr().err
+
+
 def test_what_is_missing_or_does_not_fit_the_bundle_is_one_line(
     bundle: Path, manifest: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -416,7 +439,7 @@ def test_what_is_missing_or_does_not_fit_the_bundle_is_one_line(
     expected = [
         f"5 of 6 media files are missing under {tmp_path}, the first is person.mp4; give the right --media-root",
         f"label 'bored' of x is none of the bundle's: {', '.join(LABELS)}",
-        "a bundle for regression has no labels to score",
+        "is none of the bundle's: a number, as of every regression",
         "no such manifest",
         "nothing",
         "cannot be made",

@@ -247,6 +247,12 @@ PROOFS: dict[str, Proof] = {
     "--acoustic-encoder whisper": ByTest(
         "tests/tools/test_nothing.py::test_the_command_writes_a_set_that_is_prepared_as_others_are"
     ),
+    "clcr-eval runs/words_last/final --fit-temperature --pairs 600 "
+    "--pack cache/packs/{javased_av,ravdess,emodb,nemo,ased}_whisper "
+    "cache/packs/{ferplus,faces_people,ckplus,goemotions,goemotions_spoken,meld,meld_spoken}": ByTest(
+        "tests/model/test_evaluate.py::"
+        "test_temperatures_are_stored_by_subset_and_people_they_were_fitted_on_have_those_of_others"
+    ),
     "python tools/data/ship_checkpoint.py runs/words_last/final checkpoints/default": ByTest(
         "tests/tools/test_ship_checkpoint.py::test_what_ships_is_smaller_and_loads_as_an_export_rounds_the_original"
     ),
@@ -274,6 +280,24 @@ PROOFS: dict[str, Proof] = {
     "--media-root cache/changed": SCORE,
     "python tools/data/face_sets.py --data ../shared/data --out cache/faces": ByTest(
         "tests/model/test_face_training.py::test_the_development_sets_are_written_with_their_splits"
+    ),
+    # docs/sentiment.md
+    "clcr-stream --bundle engines/sentiment": Options("needs a camera and a microphone"),
+    "clcr-stream --bundle engines/sentiment --camera 0 --mic default": Options("needs a camera and a microphone"),
+    "clcr-stream --bundle engines/sentiment --input talk.mp4 --transcript talk.srt": Run(PACED),
+    "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare "
+    "--only mosi mosi_text goemotions_sentiment": DEVELOPMENT_DATA,
+    "clcr-train configs/train_sentiment_words.yaml --run runs/sentiment_words --init checkpoints/default": TRAIN,
+    "clcr-train configs/train_sentiment.yaml --run runs/sentiment --init runs/sentiment_words/final": TRAIN,
+    "clcr-train configs/train_sentiment.yaml --run runs/sentiment_folds --init runs/sentiment_words/final "
+    "--leave-one-speaker-out --pack cache/packs/mosi_whisper": FOLDS,
+    "clcr-export runs/sentiment/final -o engines/sentiment --licences docs/sentiment_licences.txt": EXPORT,
+    "clcr-eval runs/sentiment/final --pack cache/packs/{mosi_whisper,mosi_text,goemotions_sentiment} "
+    "--json docs/results/sentiment.json": ByTest(
+        "tests/model/test_evaluate.py::test_a_regression_is_reported_by_its_values_and_against_its_branches"
+    ),
+    "python tools/docs/sentiment_card.py": ByTest(
+        "tests/bundle/test_sentiment.py::test_the_tables_of_the_document_are_those_of_the_results"
     ),
     # docs/proof.md, docs/benchmarks.md, tools/README.md
     "python tools/prove.py": Options("two minutes of tests that are part of this suite"),

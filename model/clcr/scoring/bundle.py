@@ -18,6 +18,7 @@ from clcr.scoring.people import group_scores, read_people
 from clcr.scoring.report import draw
 from clcr.scoring.scores import SCORES, Answered, scores, stretches
 from clcr.scoring.times import by_time
+from clcr.training import metrics
 from clcr.training.data.manifest import SPLITS, Row, read_manifest
 from clcr.training.recipe import SUBSETS, subset_modalities
 from clcr_stream import Baseline, ConfigError, Engines, SourceError
@@ -76,9 +77,7 @@ def score_bundle(request: BundleRequest, say: Say, pictures: Path | None = None)
     _check(request)
     with Engines.load(request.bundle, backend=request.backend) as engines:
         if not engines.labels:
-            raise ConfigError(
-                f"{request.bundle}: a bundle for regression has no labels to score; give a classifying one"
-            )
+            _check_of_values(request, pictures)
         if request.history_s and not engines.baseline_rates:
             raise ConfigError(f"{request.bundle}: this bundle keeps no baseline of a person; leave --history out")
         if request.history_of is not None and request.history_of not in engines.labels:
@@ -117,8 +116,8 @@ def clip_set(manifest: Path, media_root: Path, request: BundleRequest, labels: S
     if not labelled:
         raise ConfigError(f"{manifest}: no labelled clip in split {request.split!r}; give another --split")
     for row in labelled:
-        if row.label not in labels:
-            known = ", ".join(labels)
+        if not _fits(row.label, labels):
+            known = ", ".join(labels) or "a number, as of every regression"
             raise ConfigError(f"{manifest}: label {row.label!r} of {row.id} is none of the bundle's: {known}")
     kept = labelled
     if request.limit is not None and request.limit < len(labelled):
@@ -130,6 +129,29 @@ def clip_set(manifest: Path, media_root: Path, request: BundleRequest, labels: S
             f"{missing[0]}; give the right --media-root"
         )
     return ClipSet(manifest, media_root, tuple(kept), len(rows) - len(labelled), tuple(labelled))
+
+
+def _fits(label: str, labels: Sequence[str]) -> bool:
+    """Whether the bundle has this label, or of a regression whether it is a number."""
+    if labels:
+        return label in labels
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
+
+
+def _check_of_values(request: BundleRequest, pictures: Path | None) -> None:
+    """ConfigError for what only a bundle with labels has."""
+    asked = {
+        "--history-of": request.history_of is not None,
+        "--by-time": request.by_time,
+        "--joined": request.joined_s > 0,
+        "--people": request.people is not None,
+        "--plots": pictures is not None,
+    }
+    for flag in [flag for flag, given in asked.items() if given]:
+        raise ConfigError(f"{request.bundle}: {flag} is of labels, and a bundle for regression has none; leave it out")
 
 
 def _check(request: BundleRequest) -> None:
@@ -214,7 +236,7 @@ def _score_set(
         **({"with_history": after} if history_s else {}),
     }
     if not played.rows:
-        return {**result, "n": 0, **dict.fromkeys(SCORES)}
+        return {**result, "n": 0, **dict.fromkeys(SCORES if engines.labels else metrics.REGRESSION.values())}
     answered[subset] = Answered(played.rows, played.answers, engines.labels)
     return {
         **result,
@@ -233,7 +255,7 @@ def _more_scores(
 ) -> dict[str, Any]:
     """What was asked for beside the scores: by the seconds heard and seen, by groups of people, of joined clips."""
     more: dict[str, Any] = {}
-    moving = stretches(answered)
+    moving = stretches(answered) if engines.labels else []
     if request.by_time and moving:
         more |= by_time(moving, len(engines.labels))
     if request.people is not None:

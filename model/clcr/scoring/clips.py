@@ -36,12 +36,13 @@ APART_NS = 2 * NS_PER_S  # a modality that is further behind than files are inte
 
 @dataclass(frozen=True)
 class Answer:
-    """What the streams said of a clip: the probabilities at its last hop, and the label of every hop."""
+    """What the streams said of a clip: the probabilities or the value at its last hop, and the label of every hop."""
 
-    probs: tuple[float, ...]  # by label; the model's prior when nothing was seen in the last window
+    probs: tuple[float, ...]  # by label; the model's prior when nothing was seen in the last window; () of a regression
     seen: bool  # whether anything of the clip was in the last window
     hops: tuple[int, ...]  # index of the label at each hop, -1 while nothing was seen
     hop_s: float
+    value: float = 0.0  # of a regression; 0 when nothing was seen in the last window
     left: Mapping[str, Baseline] = field(default_factory=dict, compare=False)  # what was usual for its person
 
 
@@ -234,7 +235,7 @@ class _Feeder:
 
 
 class _Hearer:
-    """Keeps of each prediction the label, and of the last one the probabilities: memory does not grow with a clip."""
+    """Keeps of each prediction the label, and of the last one the whole: memory does not grow with a clip."""
 
     def __init__(self, engines: Engines, stream: PushedStream) -> None:
         self._labels = engines.labels
@@ -251,13 +252,15 @@ class _Hearer:
         """Take the predictions to the end. SourceError when there was none."""
         for prediction in self._stream:
             self._take(prediction)
-        if self._last is None or self._last.probs is None:
+        if self._last is None:
             raise SourceError(f"{row.media or row.id}: the engines gave no valid answer")
+        probs = self._last.probs or {}
         return Answer(
-            probs=tuple(float(self._last.probs[label] or 0.0) for label in self._labels),
-            seen=self._hops[-1] >= 0,
+            probs=tuple(float(probs[label] or 0.0) for label in self._labels),
+            seen=self._last.label is not None or self._last.value is not None,
             hops=tuple(self._hops),
             hop_s=self._stream.session.hop_ns / NS_PER_S,
+            value=self._last.value or 0.0,
             left=self._stream.baselines,
         )
 

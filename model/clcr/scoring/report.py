@@ -12,7 +12,11 @@ from clcr.training import metrics, plots
 
 def table(sets: Sequence[dict[str, Any]], by_speaker: bool = False) -> str:
     """One line per set; the intervals are those of clips, or of whole speakers where a set has several."""
-    lines = [f"{'set / subset':<26}{'n':>6}  {'accuracy':<22}{'macro-F1':<22}{'ECE':<8}{'right after':<13}flips/s"]
+    values = any("mae" in scored for scored in sets)
+    names = metrics.REGRESSION if values else {"accuracy": "accuracy", "macro-F1": "macro_f1"}
+    more = "" if values else f"{'ECE':<8}{'right after':<13}flips/s"
+    head = f"{'set / subset':<26}{'n':>6}  {''.join(f'{name:<22}' for name in names)}{more}"
+    lines = [head.rstrip()]
     for scored in sets:
         name = f"{scored['name']}/{scored['subset']}"
         if not scored["n"]:
@@ -20,14 +24,17 @@ def table(sets: Sequence[dict[str, Any]], by_speaker: bool = False) -> str:
             continue
         intervals = (scored["intervals_by_speaker"] if by_speaker else None) or scored["intervals"]
         cells = "".join(
-            f"{f'{scored[key]:.3f} [{intervals[key][0]:.3f}, {intervals[key][1]:.3f}]':<22}"
-            for key in ("accuracy", "macro_f1")
+            f"{f'{scored[key]:.3f} [{intervals[key][0]:.3f}, {intervals[key][1]:.3f}]':<22}" for key in names.values()
         )
-        first_s, flips = scored["time_to_first_correct_s"], scored["flips_per_s"]
-        right = "" if first_s is None else f"{first_s:.1f} s"
-        steady = "" if flips is None else f"{flips:.2f}"
-        lines.append(f"{name:<26}{scored['n']:>6}  {cells}{scored['ece']:<8.3f}{right:<13}{steady}".rstrip())
+        more = "" if values else _calibration_and_pace(scored)
+        lines.append(f"{name:<26}{scored['n']:>6}  {cells}{more}".rstrip())
     return "\n".join(lines)
+
+
+def _calibration_and_pace(scored: dict[str, Any]) -> str:
+    first_s, flips = scored["time_to_first_correct_s"], scored["flips_per_s"]
+    right = "" if first_s is None else f"{first_s:.1f} s"
+    return f"{scored['ece']:<8.3f}{right:<13}{'' if flips is None else f'{flips:.2f}'}"
 
 
 def times_table(sets: Sequence[dict[str, Any]]) -> str:

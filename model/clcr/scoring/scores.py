@@ -36,6 +36,12 @@ class Answered:
         return np.array([self.labels.index(row.label) for row in self.rows], np.int64)
 
     @property
+    def values(self) -> tuple[Floats, Floats]:
+        """What was said and what is right, [n] each, of a regression."""
+        said = np.array([answer.value for answer in self.answers], np.float64)
+        return said, np.array([float(row.label) for row in self.rows], np.float64)
+
+    @property
     def speakers(self) -> tuple[str, ...]:
         """[n]."""
         return tuple(row.speaker for row in self.rows)
@@ -43,6 +49,8 @@ class Answered:
 
 def scores(answered: Answered) -> dict[str, Any]:
     """Every score of a set; plain JSON values, None for what is not defined."""
+    if not answered.labels:
+        return _value_scores(answered)
     probs, targets = answered.probs, answered.targets
     by_clip = metrics.classification_scores(probs, targets)
     speakers = answered.speakers
@@ -63,8 +71,26 @@ def scores(answered: Answered) -> dict[str, Any]:
     }
 
 
-def _intervals(scored: dict[str, Any]) -> dict[str, list[float]]:
-    return {name: [scored[name]["low"], scored[name]["high"]] for name in SCORES}
+def _value_scores(answered: Answered) -> dict[str, Any]:
+    """The scores of a regression."""
+    said, right = answered.values
+    names, speakers = tuple(metrics.REGRESSION.values()), answered.speakers
+    by_clip = metrics.regression_scores(said, right)
+    by_speaker = None
+    if len(set(speakers)) > 1:
+        by_speaker = _intervals(metrics.regression_scores(said, right, Bootstrap(groups=speakers)), names)
+    return {
+        "n": len(right),
+        **{name: by_clip[name]["value"] for name in names},
+        "intervals": _intervals(by_clip, names),
+        "intervals_by_speaker": by_speaker,
+        "bootstrap": {key: by_clip["interval"][key] for key in ("level", "resamples", "seed")},
+        "unseen": sum(not answer.seen for answer in answered.answers),
+    }
+
+
+def _intervals(scored: dict[str, Any], names: Sequence[str] = SCORES) -> dict[str, list[float]]:
+    return {name: [scored[name]["low"], scored[name]["high"]] for name in names}
 
 
 def _per_class(counts: Ints, labels: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
