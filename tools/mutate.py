@@ -128,6 +128,12 @@ EQUIVALENT: Mapping[str, str] = {
         "only the order of the lines in a file that is read as JSON"
     ),
     "sources/subtitles:_blocks: number = 0 -> number = 1": "it is read after the loop has set it, or not at all",
+    "streams/loop:Loop._step: for seat, session in zip(seats, sessions, strict=True):"
+    " -> for seat, session in zip(seats, sessions, strict=False):": "a seat has one session",
+    "streams/session:Session._newest_due: while newest > first and self._ended(grid.tick(newest).end_ns):"
+    " -> while newest >= first and self._ended(grid.tick(newest).end_ns):": (
+        "the first has not ended, or it would not be due"
+    ),
     "window/ring:AudioRing._advance: if stop <= self._end: -> if stop < self._end:": "nothing lies between them",
     "window/ring:VisionRing.__init__: self._newest_slot = -1 -> self._newest_slot = -0": "slots below 0 are late",
     "window/ring:VisionRing._seen: if self._newest_ns is None or captured_ns > self._newest_ns:"

@@ -110,7 +110,9 @@ def test_the_choice_depends_on_the_time_that_is_left_and_not_on_the_clock(
 def test_a_call_that_would_be_late_is_halved_towards_the_urgent_stream() -> None:
     due = [Due(seat, 100 if seat == 5 else 1000) for seat in range(8)]
     assert next_batch(due, 8, NOW_NS, learned({8: 80.0})) == range(8)
+    assert next_batch(due, 8, NOW_NS, learned({8: 100.0})) == range(8)  # just in time
     assert next_batch(due, 8, NOW_NS, learned({8: 160.0})) == range(4, 8)
+    assert next_batch(due, 8, NOW_NS, learned({8: 200.0})) == range(4, 8)  # just in time
     assert next_batch(due, 8, NOW_NS, learned({8: 320.0})) == range(4, 6)
     # No size helps: then the whole batch, so that as many as possible are done.
     assert next_batch(due, 8, NOW_NS, learned({1: 200.0, 8: 1600.0})) == range(8)
@@ -130,6 +132,10 @@ def test_of_recordings_that_nothing_presses_the_one_with_the_fewest_hops_is_next
         assert max(done) - min(done) <= 1
 
 
+def test_a_recording_of_which_nothing_was_done_comes_first() -> None:
+    assert next_batch([Due(0, FOREVER_NS, 1), Due(2, FOREVER_NS)], 1, NOW_NS, BatchCost()) == range(2, 3)
+
+
 def test_a_recording_without_a_pace_does_not_keep_a_tardy_stream_waiting() -> None:
     due = [Due(0, FOREVER_NS), Due(2, NOW_NS - 5)]
     assert next_batch(due, 1, NOW_NS, BatchCost()) == range(2, 3)
@@ -143,7 +149,7 @@ def test_cost_is_of_the_nearest_known_size_in_proportion_and_follows_slowly() ->
     cost.learn(4, 200.0)
     assert cost.of(4) == pytest.approx(120.0)
     cost.learn(1, 60.0)
-    assert (cost.of(1), cost.of(2)) == (60.0, 120.0)
+    assert (cost.of(1), cost.of(2), cost.of(8)) == pytest.approx((60.0, 120.0, 240.0))
 
 
 # --- streams beside each other
@@ -459,6 +465,35 @@ def test_an_engine_that_fails_ends_the_loop_with_its_error(place: Place) -> None
     with pytest.raises(BackendError, match="level2: no memory"):
         drive(Levels(empty_bundle(MANIFEST), FailingBackend()), here.clock, [here.session(Plan("a", 1), sent.append)])
     assert len([message for message in sent if isinstance(message, messages.Prediction)]) == 2
+
+
+class SlowBackend:
+    """Takes 60 ms of the clock for each stream of a call."""
+
+    name = "slow"
+
+    def __init__(self, clock: JumpingClock) -> None:
+        self._clock = clock
+
+    def open(self, program: Program, graphs: Mapping[str, Graph], seats: int) -> NullRunner:
+        clock = self._clock
+
+        class SlowRunner(NullRunner):
+            def run(self, first: int, count: int) -> Mapping[str, float]:
+                clock.now += count * 60_000_000
+                return super().run(first, count)
+
+        return SlowRunner(program, seats)
+
+
+def test_what_a_call_of_all_streams_took_makes_the_next_ones_smaller(place: Place) -> None:
+    here = replace(place, clock=JumpingClock())
+    sent: list[messages.Message] = []
+    sessions = [here.session(Plan(name, 1, ticks=4), sent.append) for name in "abcde"]
+    drive(Levels(empty_bundle(MANIFEST), SlowBackend(here.clock), seats=8), here.clock, sessions)
+    sizes = [message.timing_ms["batch"] for message in sent if isinstance(message, messages.Prediction)]
+    assert sizes[:5] == [5] * 5
+    assert 1 in sizes
 
 
 def test_a_stream_for_which_there_is_no_seat_leaves_with_an_error_and_the_others_go_on(place: Place) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,9 @@ from clcr_stream.inference.null import NullRunner
 from clcr_stream.inference.program import Graph, Program
 from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageTokens
+from clcr_stream.streams.person import Person
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.session import NextHop, Pipeline, Schedule, Session
+from clcr_stream.streams.session import NextHop, Pipeline, Schedule, Session, valid_tokens
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import Tick, TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
@@ -531,3 +534,135 @@ def test_a_session_fails_only_when_all_that_bring_picture_or_sound_failed(states
     words = FakeSource(at.rings, modalities=("language",), name="words")
     session = Session(at.pipeline, [*sources, words], live(1), IDENTITY, at.sent.append)
     assert (session.failure() is not None) == fails
+
+
+# What the loop cannot see
+
+
+def hop_by_hop(at: Bench, hops: int, count: int | None = None) -> list[messages.Prediction]:
+    """Hops driven by hand, at whatever time the clock has; the predictions of them."""
+    levels = Levels(empty_bundle(MANIFEST), at.levels)
+    seat = levels.take()
+    for _ in range(hops):
+        at.session.fill(levels, seat)
+        more = () if count is None else (count,)
+        at.session.finish(levels, seat, levels.run(seat, 1), *more)
+    return [message for message in at.sent if isinstance(message, messages.Prediction)]
+
+
+def test_a_schedule_follows_the_clock_unless_told_otherwise() -> None:
+    assert Schedule(ManualClock(), SETTLE_NS).paced
+
+
+def test_the_tick_to_publish_is_chosen_once_however_long_the_hops_before_it_take() -> None:
+    at = bench(live(12), cost=lambda number: 5 * HOP_NS if number == 4 else 3 * HOP_NS // 10)
+    assert [prediction.seq for prediction in at.run()] == [1, 2, 3, 4, 9, 10, 11, 12]
+
+
+def test_a_tick_whose_window_has_not_settled_is_not_the_newest() -> None:
+    at = bench(live(12), cost=lambda number: 58 * HOP_NS // 10 if number == 4 else 0)
+    assert [prediction.seq for prediction in at.run()] == [1, 2, 3, 4, 9, 10, 11, 12]
+
+
+@pytest.mark.parametrize(("behind", "skipped"), [(29, {"late": 29}), (30, {"overrun": 30})])
+def test_a_session_starts_over_when_it_is_a_whole_window_behind(behind: int, skipped: dict[str, int]) -> None:
+    assert MANIFEST.window_hops == 30
+    at = bench(live(50), cost=lambda number: (behind + 1) * HOP_NS if number == 3 else 0)
+    assert [prediction.seq for prediction in at.run()] == [1, 2, 3, *range(4 + behind, 51)]
+    assert at.ticks.skipped == skipped
+
+
+def test_a_late_session_publishes_a_recording_s_last_hop() -> None:
+    schedule = Schedule(ManualClock(), SETTLE_NS, paced=True)
+    at = bench(schedule, seconds=1.19, cost=lambda number: 40 * HOP_NS if number == 2 else 0)
+    assert [prediction.seq for prediction in at.run()] == [1, 2, 5]
+    assert at.ticks.skipped == {"late": 2}
+
+
+def test_an_unpaced_session_of_live_sources_lets_them_settle() -> None:
+    for prediction in bench(replace(live(2), paced=False)).run():
+        assert prediction.published_ns == prediction.window.end_ns + SETTLE_NS
+
+
+def beside(at: Bench, *sources: FakeSource) -> Session:
+    return Session(at.pipeline, list(sources), Schedule(at.clock, SETTLE_NS, paced=False), IDENTITY, at.sent.append)
+
+
+def test_live_words_neither_hold_up_a_recording_nor_lengthen_it() -> None:
+    at = bench(live(1), seconds=1.0)
+    words = FakeSource(at.rings, modalities=("language",), name="words")
+    at.session = Session(at.pipeline, [at.source, words], live(9), IDENTITY, at.sent.append)
+    assert at.session.next_due() == ORIGIN_NS + HOP_NS, "a recording has nothing to settle"
+    at.rings.transcript.put(Segment("a", ORIGIN_NS, ORIGIN_NS + 8 * HOP_NS, "hello"))
+    at.session = beside(at, at.source, words)
+    assert [prediction.seq for prediction in at.run()] == [1, 2, 3, 4, 5]
+
+
+def test_words_alone_settle_while_they_are_live_and_end_with_the_last_of_them() -> None:
+    at = bench(live(1))
+    words = FakeSource(at.rings, modalities=("language",), name="words")
+    at.rings.transcript.put(Segment("a", ORIGIN_NS, ORIGIN_NS + 3 * HOP_NS, "hello"))
+    at.session = Session(at.pipeline, [words], live(9), IDENTITY, at.sent.append)
+    assert at.session.next_due() == ORIGIN_NS + HOP_NS + SETTLE_NS
+    words.end_ns, words.lossless = FOREVER_NS, True
+    at.session = beside(at, words)
+    assert [prediction.seq for prediction in at.run()] == [1, 2, 3]
+    words.error = "no words"
+    failure = at.session.failure()
+    assert failure is not None and "no words" in str(failure)
+
+
+def test_the_times_of_a_hop_are_milliseconds_of_that_hop() -> None:
+    at = bench(live(2))
+    began_ns = time.perf_counter_ns()
+    (prediction,) = hop_by_hop(at, 1)
+    took_ms = (time.perf_counter_ns() - began_ns) / 1e6
+    times_ms = prediction.timing_ms
+    cut, language, total = (times_ms[name] or 0.0 for name in ("cut", "language", "total"))
+    assert 0 < cut and 0 < language and cut + language <= total <= took_ms
+    assert times_ms["batch"] == 1.0
+    assert hop_by_hop(bench(live(2)), 1, count=3)[0].timing_ms["batch"] == 3.0
+    latency, tick, _, _ = at.session.account.latencies()
+    assert tick.p50 is not None and total <= tick.p50 <= took_ms
+    assert latency.p50 == prediction.latency_ms
+
+
+def test_the_account_knows_no_latency_of_what_nothing_paces() -> None:
+    at = bench(Schedule(ManualClock(), SETTLE_NS, paced=False), seconds=1.0)
+    at.run()
+    assert at.session.account.latencies()[0].p50 is None
+
+
+def test_the_first_prediction_s_time_is_kept() -> None:
+    at = bench(live(3))
+    began_ns = time.monotonic_ns()
+    found = [at.session.first_published_ns]
+    for hops in (1, 2):
+        hop_by_hop(at, hops)
+        found.append(at.session.first_published_ns)
+    assert found[0] is None and found[1] is not None
+    assert began_ns <= found[1] <= time.monotonic_ns()
+    assert found[2] == found[1]
+
+
+def test_a_person_hears_how_long_the_stream_is() -> None:
+    class Counting(Person):
+        def after(self, levels: Levels, seat: int, stream_ns: int) -> None:
+            heard.append(stream_ns)
+
+    heard: list[int] = []
+    at = bench(live(3))
+    at.session = Session(
+        at.pipeline, [at.source], replace(live(3), clock=at.clock), IDENTITY, at.sent.append, Counting()
+    )
+    at.run()
+    assert heard == [HOP_NS, 2 * HOP_NS, 3 * HOP_NS]
+
+
+def test_valid_tokens_are_shares_of_each_modality_s_places() -> None:
+    chunk: Any = SimpleNamespace(vision=SimpleNamespace(coverage=0.5), acoustic=SimpleNamespace(coverage=0.2))
+    words = LanguageTokens(no_words(MANIFEST), 0, 0.25, None, 0)
+    places = (MANIFEST.vision.tokens, MANIFEST.acoustic.tokens, MANIFEST.language.tokens)
+    assert valid_tokens(chunk, words, MANIFEST).tolist() == pytest.approx(
+        [share * count for share, count in zip((0.5, 0.2, 0.25), places, strict=True)]
+    )

@@ -258,3 +258,50 @@ def test_the_top_label_is_null_when_any_probability_is_not_finite() -> None:
 def test_session_ids_are_64_bits_and_differ() -> None:
     ids = {messages.new_session_id() for _ in range(100)}
     assert len(ids) == 100 and all(len(value) == 16 and int(value, 16) >= 0 for value in ids)
+
+
+STRUCTS = [
+    value
+    for value in vars(messages).values()
+    if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__module__ == messages.__name__
+]
+
+
+@pytest.mark.parametrize("struct", STRUCTS)
+def test_a_part_of_a_message_is_made_by_names_and_never_changes(struct: Any) -> None:
+    assert struct.__struct_config__.frozen
+    with pytest.raises(TypeError, match="positional"):
+        struct(None)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_payload_of_the_allowed_size_is_sent_and_read_and_one_byte_more_is_not(format: Format) -> None:
+    def of(characters: int) -> Message:
+        return msgspec.structs.replace(samples()["transcript"], text="x" * characters)
+
+    fixed = len(encode(of(100_000), format)) - 100_000  # from 64 KiB on, msgpack's lengths have five bytes
+    largest = encode(of(messages.MAX_PAYLOAD_BYTES - fixed), format)
+    assert len(largest) == messages.MAX_PAYLOAD_BYTES
+    assert decode(largest, format) == of(messages.MAX_PAYLOAD_BYTES - fixed)
+    with pytest.raises(PublishError, match="bytes"):
+        encode(of(messages.MAX_PAYLOAD_BYTES - fixed + 1), format)
+    with pytest.raises(PublishError, match="at most"):
+        decode(largest + b" ", format)
+
+
+@pytest.mark.parametrize("time_ns", [2**63, -(2**63) - 1])
+def test_a_time_that_64_bits_do_not_hold_is_refused_and_those_beside_it_are_sent(time_ns: int) -> None:
+    held = time_ns - 1 if time_ns > 0 else time_ns + 1
+    sent = msgspec.structs.replace(samples()["transcript"], start_ns=held)
+    assert decode(encode(sent)) == sent
+    with pytest.raises(PublishError):
+        encode(msgspec.structs.replace(sent, start_ns=time_ns))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_count_may_be_zero_and_is_where_a_sender_says_nothing(format: Format) -> None:
+    none = msgspec.structs.replace(samples()["status"], refused_peers=0, subscribers=0)
+    assert decode(encode(none, format), format) == none
+    fields = json.loads(encode(none))
+    del fields["refused_peers"]
+    assert decode(json.dumps(fields).encode()) == none
