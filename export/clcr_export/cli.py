@@ -14,9 +14,11 @@ from clcr_stream.errors import ClcrError, ConfigError
 if TYPE_CHECKING:
     from clcr_export.writer import Engines
 
+HOPS_A_SECOND, MOST_WINDOW_S = 5, 20.0
 EPILOG = """examples:
   clcr-export runs/javased/best -o engines/default
   clcr-export runs/javased/best -o /tmp/mine --name mine --json
+  clcr-export checkpoints/default -o engines/quick --window 2
   clcr-export runs/javased/best -o engines/half --precision fp16 --evaluate cache/packs/javased_av
   clcr-export runs/javased/best -o engines/int8 --precision int8 --evaluate cache/packs/javased_av \
       --calibration cache/packs/javased_av cache/packs/goemotions
@@ -36,7 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the bundle's folder, replaced atomically")
     parser.add_argument("--name", help="the bundle's name (default: the folder's name)")
     parser.add_argument(
-        "--proof-hops", type=int, default=40, help="ticks of the chained proof (default 40, at least 35)"
+        "--window",
+        type=float,
+        default=6.0,
+        metavar="SECONDS",
+        help="what an answer looks back on (default 6, as trained)",
+    )
+    parser.add_argument(
+        "--proof-hops", type=int, help="ticks of the chained proof (default: the window's hops and 10; at least 5 more)"
     )
     parser.add_argument("--licences", type=Path, help="text file that goes into the bundle as LICENSES.txt")
     parser.add_argument(
@@ -72,8 +81,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     target: Path = args.output
-    if args.proof_hops < 35:
-        raise ConfigError(f"--proof-hops {args.proof_hops}: at least 35, so that the 30-hop window wraps")
+    window_hops = round(args.window * HOPS_A_SECOND) if 0.0 < args.window <= MOST_WINDOW_S else 0
+    if window_hops < 1 or abs(window_hops - args.window * HOPS_A_SECOND) > 1e-6:
+        raise ConfigError(f"--window {args.window:g}: allowed are multiples of 0.2 s up to {MOST_WINDOW_S:g} s")
+    if args.window != 6.0 and args.precision != "fp32":
+        raise ConfigError(f"--window {args.window:g} goes with --precision fp32; leave one of them out")
+    proof_hops = window_hops + 10 if args.proof_hops is None else args.proof_hops
+    if proof_hops < window_hops + 5:
+        raise ConfigError(
+            f"--proof-hops {proof_hops}: at least {window_hops + 5}, so that the {window_hops}-hop window wraps"
+        )
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target}: is a file; a bundle is a folder, give the name of one")
     if target.exists() and not (target / "manifest.json").is_file() and not args.force:
@@ -91,7 +108,7 @@ def _export(args: argparse.Namespace) -> int:
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
     precision = Precision(args.precision, tuple(args.evaluate), args.split, tuple(args.calibration), args.range)
-    options = ExportOptions(args.name or target.resolve().name, args.proof_hops, args.licences, precision)
+    options = ExportOptions(args.name or target.resolve().name, proof_hops, args.licences, precision, window_hops)
     try:
         engines = export_bundle(args.checkpoint, target, options, say)
     except PrecisionError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from clcr_stream.frontends.positions import SPEECH_PERIOD
 from clcr_stream.frontends.text import Tokenizer
 
 HOP_NS = 200_000_000
+WINDOW_HOPS = Grid().vision_tokens // Grid().vision_slots  # of training: 6 s
 GOLDEN_TICKS = 12
 CONTEXTS = ["research", "assistive", "consumer"]
 NOTICE = (
@@ -54,12 +55,23 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `clcr-export` may choose: the bundle's name, the proof's length, the licence text, the precision."""
+    """What `clcr-export` may choose: the bundle's name, the proof's length, the licence text, precision, the window."""
 
     name: str
     proof_hops: int = 40
     licences: Path | None = None
     precision: Precision = field(default_factory=Precision)
+    window_hops: int = WINDOW_HOPS
+
+    @property
+    def grid(self) -> Grid:
+        """The steps of a hop and of the window."""
+        plain = Grid()
+        return replace(
+            plain,
+            vision_tokens=plain.vision_slots * self.window_hops,
+            acoustic_tokens=plain.acoustic_slots * self.window_hops,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,17 +109,17 @@ def reproducible() -> Iterator[None]:
 
 
 def _export(checkpoint: Path, target: Path, options: ExportOptions, say: Say) -> Engines:
-    grid = Grid()
+    grid = options.grid
     model = load_checkpoint(checkpoint)
     tokenizer = checkpoint / "tokenizer.json"
     check_tokenizer(tokenizer, vocabulary_size(model))
     round_pretrained(model)  # PyTorch must compute with what the files will hold
     modules = _modules(checkpoint, model, grid)
     if options.precision.mode == "fp32":
-        engines = _proved(model, modules, options.proof_hops, say)
+        engines = _proved(model, modules, options, say)
     else:  # the packs first: what is wrong with them is said before the minutes of tracing and proving
         with evaluation_packs(model, options.precision, tokenizer) as packs:
-            exact = _proved(model, modules, options.proof_hops, say)
+            exact = _proved(model, modules, options, say)
             scenario = make_scenario(model, grid, options.proof_hops)
             bench = Bench(model, grid, exact.graphs, scenario, packs, say)
             graphs, report = lower(bench, options.precision, tokenizer)
@@ -133,7 +145,7 @@ def licence_text(config: ModelConfig, options: ExportOptions) -> bytes:
     return text
 
 
-def _proved(model: CLCR, modules: Mapping[str, nn.Module], hops: int, say: Say) -> Engines:
+def _proved(model: CLCR, modules: Mapping[str, nn.Module], options: ExportOptions, say: Say) -> Engines:
     """The engines in float32, equal to the model."""
     graphs: dict[str, Graph] = {}
     for name, module in modules.items():
@@ -141,7 +153,7 @@ def _proved(model: CLCR, modules: Mapping[str, nn.Module], hops: int, say: Say) 
         speech = model.config.acoustic_encoder == "whisper" and isinstance(module, StreamingLevel)
         graphs[name] = export_graph(name, module, half_storage="exact" if speech else name == "language")
     operators = _operators(graphs)
-    proof = prove(model, Grid(), graphs, hops, say)
+    proof = prove(model, options.grid, graphs, options.proof_hops, say)
     proof.check()
     return Engines(graphs, operators, proof)
 

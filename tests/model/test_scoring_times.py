@@ -15,7 +15,7 @@ from clcr.scoring.clips import Answer, Joined, play, play_joined
 from clcr.scoring.joined import joined_scores, sessions
 from clcr.scoring.people import group_scores, read_people
 from clcr.scoring.scores import Answered
-from clcr.scoring.times import Stretch, by_time, pace
+from clcr.scoring.times import Stretch, by_held, by_time, held, pace
 from clcr.training.cli import eval_main
 from clcr.training.data.manifest import Row, write_manifest
 from clcr_stream import ConfigError, Engines
@@ -86,6 +86,17 @@ def test_scores_by_time_leave_out_what_has_ended_and_follow_the_same_clips_throu
     assert all(
         low <= one["macro_f1"] <= high for one in found["by_time"] for low, high in [one["intervals"]["macro_f1"]]
     )
+
+
+def test_a_label_that_is_waited_for_comes_later_and_flips_less() -> None:
+    assert held((2, 2, 0, 2, 2, 2), 2) == (-1, 2, 2, 2, 2, 2)
+    assert held((-1, 2, 0, 2, 0), 1) == (-1, 2, 0, 2, 0)
+    found = {one["hops"]: one for one in by_held([Stretch((0, 2, 0, 2, 2), 0.2, 2)])}
+    assert [(found[n]["flips_per_s"], found[n]["right_at_end"]) for n in (1, 2)] == [
+        (pytest.approx(3.75), 1.0),
+        (None, 1.0),
+    ]
+    assert (found[2]["time_to_first_correct_s"], found[3]["right_at_end"]) == (pytest.approx(1.0), 0.0)
 
 
 def test_every_emotion_of_a_speaker_is_followed_by_each_other_and_clips_take_turns() -> None:

@@ -267,6 +267,9 @@ PROOFS: dict[str, Proof] = {
     "clcr-eval --bundle engines/default --json docs/results/bundle/default_faces.json "
     "--manifest cache/manifests/{fer2013,ferplus,faces_people}.csv --media-root cache/manifests": DEVELOPMENT_DATA,
     "clcr-export checkpoints/default -o engines/default --licences docs/model_licences.txt": EXPORT,
+    "clcr-export runs/javased/best -o engines/quick --window 2": ByTest(
+        "tests/export/test_window.py::test_a_bundle_of_another_window_is_proved_and_says_so"
+    ),
     "python -m clcr.training.data.prepare my.csv --media-root /data --cache cache/packs "
     "--tokenizer cache/tokenizer/tokenizer.json": PREPARE,
     "python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare": DEVELOPMENT_DATA,
@@ -278,6 +281,18 @@ PROOFS: dict[str, Proof] = {
     ),
     "clcr-eval --bundle engines/default --manifest cache/changed/ravdess_room.csv cache/changed/ravdess_quiet.csv "
     "--media-root cache/changed": SCORE,
+    "clcr-eval --bundle engines/default --manifest my.csv --media-root /data --by-time --joined 6 "
+    "--people people.csv --json live.json": ByTest(
+        "tests/model/test_scoring_times.py::test_the_command_scores_by_time_joined_clips_and_groups"
+    ),
+    "python tools/data/changed.py --manifest my.csv --media-root /data --out changed --changes dark,far,mask": ByTest(
+        "tests/tools/test_changed.py::test_a_changed_film_has_the_pictures_of_the_model_s_slots_and_the_sound_as_it_is"
+    ),
+    "clcr-eval --bundle engines/default --manifest changed/my_{dark,far,mask}.csv --media-root changed "
+    "--people people.csv --json changed.json": SCORE,
+    "python tools/docs/live.py --measure times joined people changed": DEVELOPMENT_DATA,
+    "python tools/docs/live.py --measure windows": DEVELOPMENT_DATA,
+    "python tools/docs/live.py": ByTest("tests/tools/test_live.py::test_the_page_is_up_to_date_with_what_is_stored"),
     "python tools/data/face_sets.py --data ../shared/data --out cache/faces": ByTest(
         "tests/model/test_face_training.py::test_the_development_sets_are_written_with_their_splits"
     ),

@@ -63,6 +63,7 @@ SLOW: Mapping[str, str] = {
     "tests/export/test_export.py": "exports a model",
     "tests/export/test_precision.py": "exports a model",
     "tests/export/test_recompute.py": "exports a model",
+    "tests/export/test_window.py::test_a_bundle": "exports a model",
     "tests/inference/test_backends.py::TestTogether": "4 s",
     "tests/inference/test_building.py::test_a_session_that_ends_takes": "starts sessions that build plans",
     "tests/cli/test_sub.py::test_a_second_ctrl_c": "starts a program and fills its pipe",

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clcr.training.data.decode import decode_audio, load_image
-from clcr.training.data.manifest import SPLITS, Row, read_manifest, write_manifest
+from clcr.training.data.manifest import SPLITS, Row, evenly, read_manifest, write_manifest
 from clcr_stream.errors import ClcrError, ConfigError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
@@ -109,8 +109,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(
                 f"{options.manifest}: nothing to change in split {options.split} by {left_out[0]}; give another --split"
             )
-        if options.limit:
-            rows = [rows[index] for index in np.unique(np.linspace(0, len(rows) - 1, options.limit).astype(int))]
+        rows = evenly(rows, options.limit or None)
         folder = options.out / options.manifest.stem
         sounds = [change for change in possible if change in changed_sound.CHANGES]
         if sounds:

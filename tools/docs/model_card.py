@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from clcr.scoring.people import read_people
+
 ROOT = Path(__file__).resolve().parents[2]
 CARD = ROOT / "docs" / "model_card.md"
 START, END = "<!-- tables: tools/docs/model_card.py -->", "<!-- end of tables -->"
@@ -42,13 +44,7 @@ SOUNDS = {  # tools/data/changed.py
     "quiet": "a microphone set too low (-55 dBFS)",
     "loud": "a microphone set too high (clipped)",
 }
-SEXES = {  # as the sets say
-    "javased_av": {**dict.fromkeys(("01", "02", "03", "05"), "f"), **dict.fromkeys(("06", "07", "08", "10"), "m")},
-    "ravdess": {"19": "m", "20": "f"},
-    "emodb": {"15": "m", "16": "f"},
-    "nemo": {"s03": "m"},
-    "ased": {**dict.fromkeys(("s28", "s58"), "f"), **dict.fromkeys(("s02", "s08", "s31", "s49"), "m")},
-}
+PEOPLE = ROOT / "docs/results/people.csv"
 
 
 def line(*cells: str) -> str:
@@ -178,14 +174,15 @@ def corrupted_table(corrupted: dict[str, Any]) -> list[str]:
 
 def sexed(pack: str, speakers: Iterable[str]) -> list[str]:
     """Speakers with their sex, as the sets say."""
-    return [f"{speaker} ({SEXES[pack][speaker]})" for speaker in speakers]
+    known = read_people(PEOPLE, pack)["sex"]
+    return [f"{speaker} ({known[speaker]})" for speaker in speakers]
 
 
 def people_table(sets: list[dict[str, Any]]) -> list[str]:
     """macro-F1 of each person kept apart, by set and input."""
     lines = ["| set | input | macro-F1 of each speaker (f woman, m man) |", "|---|---|---|"]
     for score in sets:
-        if score["name"] in SEXES:
+        if read_people(PEOPLE, score["name"])["sex"]:
             values = [found["macro_f1"] for found in score["per_speaker"].values()]
             names = sexed(score["name"], score["per_speaker"])
             people = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from clcr.scoring.clips import Answer, play, recordable
 from clcr.scoring.histories import pasts
 from clcr.scoring.joined import score_joined, sessions
@@ -19,7 +17,7 @@ from clcr.scoring.report import draw
 from clcr.scoring.scores import SCORES, Answered, scores, stretches
 from clcr.scoring.times import by_time
 from clcr.training import metrics
-from clcr.training.data.manifest import SPLITS, Row, read_manifest
+from clcr.training.data.manifest import SPLITS, Row, evenly, read_manifest
 from clcr.training.recipe import SUBSETS, subset_modalities
 from clcr_stream import Baseline, ConfigError, Engines, SourceError
 from clcr_stream.sources.base import Modality
@@ -119,9 +117,7 @@ def clip_set(manifest: Path, media_root: Path, request: BundleRequest, labels: S
         if not _fits(row.label, labels):
             known = ", ".join(labels) or "a number, as of every regression"
             raise ConfigError(f"{manifest}: label {row.label!r} of {row.id} is none of the bundle's: {known}")
-    kept = labelled
-    if request.limit is not None and request.limit < len(labelled):
-        kept = [labelled[index] for index in np.linspace(0, len(labelled) - 1, request.limit).round().astype(int)]
+    kept = evenly(labelled, request.limit)
     missing = [row.media for row in kept if row.media and not (media_root / row.media.partition("#")[0]).is_file()]
     if missing:
         raise ConfigError(

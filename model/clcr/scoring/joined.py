@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from clcr.scoring.clips import Joined, play_joined
-from clcr.scoring.times import Stretch, at_moment, by_time, pace
-from clcr.training.data.manifest import Row
+from clcr.scoring.times import Stretch, at_moment, by_held, by_time, pace
+from clcr.training.data.manifest import Row, evenly
 from clcr_stream import Engines, SourceError
 from clcr_stream.sources.base import Modality
 
@@ -41,9 +41,7 @@ def sessions(rows: Sequence[Row], limit: int | None = None) -> list[Session]:
         for turn, (first, second) in enumerate(permutations(labels, 2)):
             parts = (_turned(clips[speaker, first], turn), _turned(clips[speaker, second], turn))
             found.append(Session(speaker, (first, second), parts))
-    if limit is not None and limit < len(found):
-        found = [found[index] for index in np.linspace(0, len(found) - 1, limit).round().astype(int)]
-    return found
+    return evenly(found, limit)
 
 
 def score_joined(
@@ -88,7 +86,7 @@ def joined_scores(played: Sequence[tuple[Session, Joined]], labels: Sequence[str
         after.append(Stretch(hops, hop_s, second, change_s, groups[1]))
         old.append(Stretch(hops, hop_s, first, change_s, groups[1]))
     scored: dict[str, Any] = {
-        name: {**pace(part), "by_time": by_time(part, len(labels))["by_time"]}
+        name: {**pace(part), "by_time": by_time(part, len(labels))["by_time"], "by_held": by_held(part)}
         for name, part in (("before", before), ("after", after))
     }
     for moment in scored["after"]["by_time"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from clcr.training.metrics import Bootstrap
 
 MOMENTS_S = (0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 2.4, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 SCORES = ("accuracy", "macro_f1")
+HELD_HOPS = (1, 2, 3, 5)
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,29 @@ def pace(stretches: Sequence[Stretch]) -> dict[str, Any]:
     }
 
 
+def held(hops: Sequence[int], count: int) -> tuple[int, ...]:
+    """The labels that a reader shows who waits until a label has come `count` times in a row."""
+    shown, run, last, found = -1, 0, -1, []
+    for label in hops:
+        run = run + 1 if label == last else 1
+        last = label
+        shown = label if run >= count else shown
+        found.append(shown)
+    return tuple(found)
+
+
+def by_held(stretches: Sequence[Stretch]) -> list[dict[str, Any]]:
+    """What waiting for each of HELD_HOPS equal labels makes of flips, times and the last label."""
+    found = []
+    for count in HELD_HOPS:
+        waited = [replace(one, hops=held(one.hops, count)) for one in stretches]
+        right = [bool(one.own) and one.own[-1] == one.target for one in waited]
+        found.append({"hops": count, **pace(waited), "right_at_end": float(np.mean(right)) if right else None})
+    return found
+
+
 def by_time(stretches: Sequence[Stretch], classes: int) -> dict[str, list[dict[str, Any]]]:
-    """Scores at each of MOMENTS_S, of all stretches that last so long, and of the same ones throughout.
+    """Scores at each of MOMENTS_S, of all stretches that last so long, and of the same ones throughout; `by_held`.
 
     A hop without a label is a wrong answer. The same ones are those that last as long as half of all do.
     """
@@ -103,6 +125,7 @@ def by_time(stretches: Sequence[Stretch], classes: int) -> dict[str, list[dict[s
     return {
         "by_time": [at_moment(stretches, moment, classes) for moment in MOMENTS_S if _lasting(stretches, moment)],
         "by_time_same": [at_moment(same, moment, classes) for moment in MOMENTS_S if moment <= half_s],
+        "by_held": by_held(stretches),
     }
 
 

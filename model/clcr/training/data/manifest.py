@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 from clcr_stream.errors import ConfigError
 
 LABELS = ("neutral", "sad", "happy", "surprise", "fear", "anger")
+T = TypeVar("T")
 KINDS = ("video", "audio", "image", "face", "text")
 SPLITS = ("train", "dev", "test")
 
@@ -68,6 +70,14 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> int:
             count += 1
     part.replace(path)
     return count
+
+
+def evenly(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` of them, from the first to the last at even distances; None: all."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    step = (len(items) - 1) / max(1, limit - 1)
+    return [items[round(place * step)] for place in range(limit)]
 
 
 def _plain(value: str | float) -> str:
