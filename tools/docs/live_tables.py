@@ -194,8 +194,8 @@ def draw(stored: dict[str, Any], image: Path) -> None:
     for axes in (left, right):
         axes.set(xlim=(0, None), ylim=(0, 1))
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, loc="lower right" if axes is left else "center right")
+    if left.get_legend_handles_labels()[0]:
+        left.legend(fontsize=8, loc="lower right")  # the colours of both
     image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(image, dpi=110, metadata={"Software": None})
 
