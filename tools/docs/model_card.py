@@ -33,6 +33,7 @@ ABOUT = {
     "meld_spoken": "the same with the mistakes of a speech recogniser",
 }
 
+TOGETHER = "put together by label"
 NEVER_SURE = ("javased_audio", "emogator", "emospeech", "fer2013")  # not in that table: seen above, or other labels
 SOUNDS = {  # tools/data/changed.py
     "room": "in a room (0.5 s of echo)",
@@ -79,17 +80,19 @@ def evaluation_table(packs: dict[str, Any]) -> list[str]:
     return lines
 
 
-def sure_table(rows: Iterable[tuple[str, str, dict[str, Any]]]) -> list[str]:
+def sure_table(packs: dict[str, Any]) -> list[str]:
     """What share of the answers is at least so probable, and how many of these are right."""
-    rows = list(rows)
-    steps = [f"{entry['least']:g} and more" for entry in rows[0][2]["sure"]]
+    steps = [f"{entry['least']:g} and more" for entry in next(iter(packs.values()))["sure"]]
     lines = [line("held-out data", "input", "all", *steps), "|---|---|---|" + "---|" * len(steps)]
-    for title, subset, score in rows:
+    for name, score in packs.items():
+        pack, _, subset = name.partition("/")
+        pack = pack.removesuffix("_whisper")
         cells = [
             f"{entry['coverage']:.2f}, " + ("-" if entry["accuracy"] is None else f"{entry['accuracy']:.2f}")
             for entry in score["sure"]
         ]
-        lines.append(line(title, subset, f"1, {score['accuracy']['value']:.2f}", *cells))
+        if pack not in NEVER_SURE:
+            lines.append(line(ABOUT.get(pack, TOGETHER), subset, f"1, {score['accuracy']['value']:.2f}", *cells))
     return lines
 
 
@@ -190,69 +193,45 @@ def people_table(sets: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def read(name: str) -> Any:
+    """A report of docs/results."""
+    return json.loads((ROOT / "docs" / "results" / name).read_text(encoding="utf-8"))
+
+
 def tables() -> str:
-    results = ROOT / "docs" / "results"
-    evaluation = json.loads((results / "default.json").read_text(encoding="utf-8"))
-    speakers = json.loads((results / "loso.json").read_text(encoding="utf-8"))
-    scored = [
-        json.loads(path.read_text(encoding="utf-8"))["sets"] for path in sorted((results / "bundle").glob("*.json"))
-    ]
-    after = [
-        json.loads((results / f"default_after_20_s{kind}.json").read_text(encoding="utf-8"))["packs"]
-        for kind in ("", "_neutral")
-    ]
-    changed = json.loads((results / "default_changed.json").read_text(encoding="utf-8"))
-    held = [json.loads((results / f"default_held_{seconds}_s.json").read_text(encoding="utf-8")) for seconds in (2, 6)]
-    pairs = json.loads((results / "default_pairs.json").read_text(encoding="utf-8"))["fusion"]
+    evaluation, pairs, speakers = (read(name) for name in ("default.json", "default_pairs.json", "loso.json"))
+    after = [read(f"default_after_20_s{kind}.json")["packs"] for kind in ("", "_neutral")]
+    held = [read(f"default_held_{seconds}_s.json") for seconds in (2, 6)]
+    changed = read("default_changed.json")["packs"]
+    scored = [one for path in sorted((ROOT / "docs/results/bundle").glob("*.json")) for one in read(path)["sets"]]
     fusions = [
-        ("put together by label", pairs["pairs"]),
+        (TOGETHER, pairs["fusion"]["pairs"]),
         ("Java-SED, every speaker left out once", speakers["fusion"]),
         ("the same after 20 s of the person", speakers["fusion_after_20_s"]),
     ]
-    put_together = json.loads((results / "default_pairs.json").read_text(encoding="utf-8"))["packs"]
-    scored_rows = [*evaluation["packs"].items(), *put_together.items()]
-    sure_rows = [
-        (ABOUT.get(name.partition("/")[0].removesuffix("_whisper"), "put together by label"), name.partition("/")[2], s)
-        for name, s in scored_rows
-        if name.partition("/")[0].removesuffix("_whisper") not in NEVER_SURE
-    ]
-    parts = [
-        START,
-        "",
-        *evaluation_table(evaluation["packs"]),
-        "",
-        "Answers that are at least so probable: their share of all, and how many of them are right:",
-        "",
-        *sure_table(sure_rows),
-        "",
-        "The same faces shown for seconds, as a camera shows them, macro-F1:",
-        "",
-        *held_table(evaluation["packs"], held),
-        "",
-        "The fusion beside its branches, macro-F1 and the paired difference of CLCR to it (95 % interval):",
-        "",
-        *fusion_table(fusions),
-        "",
-        "One modality of the samples put together by label shows nothing (noise, an unreadable face, words at random):",
-        "",
-        *corrupted_table(pairs["corrupted"]),
-        "",
-        "macro-F1 after a past of the same person, from which the runtime knows what is usual for them:",
-        "",
-        *pasts_table(evaluation["packs"], after),
-        "",
-        "Leave one speaker out, Java-SED, all 192 clips:",
-        "",
-        *speakers_table(speakers),
-        "",
-        "Sound elsewhere than in a studio, macro-F1 (changed copies of the clips):",
-        "",
-        *sounds_table(evaluation["packs"], changed["packs"]),
-        "",
-        "Person by person, the bundle on clips as they are:",
-        "",
-    ]
-    return "\n".join([*parts, *people_table([one for sets in scored for one in sets]), "", END])
+    parts = {
+        "": evaluation_table(evaluation["packs"]),
+        "Answers that are at least so probable: their share of all, and how many of them are right:": sure_table(
+            {**evaluation["packs"], **pairs["packs"]}
+        ),
+        "The same faces shown for seconds, as a camera shows them, macro-F1:": held_table(evaluation["packs"], held),
+        "The fusion beside its branches, macro-F1 and the paired difference of CLCR to it (95 % interval):": (
+            fusion_table(fusions)
+        ),
+        "Put together by label, one modality shows nothing (noise, an unreadable face, words at random):": (
+            corrupted_table(pairs["fusion"]["corrupted"])
+        ),
+        "macro-F1 after a past of the same person, from which the runtime knows what is usual for them:": (
+            pasts_table(evaluation["packs"], after)
+        ),
+        "Leave one speaker out, Java-SED, all 192 clips:": speakers_table(speakers),
+        "Sound elsewhere than in a studio, macro-F1 (changed copies of the clips):": (
+            sounds_table(evaluation["packs"], changed)
+        ),
+        "Person by person, the bundle on clips as they are:": people_table(scored),
+    }
+    blocks = ["\n".join([title, "", *lines] if title else lines) for title, lines in parts.items()]
+    return "\n\n".join([START, *blocks, END])
 
 
 def main() -> int:
