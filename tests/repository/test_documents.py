@@ -564,7 +564,7 @@ BARS = {
     "model": VIEW["model"],
     "words": VIEW["words"],
     "answer": r" +\d+\.\d s   [a-z]+ +0\.\d\d",
-    "bar": r"   [a-z]+ +0\.\d\d [█-▏]*",
+    "bar": r"   [a-z]+ +0\.\d\d( [█-▏]+)?",  # a small share has none
     "inputs": r"   face +(\d+ %|no)  sound +(\d+ %|no)  words (yes|no) +\d+ ms",
 }
 

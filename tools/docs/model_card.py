@@ -193,7 +193,7 @@ def people_table(sets: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def read(name: str) -> Any:
+def read(name: str | Path) -> Any:
     """A report of docs/results."""
     return json.loads((ROOT / "docs" / "results" / name).read_text(encoding="utf-8"))
 
