@@ -148,9 +148,15 @@ def held_table(once: dict[str, Any], held: Sequence[dict[str, Any]]) -> list[str
 
 
 def fusion_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-    """macro-F1 of each fusion beside what its branches give without one, with the paired difference."""
-    lines = ["| samples | input | n | CLCR | best branch | mean of the branches | product of the branches |"]
-    lines.append("|---|---|--:|---|---|---|---|")
+    """The score of each fusion beside what its branches give without one, with the paired difference."""
+    titles = {
+        "best_branch": "best branch",
+        "average": "mean of the branches",
+        "product": "product of the branches",
+    }
+    compared = next(iter(rows[0][1].values()))["gain"]
+    lines = [line("samples", "input", "n", "CLCR", *(titles[name] for name in compared))]
+    lines.append("|---|---|--:|---|" + "---|" * len(compared))
     for title, gains in rows:
         for subset, score in gains.items():
             beside = [
@@ -234,18 +240,19 @@ def tables() -> str:
     return "\n\n".join([START, *blocks, END])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
+def update(document: Path, start: str, written: str) -> int:
+    """Put the tables into a document between `start` and END; with --check only say whether they are there: 0 or 1."""
+    parser = argparse.ArgumentParser(description=f"Writes the tables of {document.relative_to(ROOT)}.")
+    parser.add_argument("--check", action="store_true", help="only compare: exit code 1 when they are not up to date")
     check = parser.parse_args().check
-    text = CARD.read_text(encoding="utf-8")
-    before, rest = text.split(START, 1)
-    updated = before + tables() + rest.split(END, 1)[1]
+    text = document.read_text(encoding="utf-8")
+    before, rest = text.split(start, 1)
+    updated = before + written + rest.split(END, 1)[1]
     if check:
         return 0 if updated == text else 1
-    CARD.write_text(updated, encoding="utf-8")
+    document.write_text(updated, encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(update(CARD, START, tables()))
