@@ -24,11 +24,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
-from docs.live_tables import END, START, draw, tables
+from docs.live_tables import draw, tables
+from docs.model_card import END, PEOPLE, ROOT, between
 
-ROOT = Path(__file__).resolve().parents[2]
+START = "<!-- tables: tools/docs/live.py -->"
 RESULTS, PAGE, PICTURE = ROOT / "docs/results/live", ROOT / "docs/live.md", ROOT / "docs/pictures/live.png"
-PEOPLE = ROOT / "docs/results/people.csv"
 MEDIA = {  # under --data
     "javased_av": "javased",
     "ravdess": "audio",
@@ -167,8 +167,7 @@ def stored() -> dict[str, Any]:
 
 def page(text: str) -> str:
     """docs/live.md with the tables of what is stored."""
-    before, rest = text.split(START, 1)
-    return f"{before}{START}\n\n{tables(stored())}\n{END}{rest.split(END, 1)[1]}"
+    return between(text, START, f"{START}\n\n{tables(stored())}\n{END}")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-START, END = "<!-- tables: tools/docs/live.py -->", "<!-- end of tables -->"
+from docs.model_card import line
+
 SETS = {
     "javased_av": "Java-SED films",
     "ravdess": "RAVDESS",
@@ -57,7 +58,7 @@ def pace_table(stored: dict[str, Any]) -> list[str]:
     for one in sets_of(stored["times"]):
         seconds = [brief(one[f"time_to_{name}_s"], " s") for name in ("first_correct", "stable", "stable_correct")]
         lines.append(
-            row(SETS[one["name"]], one["subset"], one["n"], *seconds, f"{one['never_correct']:.2f}", flips(one))
+            line(SETS[one["name"]], one["subset"], one["n"], *seconds, f"{one['never_correct']:.2f}", flips(one))
         )
     return lines
 
@@ -65,7 +66,7 @@ def pace_table(stored: dict[str, Any]) -> list[str]:
 def seconds_table(stored: dict[str, Any]) -> list[str]:
     lines = head("clips", "input", "n", *(f"{moment:g} s" for moment in SECONDS))
     for one in sets_of(stored["times"]):
-        lines.append(row(*titles(one), one["by_time_same"][0]["n"], *at(one["by_time_same"], SECONDS)))
+        lines.append(line(*titles(one), one["by_time_same"][0]["n"], *at(one["by_time_same"], SECONDS)))
     return lines
 
 
@@ -74,7 +75,7 @@ def before_table(stored: dict[str, Any]) -> list[str]:
     lines = head("clips", "input", "sessions", *(f"{moment:g} s" for moment in moments), "flips a minute")
     for one in with_sessions(stored["joined"]):
         before = one["joined"]["before"]
-        lines.append(row(*titles(one), one["joined"]["n"], *at(before["by_time"], moments), flips(before)))
+        lines.append(line(*titles(one), one["joined"]["n"], *at(before["by_time"], moments), flips(before)))
     return lines
 
 
@@ -91,7 +92,7 @@ def after_table(stored: dict[str, Any]) -> list[str]:
             )
         ]
         settled = brief(after["time_to_stable_correct_s"], " s")
-        lines.append(row(*titles(one), one["joined"]["n"], *told, f"{after['recovered']:.2f}", settled))
+        lines.append(line(*titles(one), one["joined"]["n"], *told, f"{after['recovered']:.2f}", settled))
     return lines
 
 
@@ -107,7 +108,7 @@ def held_table(stored: dict[str, Any]) -> list[str]:
             times = [brief(first["time_to_first_correct_s"], " s"), f"{first['never_correct']:.2f}"]
             settled = brief(second["time_to_stable_correct_s"], " s")
             figures = [first["hops"], flips(first), *times, settled, f"{second['right_at_end']:.2f}"]
-            lines.append(row(*titles(one), one["joined"]["n"], *figures))
+            lines.append(line(*titles(one), one["joined"]["n"], *figures))
     return lines
 
 
@@ -120,7 +121,7 @@ def windows_table(stored: dict[str, Any]) -> list[str]:
     for window_s, one in sorted(measured, key=lambda pair: (pair[1]["name"], pair[0])):
         before, after = one["joined"]["before"], one["joined"]["after"]
         lines.append(
-            row(
+            line(
                 *titles(one),
                 one["joined"]["n"],
                 f"{window_s:g} s",
@@ -142,7 +143,9 @@ def people_table(stored: dict[str, Any]) -> list[str]:
             f"{score(sexes[sex])}; {sexes[sex]['n']} of {sexes[sex]['speakers']}" if sex in sexes else "-"
             for sex in "fm"
         ]
-        lines.append(row(SETS[one["name"]], LANGUAGES[one["name"]], one["subset"], *cells, f"{score(one)}; {one['n']}"))
+        lines.append(
+            line(SETS[one["name"]], LANGUAGES[one["name"]], one["subset"], *cells, f"{score(one)}; {one['n']}")
+        )
     return lines
 
 
@@ -161,7 +164,7 @@ def changed_table(stored: dict[str, Any]) -> list[str]:
             copy = found.get((name, subset, change))
             faces = "" if copy is None or "V" not in subset else f"; {copy['unseen'] / copy['n']:.2f}"
             cells.append("" if copy is None else f"{score(copy)}{faces}")
-        lines.append(row(text, *cells))
+        lines.append(line(text, *cells))
     return lines
 
 
@@ -231,13 +234,8 @@ def brief(value: float | None, unit: str = "", digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}{unit}"
 
 
-def row(*cells: object) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
 def head(*cells: str) -> list[str]:
-    return [row(*cells), "|" + "---|" * len(cells)]
+    return [line(*cells), "|" + "---|" * len(cells)]
 
 
 TABLES = {  # title -> what writes it, and the part that it is of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ SOUNDS = {  # tools/data/changed.py
 PEOPLE = ROOT / "docs/results/people.csv"
 
 
-def line(*cells: str) -> str:
+def line(*cells: object) -> str:
     """A row of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
 def interval(score: dict[str, float]) -> str:
@@ -129,7 +129,7 @@ def speakers_table(report: dict[str, Any]) -> list[str]:
     folds = report["folds"]
     lines += [
         "",
-        line("left-out speaker", *sexed("javased_av", folds)),
+        line("left-out speaker", *sexed(folds, read_people(PEOPLE, "javased_av")["sex"])),
         "|---" * (len(folds) + 1) + "|",
     ]
     for subset in report["pooled"]:
@@ -181,9 +181,8 @@ def corrupted_table(corrupted: dict[str, Any]) -> list[str]:
     return lines
 
 
-def sexed(pack: str, speakers: Iterable[str]) -> list[str]:
+def sexed(speakers: Iterable[str], known: Mapping[str, str]) -> list[str]:
     """Speakers with their sex, as the sets say."""
-    known = read_people(PEOPLE, pack)["sex"]
     return [f"{speaker} ({known[speaker]})" for speaker in speakers]
 
 
@@ -191,9 +190,9 @@ def people_table(sets: list[dict[str, Any]]) -> list[str]:
     """macro-F1 of each person kept apart, by set and input."""
     lines = ["| set | input | macro-F1 of each speaker (f woman, m man) |", "|---|---|---|"]
     for score in sets:
-        if read_people(PEOPLE, score["name"])["sex"]:
+        if known := read_people(PEOPLE, score["name"])["sex"]:
             values = [found["macro_f1"] for found in score["per_speaker"].values()]
-            names = sexed(score["name"], score["per_speaker"])
+            names = sexed(score["per_speaker"], known)
             people = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
             lines.append(line(ABOUT[score["name"]], score["subset"], people))
     return lines
@@ -240,14 +239,19 @@ def tables() -> str:
     return "\n\n".join([START, *blocks, END])
 
 
+def between(text: str, start: str, written: str) -> str:
+    """A document's text with `written`, which begins with `start` and ends with END, in place of what stood there."""
+    before, rest = text.split(start, 1)
+    return before + written + rest.split(END, 1)[1]
+
+
 def update(document: Path, start: str, written: str) -> int:
     """Put the tables into a document between `start` and END; with --check only say whether they are there: 0 or 1."""
     parser = argparse.ArgumentParser(description=f"Writes the tables of {document.relative_to(ROOT)}.")
     parser.add_argument("--check", action="store_true", help="only compare: exit code 1 when they are not up to date")
     check = parser.parse_args().check
     text = document.read_text(encoding="utf-8")
-    before, rest = text.split(start, 1)
-    updated = before + written + rest.split(END, 1)[1]
+    updated = between(text, start, written)
     if check:
         return 0 if updated == text else 1
     document.write_text(updated, encoding="utf-8")

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from clcr.training.metrics import REGRESSION
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
 from docs.model_card import END, ROOT, fusion_table, interval, line, read, update
@@ -17,14 +19,13 @@ ABOUT = {
     "mosi_text": "MOSI texts of 9 videos (dev)",
     "goemotions_sentiment": "comments, good, bad or neutral",
 }
-SCORES = {"acc2": "Acc-2", "acc7": "Acc-7", "mae": "MAE", "corr": "Corr"}
 
 
 def table(rows: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
     """One line for each set and input: every score with its 95 % interval."""
-    lines = [line("held-out data", "input", "n", *SCORES.values()), "|---|---|--:|" + "---|" * len(SCORES)]
+    lines = [line("held-out data", "input", "n", *REGRESSION), "|---|---|--:|" + "---|" * len(REGRESSION)]
     lines += [
-        line(title, subset, str(scores["n"]), *(interval(scores[key]) for key in SCORES))
+        line(title, subset, str(scores["n"]), *(interval(scores[key]) for key in REGRESSION.values()))
         for title, subset, scores in rows
     ]
     return lines

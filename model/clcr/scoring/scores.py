@@ -49,47 +49,36 @@ class Answered:
 
 def scores(answered: Answered) -> dict[str, Any]:
     """Every score of a set; plain JSON values, None for what is not defined."""
-    if not answered.labels:
-        return _value_scores(answered)
-    probs, targets = answered.probs, answered.targets
-    by_clip = metrics.classification_scores(probs, targets)
-    speakers = answered.speakers
-    by_speaker = None
+    names, speakers = SCORES if answered.labels else tuple(metrics.REGRESSION.values()), answered.speakers
+    by_clip, by_speaker = _judged(answered), None
     if len(set(speakers)) > 1:
-        by_speaker = _intervals(metrics.classification_scores(probs, targets, Bootstrap(groups=speakers)))
-    return {
-        "n": len(targets),
-        **{name: by_clip[name]["value"] for name in SCORES},
-        "intervals": _intervals(by_clip),
-        "intervals_by_speaker": by_speaker,
-        "bootstrap": {key: by_clip["interval"][key] for key in ("level", "resamples", "seed")},
-        "per_class": _per_class(np.array(by_clip["confusion"]), answered.labels),
-        "per_speaker": _per_speaker(probs, targets, speakers),
-        "confusion": by_clip["confusion"],
-        "unseen": sum(not answer.seen for answer in answered.answers),
-        **pace(stretches(answered)),
-    }
-
-
-def _value_scores(answered: Answered) -> dict[str, Any]:
-    """The scores of a regression."""
-    said, right = answered.values
-    names, speakers = tuple(metrics.REGRESSION.values()), answered.speakers
-    by_clip = metrics.regression_scores(said, right)
-    by_speaker = None
-    if len(set(speakers)) > 1:
-        by_speaker = _intervals(metrics.regression_scores(said, right, Bootstrap(groups=speakers)), names)
-    return {
-        "n": len(right),
+        by_speaker = _intervals(_judged(answered, Bootstrap(groups=speakers)), names)
+    found = {
+        "n": len(answered.rows),
         **{name: by_clip[name]["value"] for name in names},
         "intervals": _intervals(by_clip, names),
         "intervals_by_speaker": by_speaker,
         "bootstrap": {key: by_clip["interval"][key] for key in ("level", "resamples", "seed")},
         "unseen": sum(not answer.seen for answer in answered.answers),
     }
+    if not answered.labels:
+        return found
+    return found | {
+        "per_class": _per_class(np.array(by_clip["confusion"]), answered.labels),
+        "per_speaker": _per_speaker(answered.probs, answered.targets, speakers),
+        "confusion": by_clip["confusion"],
+        **pace(stretches(answered)),
+    }
 
 
-def _intervals(scored: dict[str, Any], names: Sequence[str] = SCORES) -> dict[str, list[float]]:
+def _judged(answered: Answered, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+    """The scores by the labels, or of a regression by the values."""
+    if answered.labels:
+        return metrics.classification_scores(answered.probs, answered.targets, bootstrap)
+    return metrics.regression_scores(*answered.values, bootstrap)
+
+
+def _intervals(scored: dict[str, Any], names: Sequence[str]) -> dict[str, list[float]]:
     return {name: [scored[name]["low"], scored[name]["high"]] for name in names}
 
 

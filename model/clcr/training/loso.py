@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,18 +143,18 @@ def _together(folds: list[dict[str, Any]], key: str) -> tuple[dict[str, Any], di
         subset: np.concatenate([np.asarray(fold[key][subset]["logits"]) for fold in folds]) for subset in folds[0][key]
     }
     targets = np.concatenate([np.asarray(fold["targets"]) for fold in folds])
+    judge: Callable[..., dict[str, Any]]
+    compare: Callable[..., dict[str, Any]]
     if next(iter(said.values())).shape[1] == 1:
-        values = {subset: outputs[:, 0] for subset, outputs in said.items()}
-        by_clip = {subset: metrics.regression_scores(v, targets) for subset, v in values.items()}
-        scored = {s: metrics.regression_scores(v, targets, Bootstrap(groups=groups)) for s, v in values.items()}
-        fusion = values_against_parts(values, targets)
+        answers = {subset: outputs[:, 0] for subset, outputs in said.items()}
+        judge, compare = metrics.regression_scores, values_against_parts
     else:
-        probs = {subset: metrics.softmax(outputs) for subset, outputs in said.items()}
-        by_clip = {subset: metrics.classification_scores(p, targets) for subset, p in probs.items()}
-        scored = {s: metrics.classification_scores(p, targets, Bootstrap(groups=groups)) for s, p in probs.items()}
-        fusion = against_parts(probs, targets)
+        answers = {subset: metrics.softmax(outputs) for subset, outputs in said.items()}
+        judge, compare = metrics.classification_scores, against_parts
+    by_clip = {subset: judge(answer, targets) for subset, answer in answers.items()}
+    scored = {subset: judge(answer, targets, Bootstrap(groups=groups)) for subset, answer in answers.items()}
     intervals = {s: {n: value for n, value in scores.items() if _is_interval(value)} for s, scores in scored.items()}
-    return by_clip, intervals, fusion
+    return by_clip, intervals, compare(answers, targets)
 
 
 def _is_interval(value: object) -> bool:

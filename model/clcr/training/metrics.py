@@ -73,10 +73,8 @@ def expected_calibration_error(probs: Floats, labels: Ints, weights: Floats | No
     weights = np.ones(len(labels)) if weights is None else weights
     confidence = probs.max(1)
     gap = (probs.argmax(1) == labels).astype(np.float64) - confidence
-    # Bins are (low, high]; a confidence of exactly 0 belongs to the first.
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
     by_bin = np.zeros((len(labels), ECE_BINS))
-    by_bin[np.arange(len(labels)), bins] = gap
+    by_bin[np.arange(len(labels)), _bins(confidence)] = gap
     return _ratio(np.abs(weights @ by_bin).sum(-1), weights.sum(-1))
 
 
@@ -94,20 +92,24 @@ def ece_by_chance(probs: Floats, seed: int = 0) -> float:
     """The mean ECE of clips whose labels are drawn from probs [n, C] themselves: what few clips alone make of it."""
     confidence = probs.max(1)
     right = np.random.default_rng(seed).random((CHANCE_DRAWS, len(probs))) < confidence
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    gaps = (right - confidence) @ np.eye(ECE_BINS)[bins]
+    gaps = (right - confidence) @ np.eye(ECE_BINS)[_bins(confidence)]
     return float((np.abs(gaps).sum(1) / len(probs)).mean())
 
 
 def reliability(probs: Floats, labels: Ints) -> tuple[list[float], list[float]]:
     """Mean confidence and accuracy of the occupied ECE bins."""
     confidence, right = probs.max(1), probs.argmax(1) == labels
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    bins = _bins(confidence)
     used = np.unique(bins)
     return (
         [float(confidence[bins == index].mean()) for index in used],
         [float(right[bins == index].mean()) for index in used],
     )
+
+
+def _bins(confidence: Floats) -> Ints:
+    """The ECE bin (low, high] of each confidence; one of exactly 0 belongs to the first."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
 
 
 def resampling_weights(n: int, bootstrap: Bootstrap) -> Floats:
