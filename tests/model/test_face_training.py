@@ -243,6 +243,7 @@ def test_the_development_sets_are_written_with_their_splits(tmp_path: Path) -> N
     assert float(train.votes.min()) == 5.0
     assert len(load_face_set(tmp_path / "ckplus.npz", "dev")) == 75
 
+
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
 def test_faces_of_films_are_those_that_the_runtime_crops(tmp_path: Path) -> None:
