@@ -296,6 +296,22 @@ PROOFS: dict[str, Proof] = {
     "python tools/data/face_sets.py --data ../shared/data --out cache/faces": ByTest(
         "tests/model/test_face_training.py::test_the_development_sets_are_written_with_their_splits"
     ),
+    # docs/open.md
+    "clcr-stream --bundle engines/open": Options("needs a camera and a microphone"),
+    "python tools/data/manifests.py --data ../shared/data --out cache/open/manifests --words goemotions --prepare "
+    "--only javased_av javased_audio emogator goemotions goemotions_spoken": DEVELOPMENT_DATA,
+    "python tools/data/face_sets.py --data ../shared/data --out cache/faces --sets javased": ByTest(
+        "tests/model/test_face_training.py::test_the_development_sets_are_written_with_their_splits"
+    ),
+    "clcr-train configs/open/faces.yaml --run runs/open/faces --threads 1": FACES,
+    "clcr-train configs/open/train.yaml --run runs/open/train --threads 1": TRAIN,
+    "clcr-train configs/open/words.yaml --run runs/open/words --init runs/open/train/final": TRAIN,
+    "clcr-eval runs/open/words/final --fit-temperature --pairs 300 --pack "
+    "cache/open/packs/{javased_av,javased_audio}_whisper cache/open/packs/{goemotions,goemotions_spoken}": ByTest(
+        "tests/model/test_evaluate.py::"
+        "test_temperatures_are_stored_by_subset_and_people_they_were_fitted_on_have_those_of_others"
+    ),
+    "clcr-export runs/open/words/final -o engines/open --licences docs/open_licences.txt": EXPORT,
     # docs/sentiment.md
     "clcr-stream --bundle engines/sentiment": Options("needs a camera and a microphone"),
     "clcr-stream --bundle engines/sentiment --camera 0 --mic default": Options("needs a camera and a microphone"),
