@@ -58,6 +58,8 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "cli/run": ["cli/test_main", "cli/test_manners"],
     "cli/signals": ["cli/test_manners"],
     "cli/standard_streams": ["cli/test_manners"],
+    "cli/screen": ["cli/test_top"],
+    "cli/top_view": ["cli/test_top"],
     "frontends/faces": ["frontends/test_face_geometry"],
     "inference/baselines": ["streams/test_person_rules", "streams/test_profile"],
     "inference/choose": ["inference/test_backends", "inference/test_levels", "inference/test_building"],

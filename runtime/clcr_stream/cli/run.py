@@ -121,7 +121,7 @@ def command(arguments: Sequence[str]) -> int:
     """Run until the input ends or a signal comes; OutputError's exit code when an --output is not complete."""
     parser = run_parser()
     if arguments and not arguments[0].startswith("-"):
-        parser.error(f"unknown command {arguments[0]!r}; commands are build, devices, doctor, sub")
+        parser.error(f"unknown command {arguments[0]!r}; commands are build, devices, doctor, models, sub, top, view")
     flags = parser.parse_args(arguments)
     read = partial(_read_config, flags)
     config = read()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from clcr_stream.cli import signals
-from clcr_stream.cli.arguments import EXIT_CODES, Parser, check_seconds
+from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_curve, check_seconds, curve_of
 from clcr_stream.cli.standard_streams import put
 from clcr_stream.errors import ConfigError, PublishError
-from clcr_stream.wire.client import CurveClient, Received, Subscriber
+from clcr_stream.wire.client import Received, Subscriber
 from clcr_stream.wire.messages import KINDS, Kind, Prediction, Session, Transcript, encode
 
 EXAMPLES = """examples:
@@ -37,21 +36,18 @@ def parser() -> Parser:
     flags.add_argument("--count", type=int, metavar="N", help="end after N messages, 1 or more")
     flags.add_argument("--timeout", type=float, metavar="SECONDS", help="exit 6 when nothing comes for so long")
     flags.add_argument("--json", action="store_true", help="print each payload as one line of JSON")
-    flags.add_argument("--curve-secret", metavar="FILE", help="our .key_secret, for an endpoint with CURVE")
-    flags.add_argument("--curve-server", metavar="FILE", help="the publisher's server.key")
+    add_curve(flags)
     return flags
 
 
 def command(arguments: Sequence[str]) -> int:
     """Print messages until `--count` are there, a signal comes or the reader of our output has gone."""
     flags = parser().parse_args(arguments)
-    if (flags.curve_secret is None) != (flags.curve_server is None):
-        raise ConfigError("--curve-secret FILE and --curve-server FILE go together; docs/wire.md makes both")
+    curve = curve_of(flags)
     if flags.count is not None and flags.count < 1:
         raise ConfigError(f"--count {flags.count}: must be 1 or more; leave it out to go on until Ctrl-C")
     check_seconds("--timeout", flags.timeout)
     topics = _topics(flags.topics)
-    curve = None if flags.curve_secret is None else CurveClient(Path(flags.curve_secret), Path(flags.curve_server))
     stop = threading.Event()
     with (
         signals.handled(signals.ENDING, stop.set, once=True),

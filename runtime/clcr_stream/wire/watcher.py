@@ -1,0 +1,117 @@
+"""Watches streams: those given, or the user's running sessions as they come; `turn` never waits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.errors import ConfigError
+from clcr_stream.wire.client import CurveClient, Received, Subscriber
+from clcr_stream.wire.endpoint import default_folders, running_streams
+from clcr_stream.wire.messages import Kind
+from clcr_stream.wire.names import STREAM_NAME
+from clcr_stream.wire.watched import Watched
+
+KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status")
+MAX_STREAMS = 64
+_LOOK_NS = NS_PER_S  # how often sessions that have come are looked for
+_READ_AT_ONCE = 256  # of one stream in a turn
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A stream to watch; without an endpoint it is one of the user's own."""
+
+    stream: str
+    endpoint: str | None = None
+
+
+def place_of(text: str) -> Place:
+    """NAME, ENDPOINT or NAME=ENDPOINT; an ipc path's file tells the name, else it is default. ConfigError."""
+    named = _NAMED.fullmatch(text)
+    name, endpoint = (named[1], named[2]) if named else (None, text)
+    if STREAM_NAME.fullmatch(endpoint) and named is None:
+        return Place(endpoint)
+    if not re.match(r"(ipc:///|tcp://).", endpoint) or not endpoint.isprintable():
+        raise ConfigError(
+            f"{text!r}: not understood; allowed are a stream's NAME, ipc:///PATH, tcp://ADDRESS:PORT and NAME=ENDPOINT"
+        )
+    if name is None:
+        stem = endpoint.rpartition("/")[2].removesuffix(".sock")
+        own = endpoint.startswith("ipc://") and endpoint.endswith(".sock") and STREAM_NAME.fullmatch(stem)
+        name = stem if own else "default"
+    if not STREAM_NAME.fullmatch(name):
+        raise ConfigError(f"{text!r}: a stream's name is 1 to 64 letters, digits, '.', '_' or '-'")
+    return Place(name, endpoint)
+
+
+class Watcher:
+    """Subscribers of several streams and what they have told; a context manager used by one thread.
+
+    With no `places` it finds the sessions that run in the user's own folders, once a second. Raises ConfigError.
+    """
+
+    def __init__(
+        self, places: Sequence[Place] = (), curve: CurveClient | None = None, kept_s: float = 60.0, *, now_ns: int = 0
+    ) -> None:
+        self._curve = curve
+        self._kept_s = kept_s
+        self._finds = not places
+        self._next_look_ns = now_ns
+        self._readers: dict[str, Subscriber] = {}
+        self.streams: dict[str, Watched] = {}
+        names = [place.stream for place in places]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"stream {twice[0]} is given twice; name them apart: NAME=ENDPOINT")
+        try:
+            for place in places:
+                self._open(place)
+        except BaseException:
+            self.close()
+            raise
+
+    def turn(self, now_ns: int, each: Callable[[Watched, Received], object] = lambda *_: None) -> bool:
+        """Read what has come of every stream, handing each message to `each` too; whether anything had."""
+        if self._finds and now_ns >= self._next_look_ns:
+            self._next_look_ns = now_ns + _LOOK_NS
+            for name in running_streams():
+                if name not in self.streams and len(self.streams) < MAX_STREAMS:
+                    self._open(Place(name))
+        came = False
+        for name, reader in self._readers.items():
+            for _ in range(_READ_AT_ONCE):
+                received = reader.receive(0)
+                if received is None:
+                    break
+                came = True
+                self.streams[name].take(received, now_ns)
+                each(self.streams[name], received)
+        return came
+
+    def nothing(self) -> str:
+        """What is waited for where no session was found; "" when there is one."""
+        if self.streams:
+            return ""
+        folders = " or ".join(str(folder) for folder in default_folders())
+        return f"waiting for a session of yours in {folders}; start one: clcr-stream"
+
+    def close(self) -> None:
+        """Let go of the sockets. Idempotent."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, place: Place) -> None:
+        reader = Subscriber(place.endpoint, place.stream, KINDS, curve=self._curve)
+        self._readers[place.stream] = reader
+        self.streams[place.stream] = Watched(place.stream, " or ".join(reader.endpoints), self._kept_s)
