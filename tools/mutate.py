@@ -59,6 +59,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "cli/signals": ["cli/test_manners"],
     "cli/standard_streams": ["cli/test_manners"],
     "cli/screen": ["cli/test_top"],
+    "cli/view": ["dashboard/test_server"],
     "cli/top_view": ["cli/test_top"],
     "frontends/faces": ["frontends/test_face_geometry"],
     "inference/baselines": ["streams/test_person_rules", "streams/test_profile"],

@@ -93,6 +93,9 @@ def test_the_wheel_holds_the_three_packages_and_the_default_bundle_and_nothing_e
     assert {f"clcr_stream/engines/default/{name}" for name in bundle} <= set(names)
     for package in ("clcr", "clcr_export", "clcr_stream"):
         assert f"{package}/py.typed" in names
+    page = {path.name for path in (ROOT / "runtime/clcr_stream/dashboard/page").iterdir()}
+    assert "index.html" in page
+    assert {f"clcr_stream/dashboard/page/{name}" for name in page} <= set(names)
     assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth", ".mp4", ".wav", ".opus"))]
 
 

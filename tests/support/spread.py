@@ -70,6 +70,8 @@ SLOW: Mapping[str, str] = {
     "tests/cli/test_top.py::test_a_dumb_terminal": "starts the command",
     "tests/cli/test_top.py::test_ctrl_z": "starts the command",
     "tests/cli/test_top.py::test_top_in_a_terminal": "starts the command",
+    "tests/dashboard/test_browser.py": "starts a browser",
+    "tests/dashboard/test_server.py::test_the_command": "starts the command",
     "tests/inference/test_building.py::test_doctor_replays": "2 s",
     "tests/inference/test_building.py::test_onnxruntime_serves_while": "starts sessions that build plans",
     "tests/inference/test_building.py::test_plans_that_cannot_be_built": "starts sessions that build plans",

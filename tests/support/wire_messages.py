@@ -10,7 +10,18 @@ import msgspec
 
 from clcr_stream.clock import read_boot_id
 from clcr_stream.wire.client import Received
-from clcr_stream.wire.messages import Kind, Message, Prediction, Session, Status, Transcript, Window, decode, kind_of
+from clcr_stream.wire.messages import (
+    Kind,
+    Message,
+    Prediction,
+    Session,
+    Status,
+    Tokens,
+    Transcript,
+    Window,
+    decode,
+    kind_of,
+)
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "wire"
 HOP_NS = 200_000_000
@@ -61,3 +72,7 @@ def words(text: str, name: str = "1", stream: str = "default", run: str = "a" * 
 def read(message: Message, missed: int = 0) -> Received:
     """The message as a Subscriber hands it on."""
     return Received(message, 1.0, missed, False)
+
+
+def tokens(seq: int, stream: str = "default", run: str = "a" * 16, **changes: object) -> Tokens:
+    return _made("tokens", Tokens, seq=seq, stream=stream, session=run, **changes)

@@ -89,7 +89,21 @@ def samples() -> dict[Kind, Message]:
         backend="onnxruntime",
         backend_reason="tensorrt is not installed",
     )
-    return {"session": session, "prediction": prediction, "transcript": transcript, "status": status}
+    tokens = messages.Tokens(
+        **HEAD,
+        seq=42,
+        window=prediction.window,
+        vision=(b"\x00\xff\x80", b"\x01\x02\x03", b"\x00\x00\x00"),
+        acoustic=(b"\x10\x20", b"\x30\x40", b"\x50\x60"),
+        language=(b"\x00", b"\x00", b"\x00"),
+    )
+    return {
+        "session": session,
+        "prediction": prediction,
+        "transcript": transcript,
+        "status": status,
+        "tokens": tokens,
+    }
 
 
 @pytest.mark.parametrize("format", FORMATS)

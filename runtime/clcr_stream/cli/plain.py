@@ -15,7 +15,7 @@ from clcr_stream.cli.standard_streams import CLEAR_LINE
 from clcr_stream.cli.terminal import Notices
 from clcr_stream.streams import reports
 from clcr_stream.streams.account import Account
-from clcr_stream.wire.messages import Modality, Prediction, Session, Status, Transcript, decode
+from clcr_stream.wire.messages import Message, Modality, Prediction, Session, Status, Transcript, decode
 
 BAR_CELLS = 30
 PLAIN_PERIOD_NS = 1_000_000_000
@@ -69,14 +69,14 @@ class View:
         self._status: Status | None = None
         self._notices = Notices()
 
-    def show(self, message: Session | Prediction | Transcript | Status) -> str:
+    def show(self, message: Message) -> str:
         """What to print for `message`; often nothing."""
         text = self._text(message)
         if not self._name or not text:
             return text
         return "".join(f"{self._name}{line}\n" for line in text.splitlines())
 
-    def _text(self, message: Session | Prediction | Transcript | Status) -> str:
+    def _text(self, message: Message) -> str:
         if isinstance(message, Session):
             self._origin_ns, self._next_ns = message.origin_ns, 0
             self._said.clear()
@@ -90,7 +90,7 @@ class View:
             return self._above("".join(f"{printable(line)}\n" for line in self._notices.new([seen])))
         if isinstance(message, Transcript):
             return self._words(message)
-        return self._prediction(message)
+        return self._prediction(message) if isinstance(message, Prediction) else ""
 
     def end(self) -> str:
         """The account of the session, from its last status."""

@@ -11,7 +11,7 @@ from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_curve, check_secon
 from clcr_stream.cli.standard_streams import put
 from clcr_stream.errors import ConfigError, PublishError
 from clcr_stream.wire.client import Received, Subscriber
-from clcr_stream.wire.messages import KINDS, Kind, Prediction, Session, Transcript, encode
+from clcr_stream.wire.messages import KINDS, Kind, Prediction, Session, Tokens, Transcript, encode
 
 EXAMPLES = """examples:
   clcr-stream sub                                    predictions of the user's own stream
@@ -31,7 +31,7 @@ def parser() -> Parser:
     flags.add_argument("endpoint", nargs="?", help="ipc:///PATH or tcp://ADDRESS:PORT (default: the user's own stream)")
     flags.add_argument("--stream", default="default", help="name of the stream (default: default)")
     flags.add_argument(
-        "--topics", default="prediction", help="of session,prediction,transcript,status (default: prediction)"
+        "--topics", default="prediction", help="of session,prediction,transcript,status,tokens (default: prediction)"
     )
     flags.add_argument("--count", type=int, metavar="N", help="end after N messages, 1 or more")
     flags.add_argument("--timeout", type=float, metavar="SECONDS", help="exit 6 when nothing comes for so long")
@@ -88,6 +88,9 @@ def line(received: Received) -> str:
             text += f"  {','.join(message.degraded)}" if message.degraded else ""
         case Transcript():
             text = repr(message.text)
+        case Tokens():
+            counts = (sum(map(bool, level[2])) for level in (message.vision, message.acoustic, message.language))
+            text = "take part at level 3: vision {}, acoustic {}, language {}".format(*counts)
         case Session():
             text = f"session {message.session}, bundle {message.bundle_name}, {message.backend}"
         case _:

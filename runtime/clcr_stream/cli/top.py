@@ -24,6 +24,7 @@ from clcr_stream.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from clcr_stream.cli.cells import Line, Signs
+    from clcr_stream.wire.client import Received
     from clcr_stream.wire.watched import Watched
     from clcr_stream.wire.watcher import Watcher
 
@@ -101,10 +102,10 @@ def _print_plain(watcher: Watcher, stop: threading.Event) -> None:
     waits: dict[str, str] = {}
     shown: list[str] = []
 
-    def show(watched: Watched, received: object) -> None:
+    def show(watched: Watched, received: Received) -> None:
         several = len(watcher.streams) > 1
         view = views.setdefault(watched.name, View(False, watched.name if several else ""))
-        shown.append(view.show(received.message))  # type: ignore[attr-defined]
+        shown.append(view.show(received.message))
 
     while not stop.is_set():
         watcher.turn(time.monotonic_ns(), show)

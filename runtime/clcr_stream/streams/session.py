@@ -27,7 +27,14 @@ from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import INVALID, LATE, OVERRUN, Account, Last
 from clcr_stream.streams.language import LanguageStream, LanguageTokens
 from clcr_stream.streams.person import Person
-from clcr_stream.streams.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
+from clcr_stream.streams.prediction import (
+    Answer,
+    Identity,
+    compose,
+    compose_tokens,
+    newest_capture_ns,
+    why_invalid,
+)
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import Rings, make_rings
@@ -68,6 +75,11 @@ def always() -> bool:
     return True
 
 
+def never() -> bool:
+    """Nobody asks for tokens."""
+    return False
+
+
 @dataclass(frozen=True)
 class Schedule:
     """When ticks are due: `paced` follows the clock and skips when late, otherwise as fast as the sources allow.
@@ -104,6 +116,7 @@ class Session:
         identity: Identity,
         send: Callable[[messages.Message], object],
         person: Person | None = None,
+        wants_tokens: Callable[[], bool] = never,
     ) -> None:
         self.account = Account()
         self.person = Person() if person is None else person
@@ -113,6 +126,7 @@ class Session:
         self._sources = sources
         self._schedule = schedule
         self._send = send
+        self._wants_tokens = wants_tokens
         self._lossless = [source for source in sources if source.lossless]
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
         self._live = any(not source.lossless for source in self._media or sources)  # words settle for seconds
@@ -250,6 +264,8 @@ class Session:
         timing_ms["total"] = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS
         message = compose(answer, self._pipeline.manifest, self.identity, published_ns, timing_ms)
         self._send(message)
+        if self._wants_tokens():
+            self._send(compose_tokens(answer, message))
         if self.first_published_ns is None:
             self.first_published_ns = time.monotonic_ns()
         tick_ms = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS

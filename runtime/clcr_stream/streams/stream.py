@@ -138,7 +138,13 @@ class Stream:
         self._stack.callback(outbox.close)
         self.endpoint = outbox.endpoint
         self.session = Session(
-            self._pipeline, self._sources, self._schedule(), self._identity, outbox.send, self._person
+            self._pipeline,
+            self._sources,
+            self._schedule(),
+            self._identity,
+            outbox.send,
+            self._person,
+            partial(outbox.wanted, "tokens"),
         )
         if options.output is not None:
             # After all that can fail: a run that does not begin leaves no file behind.

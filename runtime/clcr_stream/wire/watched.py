@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.wire.client import Received
-from clcr_stream.wire.messages import Modality, Number, Prediction, Session, Status, Transcript, Triple
+from clcr_stream.wire.messages import Modality, Number, Prediction, Session, Status, Tokens, Transcript, Triple
 
 SILENT_NS = 2500 * NS_PER_MS  # two heartbeats and a little: then the publisher is gone or cut off
 KEPT_SEGMENTS = 256
@@ -74,6 +74,7 @@ class Watched:
         self.session: Session | None = None
         self.status: Status | None = None
         self.prediction: Prediction | None = None
+        self.tokens: Tokens | None = None  # while a Watcher asks for them
         self.moments: deque[Moment] = deque()
         self.missed = 0  # of this session, skipped by the publisher or not read here
         self._kept_ns = int(kept_s * NS_PER_S)
@@ -99,6 +100,8 @@ class Watched:
                 self._words[message.id] = message
                 while len(self._words) > KEPT_SEGMENTS:
                     del self._words[next(iter(self._words))]
+            case Tokens():
+                self.tokens = message
             case Prediction():
                 self.missed += received.missed
                 self._add(message)
@@ -156,7 +159,7 @@ class Watched:
         if self._identity is not None:
             self._past.append(self._identity)
         self._identity = identity
-        self.session = self.status = self.prediction = None
+        self.session = self.status = self.prediction = self.tokens = None
         self.missed = 0
         self._words.clear()
 

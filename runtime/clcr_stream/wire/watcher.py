@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from clcr_stream.clock import NS_PER_S
@@ -62,6 +62,8 @@ class Watcher:
         self._finds = not places
         self._next_look_ns = now_ns
         self._readers: dict[str, Subscriber] = {}
+        self._token_readers: dict[str, Subscriber] = {}
+        self._places: dict[str, Place] = {}
         self.streams: dict[str, Watched] = {}
         names = [place.stream for place in places]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -82,7 +84,7 @@ class Watcher:
                 if name not in self.streams and len(self.streams) < MAX_STREAMS:
                     self._open(Place(name))
         came = False
-        for name, reader in self._readers.items():
+        for name, reader in (*self._readers.items(), *self._token_readers.items()):
             for _ in range(_READ_AT_ONCE):
                 received = reader.receive(0)
                 if received is None:
@@ -91,6 +93,16 @@ class Watcher:
                 self.streams[name].take(received, now_ns)
                 each(self.streams[name], received)
         return came
+
+    def ask_tokens(self, names: Collection[str]) -> None:
+        """Read tokens of these streams and no longer of others: a session sends them only while somebody does."""
+        for name in [name for name in self._token_readers if name not in names]:
+            self._token_readers.pop(name).close()
+            self.streams[name].tokens = None
+        for name in names:
+            if name in self._places and name not in self._token_readers:
+                place = self._places[name]
+                self._token_readers[name] = Subscriber(place.endpoint, place.stream, ("tokens",), curve=self._curve)
 
     def nothing(self) -> str:
         """What is waited for where no session was found; "" when there is one."""
@@ -101,9 +113,10 @@ class Watcher:
 
     def close(self) -> None:
         """Let go of the sockets. Idempotent."""
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
+        for readers in (self._readers, self._token_readers):
+            for reader in readers.values():
+                reader.close()
+            readers.clear()
 
     def __enter__(self) -> Watcher:
         return self
@@ -114,4 +127,5 @@ class Watcher:
     def _open(self, place: Place) -> None:
         reader = Subscriber(place.endpoint, place.stream, KINDS, curve=self._curve)
         self._readers[place.stream] = reader
+        self._places[place.stream] = place
         self.streams[place.stream] = Watched(place.stream, " or ".join(reader.endpoints), self._kept_s)
