@@ -32,6 +32,18 @@ HEAD: dict[str, Any] = {
 SOURCE = messages.Source(name="0", kind="camera", state="live", counts={"used": 90, "late": 1})
 
 
+def tokens(window: messages.Window) -> messages.Tokens:
+    """Three of vision, two of sound, one of the words."""
+    return messages.Tokens(
+        **HEAD,
+        seq=42,
+        window=window,
+        vision=(b"\x00\xff\x80", b"\x01\x02\x03", b"\x00\x00\x00"),
+        acoustic=(b"\x10\x20", b"\x30\x40", b"\x50\x60"),
+        language=(b"\x00", b"\x00", b"\x00"),
+    )
+
+
 def samples() -> dict[Kind, Message]:
     """One message of each kind with every field set; the golden files hold their bytes."""
     part = messages.Modality(present=True, quality=0.9, age_ms=12.5, coverage=1.0, weight=0.25, gate=0.5)
@@ -89,20 +101,12 @@ def samples() -> dict[Kind, Message]:
         backend="onnxruntime",
         backend_reason="tensorrt is not installed",
     )
-    tokens = messages.Tokens(
-        **HEAD,
-        seq=42,
-        window=prediction.window,
-        vision=(b"\x00\xff\x80", b"\x01\x02\x03", b"\x00\x00\x00"),
-        acoustic=(b"\x10\x20", b"\x30\x40", b"\x50\x60"),
-        language=(b"\x00", b"\x00", b"\x00"),
-    )
     return {
         "session": session,
         "prediction": prediction,
         "transcript": transcript,
         "status": status,
-        "tokens": tokens,
+        "tokens": tokens(prediction.window),
     }
 
 
