@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from any_text import texts
 from clcr_stream.errors import PublishError
 from clcr_stream.wire import messages
-from clcr_stream.wire.messages import KINDS, Format, Kind, Message, Prediction, Transcript, decode, encode
+from clcr_stream.wire.messages import KINDS, Format, Kind, Message, Prediction, Transcript, decode, encode, kind_of
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "wire"
@@ -101,13 +101,8 @@ def samples() -> dict[Kind, Message]:
         backend="onnxruntime",
         backend_reason="tensorrt is not installed",
     )
-    return {
-        "session": session,
-        "prediction": prediction,
-        "transcript": transcript,
-        "status": status,
-        "tokens": tokens(prediction.window),
-    }
+    four: list[Message] = [session, prediction, transcript, status]
+    return {kind_of(message): message for message in (*four, tokens(prediction.window))}
 
 
 @pytest.mark.parametrize("format", FORMATS)
