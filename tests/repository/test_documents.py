@@ -169,6 +169,11 @@ PROOFS: dict[str, Proof] = {
         "tests/cli/test_config.py::test_the_shipped_files_name_every_key_of_a_stream"
     ),
     "clcr-stream top": Run(r"^default: +\d+\.\d s +(\w+ +\d\.\d\d|no input)", session="default", lines=14),
+    "clcr-stream view": Run(r"^http://127\.0\.0\.1:\d+/#token=[\w-]{32}$", session="default", lines=1),
+    "clcr-stream view left right --port 8420": ByTest(
+        "tests/dashboard/test_server.py::test_the_command_prints_its_url_serves_and_ends_within_seconds_while_pages_are_open"
+    ),
+    "python tools/docs/watching.py": Options("draws the guide's pictures, in two minutes and with a browser"),
     "clcr-stream top left right --marks moments.jsonl": ByTest(
         "tests/cli/test_top.py::test_a_mark_is_a_line_of_json_in_the_file_that_was_named"
     ),

@@ -87,6 +87,29 @@ def test_a_session_that_comes_later_is_found_and_a_new_run_of_it_is_read() -> No
         assert names(watcher) == ["test-here"]
 
 
+def test_a_session_that_now_runs_in_another_folder_is_read_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    monkeypatch.setattr("clcr_stream.wire.endpoint.default_folders", lambda: folders)
+    with Watcher() as watcher:
+        for number, folder in enumerate(folders):
+            folder.mkdir(mode=0o700)
+            options = PublishOptions(stream="test-here", endpoint=f"ipc://{folder}/test-here.sock", heartbeat_ms=50)
+            with Publisher(options, lambda: status("test-here")) as found:
+                run = "ab"[number] * 16
+                found.publish(prediction(5 + number, stream="test-here", run=run))
+
+                def read(run: str = run) -> bool:
+                    watcher.turn(time.monotonic_ns())
+                    known = watcher.streams.get("test-here")
+                    return known is not None and known.prediction is not None and known.prediction.session == run
+
+                assert eventually(read, 30)
+        assert [moment.seq for moment in watcher.streams["test-here"].moments] == [5, 6]
+        assert watcher.streams["test-here"].where == f"ipc://{folders[1]}/test-here.sock"
+
+
 def test_a_name_that_is_not_there_is_waited_for_and_says_where() -> None:
     with Watcher([Place("test-later")]) as watcher:
         assert not watcher.turn(0)

@@ -28,7 +28,8 @@ EXAMPLES = """examples:
   clcr-stream --input talk.mp4 --transcript talk.srt --pace max --output talk.jsonl
   clcr-stream --camera rtsp://host/stream --mic none --bind tcp://127.0.0.1:5556
   clcr-stream --camera test:// --mic test:// --duration 10
-  clcr-stream build | devices | doctor | sub         see `clcr-stream COMMAND --help`
+  clcr-stream top | view                             watch running sessions in the terminal, in a browser
+  clcr-stream build | devices | doctor | models | sub   see `clcr-stream COMMAND --help`
 """
 
 

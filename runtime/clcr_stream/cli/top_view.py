@@ -145,7 +145,9 @@ def words(watched: Watched, columns: int) -> list[Section]:
     """The newest words, the last line of them the most important; what may still change is dim."""
     segments = watched.words[-12:]
     said = " ".join(segment.text for segment in segments if segment.final)
-    lines: list[Line] = [[(f"  {text}", "")] for text in wrapped(f'"{said}"' if said else "", columns - 4, 3)]
+    shown = wrapped(f'{said}"' if said else "", columns - 5, 3)
+    begins = '"' if said.startswith(shown[0][:8] if shown else "") else "…"
+    lines: list[Line] = [[(f"  {' ' if index else begins}{text}", "")] for index, text in enumerate(shown)]
     pending = next((segment.text for segment in reversed(segments) if not segment.final), "")
     if pending:
         lines.append([(f"  … {printable(pending)}", "dim")])

@@ -80,9 +80,7 @@ class Watcher:
         """Read what has come of every stream, handing each message to `each` too; whether anything had."""
         if self._finds and now_ns >= self._next_look_ns:
             self._next_look_ns = now_ns + _LOOK_NS
-            for name in running_streams():
-                if name not in self.streams and len(self.streams) < MAX_STREAMS:
-                    self._open(Place(name))
+            self._find()
         came = False
         for name, reader in (*self._readers.items(), *self._token_readers.items()):
             for _ in range(_READ_AT_ONCE):
@@ -124,8 +122,19 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _find(self) -> None:
+        """Open the user's sessions that are new, and those that now run in another folder than before."""
+        for name, path in running_streams().items():
+            place = Place(name, f"ipc://{path}")
+            if self._places.get(name) != place and (name in self.streams or len(self.streams) < MAX_STREAMS):
+                self._open(place)
+
     def _open(self, place: Place) -> None:
         reader = Subscriber(place.endpoint, place.stream, KINDS, curve=self._curve)
+        for readers in (self._readers, self._token_readers):
+            if place.stream in readers:
+                readers.pop(place.stream).close()
         self._readers[place.stream] = reader
         self._places[place.stream] = place
-        self.streams[place.stream] = Watched(place.stream, " or ".join(reader.endpoints), self._kept_s)
+        where = " or ".join(reader.endpoints)
+        self.streams.setdefault(place.stream, Watched(place.stream, where, self._kept_s)).where = where

@@ -53,18 +53,19 @@ export class Lanes {
         lane.spans.delete(name);
       }
     }
-    for (const segment of inside) {
+    inside.forEach((segment, index) => {
       let span = lane.spans.get(segment.id);
       if (!span) lane.said.append((span = element("span")));
       lane.spans.set(segment.id, span);
       const length = window.end_ns - window.start_ns;
       const left = Math.max(0, (segment.start_ns - window.start_ns) / length);
-      const right = Math.min(1, (segment.end_ns - window.start_ns) / length);
-      span.style.left = `${100 * left}%`;
+      const next = inside[index + 1]; // there is room until the next words begin
+      const right = next ? Math.min(1, (next.start_ns - window.start_ns) / length) : 1;
+      span.style.left = `${100 * Math.min(left, 0.98)}%`;
       span.style.width = `${Math.max(2, 100 * (right - left))}%`;
       span.title = segment.text;
       text(span, segment.text);
-    }
+    });
   }
 
   drawRamp(scale) {

@@ -29,11 +29,13 @@ export class Panels {
     const names = store.regression ? ["value"] : store.labels;
     if (this.scores.map((row) => row.name).join("\n") !== names.join("\n") || this.signed !== store.regression) this.build(names, store.regression);
     const degraded = prediction ? prediction.degraded : [];
+    text(byId("answer-title"), store.waiting && prediction ? "Last answer" : "Now");
+    byId("answer-card").classList.toggle("past", store.waiting !== "");
     const none = prediction && (store.regression ? prediction.value === null : prediction.label === null);
     text(byId("answer-label"), !prediction ? "–" : none ? "no answer" : store.regression ? signed(prediction.value) : prediction.label);
     text(byId("answer-number"), !prediction || none || store.regression ? (store.regression && prediction ? "from −3 to +3" : "") : percent(prediction.confidence));
     const why = none && !store.regression ? "; the numbers are the model's prior and say nothing of anybody" : "";
-    text(byId("degraded"), !prediction ? "" : degraded.length ? `Degraded: ${degraded.join(", ").replaceAll("_", " ")}${why}` : "All inputs are there");
+    text(byId("degraded"), !prediction ? "" : degraded.length ? `Degraded: ${degraded.join(", ").replaceAll("_", " ")}${why}` : store.waiting ? "" : "All inputs are there");
     byId("degraded").classList.toggle("warn", degraded.length > 0);
     this.scores.forEach((row, index) => {
       const value = store.regression ? prediction && prediction.value : prediction && prediction.probs ? prediction.probs[row.name] : null;
@@ -42,7 +44,7 @@ export class Panels {
       const share = value === null || value === undefined ? 0 : store.regression ? Math.max(-1, Math.min(1, value / 3)) : value;
       row.fill.style.transform = `scaleX(${share})`;
     });
-    this.speak(none || !prediction ? "no answer" : store.regression ? signed(prediction.value) : prediction.label, store.regression);
+    this.speak(store.waiting ? "waiting" : none || !prediction ? "no answer" : store.regression ? signed(prediction.value) : prediction.label, store.regression);
   }
 
   build(names, regression) {
@@ -80,7 +82,7 @@ export class Panels {
   // For a screen reader: an answer that has held for a while, not five a second.
   speak(label, regression) {
     const now = performance.now();
-    const kind = regression && label !== "no answer" ? (label.startsWith("+") ? "positive" : "negative") : label;
+    const kind = regression && /^[+−]/.test(label) ? (label.startsWith("+") ? "positive" : "negative") : label;
     if (kind !== this.spoken.label) Object.assign(this.spoken, { label: kind, since: now });
     const held = now - this.spoken.since > SPOKEN_AFTER_MS && now - this.spoken.at > SPOKEN_EVERY_MS;
     if (held && kind !== this.spoken.said) {
