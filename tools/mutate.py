@@ -95,6 +95,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "sources/synthetic/espeak": ["sources/test_speech_whisper"],
     "sources/synthetic/source": ["sources/test_synthetic"],
     "sources/threaded": ["sources/test_base", "sources/test_camera"],
+    "streams/faces_shown": ["wire/test_preview"],
     "streams/account": ["streams/test_session", "streams/test_host"],
     "streams/mailbox": ["test_embedding"],
     "streams/person": ["streams/test_person_rules"],

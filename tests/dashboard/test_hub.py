@@ -37,7 +37,7 @@ class Fed(Watcher):
         self.waiting.clear()
         return True
 
-    def ask_tokens(self, names: Any) -> None:
+    def ask(self, names: Any) -> None:
         self.asked = set(names)
 
 

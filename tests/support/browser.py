@@ -160,7 +160,8 @@ class Browser:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=PATIENCE_S) as answer:
             pages = [one for one in json.load(answer) if one["type"] == "page"]
         self._stack = contextlib.ExitStack()
-        self._socket = self._stack.enter_context(connect(pages[0]["webSocketDebuggerUrl"], max_size=None, proxy=None))
+        link = connect(pages[0]["webSocketDebuggerUrl"], max_size=None, ping_interval=None, proxy=None)
+        self._socket = self._stack.enter_context(link)
 
 
 def _scheme(dark: bool) -> dict[str, str]:

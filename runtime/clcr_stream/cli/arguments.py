@@ -33,6 +33,7 @@ KEYS = {
     "curve_clients": "publish.curve.clients_folder",
     "output": "publish.output",
     "append": "publish.append",
+    "preview": "publish.preview",
     "calibrate": "person.calibrate_s",
     "profile": "person.profile",
     "duration": "run.duration_s",

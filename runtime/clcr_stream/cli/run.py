@@ -95,14 +95,24 @@ def run_parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--append", action="store_true", default=None, help="let --output add to a file that holds something already"
     )
+    publish.add_argument(
+        "--preview",
+        action="store_true",
+        default=None,
+        help="let `clcr-stream view` show the face crop; without it no pixel leaves the process",
+    )
     _add_person(flags)
+    _add_session(flags)
+    return flags
+
+
+def _add_session(flags: argparse.ArgumentParser) -> None:
     session = flags.add_argument_group("session")
     session.add_argument("--config", metavar="FILE", help="YAML like configs/default.yaml; a flag beats it")
     session.add_argument("--duration", type=float, metavar="SECONDS", help="stop after so much input")
     session.add_argument("--settle-ms", type=float, metavar="MS", help="wait after a window's end (default: 60)")
     session.add_argument("--quiet", action="store_true", default=None, help="no status line and no summary on stderr")
     session.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
-    return flags
 
 
 def _add_person(flags: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from clcr_stream.clock import NS_PER_MS
 from clcr_stream.wire.client import Received
 from clcr_stream.wire.messages import Prediction, Session, Status, Tokens, Transcript
+from clcr_stream.wire.preview import Face
 from clcr_stream.wire.watched import Moment, Watched
 from clcr_stream.wire.watcher import Watcher
 
@@ -73,6 +74,7 @@ class Hub:
         self._news: dict[str, dict[str, Any]] = {}
         self._list: bytes = b""
         self._waits: dict[str, str] = {}
+        self._faces: dict[str, Face] = {}
 
     async def run(self) -> None:
         """Turn until cancelled."""
@@ -82,11 +84,14 @@ class Hub:
 
     def turn(self, now_ns: int) -> None:
         """Read what has come, and queue it for whoever watches."""
-        self._watcher.ask_tokens({client.stream for client in self._clients if client.stream is not None})
+        self._watcher.ask({client.stream for client in self._clients if client.stream is not None})
         self._news.clear()
         self._watcher.turn(now_ns, self._note)
         for name, watched in self._watcher.streams.items():
             waits = watched.waiting(now_ns)
+            if watched.face is not None and watched.face is not self._faces.get(name):
+                self._faces[name] = watched.face
+                self._news.setdefault(name, {})["face"] = base64.b64encode(watched.face.jpeg).decode("ascii")
             if self._waits.get(name) != waits:
                 self._waits[name] = waits
                 self._news.setdefault(name, {})["waiting"] = waits

@@ -81,6 +81,17 @@ def never() -> bool:
 
 
 @dataclass(frozen=True)
+class Views:
+    """What is made for people while they watch: tokens after a prediction, and the faces of a hop.
+
+    `see` gets the rows of a hop that was cut, and the hop's end in ns; it must not keep them.
+    """
+
+    wants_tokens: Callable[[], bool] = never
+    see: Callable[[Rows, int], object] | None = None
+
+
+@dataclass(frozen=True)
 class Schedule:
     """When ticks are due: `paced` follows the clock and skips when late, otherwise as fast as the sources allow.
 
@@ -116,7 +127,7 @@ class Session:
         identity: Identity,
         send: Callable[[messages.Message], object],
         person: Person | None = None,
-        wants_tokens: Callable[[], bool] = never,
+        views: Views = Views(),
     ) -> None:
         self.account = Account()
         self.person = Person() if person is None else person
@@ -126,7 +137,7 @@ class Session:
         self._sources = sources
         self._schedule = schedule
         self._send = send
-        self._wants_tokens = wants_tokens
+        self._views = views
         self._lossless = [source for source in sources if source.lossless]
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
         self._live = any(not source.lossless for source in self._media or sources)  # words settle for seconds
@@ -170,6 +181,8 @@ class Session:
         rows = levels.inputs(seat)
         rows["gamma"][0] = self._schedule.gamma
         chunk = pipeline.cutter.cut(pipeline.rings, tick, rows)
+        if self._views.see is not None:
+            self._views.see(rows, tick.end_ns)
         self.person.before(levels, seat, chunk)
         for source in self._lossless:
             source.consumed(tick.end_ns)
@@ -264,7 +277,7 @@ class Session:
         timing_ms["total"] = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS
         message = compose(answer, self._pipeline.manifest, self.identity, published_ns, timing_ms)
         self._send(message)
-        if self._wants_tokens():
+        if self._views.wants_tokens():
             self._send(compose_tokens(answer, message))
         if self.first_published_ns is None:
             self.first_published_ns = time.monotonic_ns()

@@ -14,6 +14,7 @@ from msgspec import Struct
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.wire.client import Received
 from clcr_stream.wire.messages import Modality, Number, Prediction, Session, Status, Tokens, Transcript, Triple
+from clcr_stream.wire.preview import Face
 
 SILENT_NS = 2500 * NS_PER_MS  # two heartbeats and a little: then the publisher is gone or cut off
 KEPT_SEGMENTS = 256
@@ -75,6 +76,7 @@ class Watched:
         self.status: Status | None = None
         self.prediction: Prediction | None = None
         self.tokens: Tokens | None = None  # while a Watcher asks for them
+        self.face: Face | None = None  # likewise, where the session has a preview
         self.moments: deque[Moment] = deque()
         self.missed = 0  # of this session, skipped by the publisher or not read here
         self._kept_ns = int(kept_s * NS_PER_S)
@@ -159,7 +161,7 @@ class Watched:
         if self._identity is not None:
             self._past.append(self._identity)
         self._identity = identity
-        self.session = self.status = self.prediction = self.tokens = None
+        self.session = self.status = self.prediction = self.tokens = self.face = None
         self.missed = 0
         self._words.clear()
 

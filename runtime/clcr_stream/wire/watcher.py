@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from clcr_stream.clock import NS_PER_S
-from clcr_stream.errors import ConfigError
+from clcr_stream.errors import ConfigError, PublishError
 from clcr_stream.wire.client import CurveClient, Received, Subscriber
 from clcr_stream.wire.endpoint import default_folders, running_streams
 from clcr_stream.wire.messages import Kind
 from clcr_stream.wire.names import STREAM_NAME
+from clcr_stream.wire.preview import PreviewReader, own_socket
 from clcr_stream.wire.watched import Watched
 
 KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status")
@@ -63,6 +65,7 @@ class Watcher:
         self._next_look_ns = now_ns
         self._readers: dict[str, Subscriber] = {}
         self._token_readers: dict[str, Subscriber] = {}
+        self._face_readers: dict[str, PreviewReader] = {}
         self._places: dict[str, Place] = {}
         self.streams: dict[str, Watched] = {}
         names = [place.stream for place in places]
@@ -90,17 +93,27 @@ class Watcher:
                 came = True
                 self.streams[name].take(received, now_ns)
                 each(self.streams[name], received)
+        for name, faces in self._face_readers.items():
+            self.streams[name].face = faces.newest() or self.streams[name].face
         return came
 
-    def ask_tokens(self, names: Collection[str]) -> None:
-        """Read tokens of these streams and no longer of others: a session sends them only while somebody does."""
+    def ask(self, names: Collection[str]) -> None:
+        """Read tokens and faces of these streams and no longer of others: they are only sent while somebody does."""
         for name in [name for name in self._token_readers if name not in names]:
-            self._token_readers.pop(name).close()
-            self.streams[name].tokens = None
+            self._forget(name)
         for name in names:
             if name in self._places and name not in self._token_readers:
                 place = self._places[name]
                 self._token_readers[name] = Subscriber(place.endpoint, place.stream, ("tokens",), curve=self._curve)
+                with contextlib.suppress(PublishError):  # on TCP, or in a folder that others can write to
+                    socket = own_socket(self._readers[name].endpoints[0])
+                    self._face_readers[name] = PreviewReader(name, socket)
+
+    def _forget(self, name: str) -> None:
+        for reader in (self._token_readers.pop(name, None), self._face_readers.pop(name, None)):
+            if reader is not None:
+                reader.close()
+        self.streams[name].tokens = self.streams[name].face = None
 
     def nothing(self) -> str:
         """What is waited for where no session was found; "" when there is one."""
@@ -111,10 +124,11 @@ class Watcher:
 
     def close(self) -> None:
         """Let go of the sockets. Idempotent."""
-        for readers in (self._readers, self._token_readers):
-            for reader in readers.values():
-                reader.close()
-            readers.clear()
+        for name in list(self._token_readers):
+            self._forget(name)
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
 
     def __enter__(self) -> Watcher:
         return self
@@ -131,9 +145,9 @@ class Watcher:
 
     def _open(self, place: Place) -> None:
         reader = Subscriber(place.endpoint, place.stream, KINDS, curve=self._curve)
-        for readers in (self._readers, self._token_readers):
-            if place.stream in readers:
-                readers.pop(place.stream).close()
+        if place.stream in self._readers:
+            self._readers.pop(place.stream).close()
+            self._forget(place.stream)
         self._readers[place.stream] = reader
         self._places[place.stream] = place
         where = " or ".join(reader.endpoints)

@@ -17,6 +17,7 @@ export class Panels {
 
   draw(store) {
     this.answer(store);
+    this.face(store);
     this.words(store);
     this.weights(store);
     this.latency(store);
@@ -45,6 +46,24 @@ export class Panels {
       row.fill.style.transform = `scaleX(${share})`;
     });
     this.speak(store.waiting ? "waiting" : none || !prediction ? "no answer" : store.regression ? signed(prediction.value) : prediction.label, store.regression);
+  }
+
+  // Only with `clcr-stream --preview`; a picture is decoded and drawn, never kept.
+  face(store) {
+    byId("face").hidden = store.face === null;
+    if (store.face === null || store.face === this.shownFace) return;
+    this.shownFace = store.face;
+    const canvas = byId("face-crop");
+    const pen = canvas.getContext("2d");
+    if (store.face === "") {
+      pen.clearRect(0, 0, canvas.width, canvas.height);
+      return;
+    }
+    const data = Uint8Array.from(atob(store.face), (sign) => sign.charCodeAt(0));
+    createImageBitmap(new Blob([data], { type: "image/jpeg" })).then((picture) => {
+      pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+      picture.close();
+    }, () => pen.clearRect(0, 0, canvas.width, canvas.height));
   }
 
   build(names, regression) {

@@ -10,7 +10,7 @@ export class Store {
   }
 
   clear() {
-    Object.assign(this, { stream: null, labels: [], rows: [], session: null, status: null, prediction: null, tokens: null, waiting: "", keptNs: 600e9, missed: 0 });
+    Object.assign(this, { stream: null, labels: [], rows: [], session: null, status: null, prediction: null, tokens: null, face: null, waiting: "", keptNs: 600e9, missed: 0 });
     this.words = new Map();
   }
 
@@ -31,13 +31,13 @@ export class Store {
     const before = (this.prediction || this.session || this.status || {}).session;
     if (run && before && run !== before) {
       this.words.clear();
-      this.tokens = null;
+      this.tokens = this.face = null;
     }
     if (message.session) {
       this.session = message.session;
       this.labels = message.session.labels;
     }
-    for (const name of ["status", "prediction", "tokens", "waiting"]) if (message[name] !== undefined) this[name] = message[name];
+    for (const name of ["status", "prediction", "tokens", "face", "waiting"]) if (message[name] !== undefined) this[name] = message[name];
     if (!this.labels.length && this.prediction && this.prediction.probs) this.labels = Object.keys(this.prediction.probs);
     for (const row of message.rows || []) this.add(row);
     for (const segment of message.words || []) {
