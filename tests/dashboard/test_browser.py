@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from clcr_stream.dashboard.server import Dashboard
 from clcr_stream.wire.messages import Window
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from clcr_stream.wire.watcher import Place, Watcher
+from media import eventually
 from wire_messages import HOP_NS, ORIGIN_NS, prediction, session, status, tokens, words
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium: CLCR_BROWSER=1 scripts/test installs it")
@@ -36,11 +39,11 @@ class Talking:
         self._thread = threading.Thread(target=self._talk)
 
     def _talk(self) -> None:
-        seq = 100 if self._run.startswith("a") else 400
+        seq = 100 if self._run.startswith("a") else 900
         origin_ns = ORIGIN_NS
         self._publisher.publish(session("left", self._run, labels=tuple(EMOTIONS), origin_ns=origin_ns))
         while not self._stop.wait(HOP_NS / 1e9):
-            seq += 1
+            seq += 1 if seq != 105 else 300  # a minute without an answer: then there is a past to scroll back to
             end_ns = origin_ns + seq * HOP_NS
             self._publisher.publish(prediction(seq, self._probs, "left", self._run))
             window = Window(start_ns=end_ns - 6 * 10**9, end_ns=end_ns)
@@ -77,7 +80,9 @@ def browser(dashboard: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.mark.timeout(240)
-def test_a_person_watches_a_session_through_its_restart(browser: Browser, dashboard: Dashboard, endpoint: str) -> None:
+def test_a_person_watches_a_session_through_its_restart(
+    browser: Browser, dashboard: Dashboard, endpoint: str, tmp_path: Path
+) -> None:
     browser.open(dashboard.url)
     browser.eventually(BANNER, lambda text: "waiting for a session of this name" in text)
     with Talking(endpoint, "a" * 16, "happy"):
@@ -87,6 +92,8 @@ def test_a_person_watches_a_session_through_its_restart(browser: Browser, dashbo
         words_are_text(browser)
         a_screen_reader_finds_names(browser)
         keys_select_a_span(browser)
+        the_selection_is_exported(browser, tmp_path)
+        the_past_can_be_looked_at(browser)
         light_and_dark_differ(browser)
         a_phone_needs_no_scrolling_sideways(browser)
     browser.eventually(BANNER, lambda text: text == "the session has ended; waiting for the next one")
@@ -149,6 +156,30 @@ def keys_select_a_span(browser: Browser) -> None:
     assert browser.ask("document.getElementById('clear').hidden")
     browser.press("Tab")
     assert browser.ask("document.activeElement.id") in ("scroll", "live"), "the focus is not trapped in the curve"
+
+
+def the_selection_is_exported(browser: Browser, folder: Path) -> None:
+    browser.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    browser.ask("document.getElementById('chart').focus()")
+    for _ in range(10):
+        browser.press("ArrowLeft", shift=True)
+    browser.ask("document.getElementById('export').click()")
+    table = folder / "clcr-left.csv"
+    assert eventually(table.exists, 30)
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert 8 <= len(rows) <= 12 and {row["label"] for row in rows} == {"happy"}, rows
+    browser.ask("document.getElementById('clear').click()")
+
+
+def the_past_can_be_looked_at(browser: Browser) -> None:
+    browser.ask("document.querySelector('[data-span=\"30\"]').click()")
+    browser.eventually("document.getElementById('scroll').max", lambda value: int(value) > 20)
+    browser.ask(
+        "{ const at = document.getElementById('scroll'); at.value = '0'; at.dispatchEvent(new Event('input')) }"
+    )
+    browser.eventually("document.getElementById('live').getAttribute('aria-pressed')", lambda value: value == "false")
+    browser.ask("document.getElementById('live').click()")
+    browser.eventually("document.getElementById('live').getAttribute('aria-pressed')", lambda value: value == "true")
 
 
 def light_and_dark_differ(browser: Browser) -> None:
