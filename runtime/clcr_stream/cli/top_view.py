@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -129,7 +130,8 @@ def scores(watched: Watched, moments: Sequence[Moment], columns: int, signs: Sig
 
 def value(prediction: Prediction, moments: Sequence[Moment], columns: int, signs: Signs) -> list[Line]:
     """The value of a regression on its scale, and the last minute."""
-    limit = max([VALUE_LIMIT, *(abs(one.scores[0]) for one in moments if one.scores and one.scores[0] is not None)])
+    most = max((abs(one.scores[0]) for one in moments if one.scores and one.scores[0] is not None), default=0.0)
+    limit = max(VALUE_LIMIT, math.ceil(10 * most) / 10)
     text = "no answer" if prediction.value is None else f"{prediction.value:+.2f}"
     cells = max(9, min(81, columns - 14))
     spark = min(60, max(8, columns - 14))
