@@ -24,6 +24,7 @@ from websockets.sync.client import ClientConnection, connect
 import clcr_stream
 from clcr_stream.cli.main import main
 from clcr_stream.dashboard.server import Dashboard, page_files
+from clcr_stream.errors import ConfigError
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from clcr_stream.wire.watcher import Place, Watcher
 from media import eventually
@@ -207,6 +208,16 @@ def test_a_port_in_use_is_one_line(dashboard: Dashboard, capsys: pytest.CaptureF
     assert main(["view", "--port", str(port)]) == 6
     text = f"clcr-stream: error: --port {port}: in use by another program; pass another one, or 0 for any\n"
     assert capsys.readouterr().err == text
+
+
+def test_a_reading_that_fails_ends_the_server_and_is_told(publisher: Publisher) -> None:
+    class Broken(Watcher):
+        def turn(self, *_: Any) -> bool:
+            raise ConfigError("the endpoint is gone")
+
+    with Broken([Place("left", publisher.endpoint)]) as watcher, Dashboard(watcher) as found:
+        assert found.ended.wait(30)
+        assert str(found.failure) == "the endpoint is gone"
 
 
 def test_wrong_arguments_and_missing_packages_are_one_line(

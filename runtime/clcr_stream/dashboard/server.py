@@ -93,8 +93,11 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return found
 
 
-def application(watcher: Watcher, guard: Guard) -> Guarded:
-    """The web application: `/` and its files for everybody here, /socket and /export.csv with the token."""
+def application(watcher: Watcher, guard: Guard, failed: Callable[[BaseException], object]) -> Guarded:
+    """The web application: `/` and its files for everybody here, /socket and /export.csv with the token.
+
+    `failed` is told what ended the reading of the streams.
+    """
     from starlette.applications import Starlette
     from starlette.responses import PlainTextResponse, Response
     from starlette.routing import Route, WebSocketRoute
@@ -127,6 +130,7 @@ def application(watcher: Watcher, guard: Guard) -> Guarded:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         reading = asyncio.create_task(hub.run())
+        reading.add_done_callback(lambda task: None if task.cancelled() else failed(task.exception() or EOFError()))
         yield
         reading.cancel()
 
@@ -197,7 +201,7 @@ class Dashboard:
         self.failure: BaseException | None = None
         self._server = uvicorn.Server(
             uvicorn.Config(
-                application(watcher, self.guard),
+                application(watcher, self.guard, self._failed),
                 log_config=None,
                 log_level="critical",
                 access_log=False,
@@ -230,6 +234,10 @@ class Dashboard:
         self._server.should_exit = True
         self._thread.join(2 * _CLOSE_S)
         self._socket.close()
+
+    def _failed(self, error: BaseException) -> None:
+        self.failure = error
+        self._server.should_exit = True
 
     def _run(self) -> None:
         try:
