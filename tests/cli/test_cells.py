@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -37,6 +37,7 @@ def test_the_parts_of_time_hold_their_means() -> None:
     ]
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=6), st.integers(1, 60))
 def test_a_line_fills_its_columns_exactly_and_moves_no_cursor(texts: list[str], columns: int) -> None:
     line = fitted([(text, "bold") for text in texts], columns)

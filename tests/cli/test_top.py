@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -64,6 +64,7 @@ def text_of(lines: list[Line]) -> list[str]:
     return ["".join(text for text, _ in line).rstrip() for line in lines]
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(20, 220), st.integers(4, 60), st.booleans(), st.sampled_from([0, 9 * NS_PER_S]))
 def test_every_size_is_filled_exactly(columns: int, rows: int, blocks: bool, now_ns: int) -> None:
     with Watcher([Place("left"), Place("right"), Place("new")]) as watcher:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clcr_stream.clock import NS_PER_S
@@ -34,6 +34,7 @@ def test_a_regression_s_moment_has_its_one_value() -> None:
     assert moment_of(prediction(1, None, value=None), ()).scores == (None,)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 60))
 def test_what_is_kept_is_what_lies_within_the_time_whatever_is_missing(steps: list[int], kept_s: int) -> None:
     found = watched(kept_s=kept_s)
