@@ -77,6 +77,7 @@ def stream_options(config: Config) -> tuple[StreamOptions, ...]:
             output=None if entry.output is None else Output(entry.output, config.publish.append, inputs),
             calibrate_s=config.person.calibrate_s if entry.calibrate_s is None else entry.calibrate_s,
             profile=None if entry.profile is None else Path(entry.profile),
+            preview=config.publish.preview,
         )
         for entry in stream_entries(config)
     )

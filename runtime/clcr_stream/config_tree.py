@@ -39,7 +39,8 @@ class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where predictions go; a null `bind` is the user's own ipc socket, `output` a file of JSON lines or "-".
 
-    `append` lets an output grow that holds something already, instead of refusing it.
+    `append` lets an output grow that holds something already, instead of refusing it. `preview` lets the user's own
+    programs see the face crops.
     """
 
     bind: str | None = None
@@ -47,6 +48,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     format: Literal["json", "msgpack"] = "json"
     output: str | None = None
     append: bool = False
+    preview: bool = False
     curve: CurveConfig = CurveConfig()
 
 

@@ -18,6 +18,7 @@ from clcr_stream.streams.prediction import (
     Answer,
     Identity,
     compose,
+    compose_tokens,
     degraded_reasons,
     newest_capture_ns,
     why_invalid,
@@ -78,6 +79,16 @@ def answer(
 
 def composed(given_answer: Answer, published_ns: int = END_NS + 50 * MS) -> messages.Prediction:
     return compose(given_answer, CLASSES, IDENTITY, published_ns, {"total": 1.23456})
+
+
+def test_tokens_are_the_alphas_as_bytes_by_modality_then_level() -> None:
+    alpha = tuple(np.full(size, (1 + level * 3 + at) / 10) for level in range(3) for at, size in enumerate((3, 5, 2)))
+    sent = composed(answer())
+    tokens = compose_tokens(answer(outputs=replace(OUTPUTS, alpha=alpha)), sent)
+    assert (tokens.seq, tokens.window, tokens.session) == (sent.seq, sent.window, sent.session)
+    assert [list(level) for level in tokens.vision] == [[26] * 3, [102] * 3, [178] * 3]
+    assert [list(level) for level in tokens.acoustic] == [[51] * 5, [128] * 5, [204] * 5]
+    assert [list(level) for level in tokens.language] == [[76] * 2, [153] * 2, [230] * 2]
 
 
 # --- what is refused

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from any_text import texts
 from clcr_stream.errors import PublishError
 from clcr_stream.wire import messages
-from clcr_stream.wire.messages import KINDS, Format, Kind, Message, Prediction, Transcript, decode, encode
+from clcr_stream.wire.messages import KINDS, Format, Kind, Message, Prediction, Transcript, decode, encode, kind_of
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "wire"
@@ -30,6 +30,18 @@ HEAD: dict[str, Any] = {
     "published_ns": 12_345_678_901_234,
 }
 SOURCE = messages.Source(name="0", kind="camera", state="live", counts={"used": 90, "late": 1})
+
+
+def tokens(window: messages.Window) -> messages.Tokens:
+    """Three of vision, two of sound, one of the words."""
+    return messages.Tokens(
+        **HEAD,
+        seq=42,
+        window=window,
+        vision=(b"\x00\xff\x80", b"\x01\x02\x03", b"\x00\x00\x00"),
+        acoustic=(b"\x10\x20", b"\x30\x40", b"\x50\x60"),
+        language=(b"\x00", b"\x00", b"\x00"),
+    )
 
 
 def samples() -> dict[Kind, Message]:
@@ -89,7 +101,8 @@ def samples() -> dict[Kind, Message]:
         backend="onnxruntime",
         backend_reason="tensorrt is not installed",
     )
-    return {"session": session, "prediction": prediction, "transcript": transcript, "status": status}
+    four: list[Message] = [session, prediction, transcript, status]
+    return {kind_of(message): message for message in (*four, tokens(prediction.window))}
 
 
 @pytest.mark.parametrize("format", FORMATS)

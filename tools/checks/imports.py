@@ -25,6 +25,7 @@ RUNTIME: dict[str, tuple[str, ...]] = {
     "frontends": (),
     "bundle": ("frontends",),
     "wire": (),
+    "dashboard": ("wire",),
     "window": ("frontends", "bundle"),
     "processes": (),
     "sources": ("window", "frontends", "processes"),
@@ -36,7 +37,7 @@ RUNTIME: dict[str, tuple[str, ...]] = {
     "run": (*_LEVELS, "config", "config_tree"),
     "embedding": (*_LEVELS, "config", "config_tree", "run"),
     "__init__": (*_LEVELS, "config", "run", "embedding"),
-    "cli": (*_LEVELS, "config", "config_tree", "run", "embedding"),
+    "cli": (*_LEVELS, "dashboard", "config", "config_tree", "run", "embedding"),
     "__main__": ("cli",),
 }
 GROUND = ("errors", "clock", "__init__")

@@ -1,4 +1,4 @@
-"""The command line: `clcr-stream` runs a session; `build`, `devices`, `doctor`, `models` and `sub` help around it.
+"""The command line: `clcr-stream` runs a session; the other commands help around it.
 
 Signal handlers stand before anything slow is imported, which is why the imports are inside the functions.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from clcr_stream.cli import signals
 
-COMMANDS = ("build", "devices", "doctor", "models", "sub")
+COMMANDS = ("build", "devices", "doctor", "models", "sub", "top", "view")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "run"
     if argv is not None:
         return _exit_code(name, arguments)
-    if name in ("run", "sub"):
+    if name in ("run", "sub", "top", "view"):
         signals.end_at_once()
     else:
         signals.die_of()
@@ -69,6 +69,10 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
             from clcr_stream.cli.models import command
         case "sub":
             from clcr_stream.cli.sub import command
+        case "top":
+            from clcr_stream.cli.top import command
+        case "view":
+            from clcr_stream.cli.view import command
         case _:
             from clcr_stream.cli.run import command
     return command

@@ -28,7 +28,8 @@ EXAMPLES = """examples:
   clcr-stream --input talk.mp4 --transcript talk.srt --pace max --output talk.jsonl
   clcr-stream --camera rtsp://host/stream --mic none --bind tcp://127.0.0.1:5556
   clcr-stream --camera test:// --mic test:// --duration 10
-  clcr-stream build | devices | doctor | sub         see `clcr-stream COMMAND --help`
+  clcr-stream top | view                             watch running sessions in the terminal, in a browser
+  clcr-stream build | devices | doctor | models | sub   see `clcr-stream COMMAND --help`
 """
 
 
@@ -94,14 +95,24 @@ def run_parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--append", action="store_true", default=None, help="let --output add to a file that holds something already"
     )
+    publish.add_argument(
+        "--preview",
+        action="store_true",
+        default=None,
+        help="let `clcr-stream view` show the face crop; without it no pixel leaves the process",
+    )
     _add_person(flags)
+    _add_session(flags)
+    return flags
+
+
+def _add_session(flags: argparse.ArgumentParser) -> None:
     session = flags.add_argument_group("session")
     session.add_argument("--config", metavar="FILE", help="YAML like configs/default.yaml; a flag beats it")
     session.add_argument("--duration", type=float, metavar="SECONDS", help="stop after so much input")
     session.add_argument("--settle-ms", type=float, metavar="MS", help="wait after a window's end (default: 60)")
     session.add_argument("--quiet", action="store_true", default=None, help="no status line and no summary on stderr")
     session.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
-    return flags
 
 
 def _add_person(flags: argparse.ArgumentParser) -> None:
@@ -121,7 +132,7 @@ def command(arguments: Sequence[str]) -> int:
     """Run until the input ends or a signal comes; OutputError's exit code when an --output is not complete."""
     parser = run_parser()
     if arguments and not arguments[0].startswith("-"):
-        parser.error(f"unknown command {arguments[0]!r}; commands are build, devices, doctor, sub")
+        parser.error(f"unknown command {arguments[0]!r}; commands are build, devices, doctor, models, sub, top, view")
     flags = parser.parse_args(arguments)
     read = partial(_read_config, flags)
     config = read()

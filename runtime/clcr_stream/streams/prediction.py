@@ -115,6 +115,24 @@ def compose(
     )
 
 
+def compose_tokens(answer: Answer, sent: messages.Prediction) -> messages.Tokens:
+    """How much each token of a prediction takes part, as bytes."""
+    levels = [np.rint(255.0 * np.clip(alpha, 0.0, 1.0)).astype(np.uint8).tobytes() for alpha in answer.outputs.alpha]
+    count = len(MODALITIES)
+    vision, acoustic, language = ((levels[at], levels[at + count], levels[at + 2 * count]) for at in range(count))
+    return messages.Tokens(
+        stream=sent.stream,
+        session=sent.session,
+        seq=sent.seq,
+        boot_id=sent.boot_id,
+        published_ns=sent.published_ns,
+        window=sent.window,
+        vision=vision,
+        acoustic=acoustic,
+        language=language,
+    )
+
+
 def _modalities(answer: Answer) -> messages.Modalities:
     tick, language = answer.chunk.tick, answer.language
     newest_ns = language.newest_ns

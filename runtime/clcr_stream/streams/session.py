@@ -27,7 +27,14 @@ from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import INVALID, LATE, OVERRUN, Account, Last
 from clcr_stream.streams.language import LanguageStream, LanguageTokens
 from clcr_stream.streams.person import Person
-from clcr_stream.streams.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
+from clcr_stream.streams.prediction import (
+    Answer,
+    Identity,
+    compose,
+    compose_tokens,
+    newest_capture_ns,
+    why_invalid,
+)
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import Rings, make_rings
@@ -68,6 +75,22 @@ def always() -> bool:
     return True
 
 
+def never() -> bool:
+    """Nobody asks for tokens."""
+    return False
+
+
+@dataclass(frozen=True)
+class Views:
+    """What is made for people while they watch: tokens after a prediction, and the faces of a hop.
+
+    `see` gets the rows of a hop that was cut, and the hop's end in ns; it must not keep them.
+    """
+
+    wants_tokens: Callable[[], bool] = never
+    see: Callable[[Rows, int], object] | None = None
+
+
 @dataclass(frozen=True)
 class Schedule:
     """When ticks are due: `paced` follows the clock and skips when late, otherwise as fast as the sources allow.
@@ -104,6 +127,7 @@ class Session:
         identity: Identity,
         send: Callable[[messages.Message], object],
         person: Person | None = None,
+        views: Views = Views(),
     ) -> None:
         self.account = Account()
         self.person = Person() if person is None else person
@@ -113,6 +137,7 @@ class Session:
         self._sources = sources
         self._schedule = schedule
         self._send = send
+        self._views = views
         self._lossless = [source for source in sources if source.lossless]
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
         self._live = any(not source.lossless for source in self._media or sources)  # words settle for seconds
@@ -156,6 +181,8 @@ class Session:
         rows = levels.inputs(seat)
         rows["gamma"][0] = self._schedule.gamma
         chunk = pipeline.cutter.cut(pipeline.rings, tick, rows)
+        if self._views.see is not None:
+            self._views.see(rows, tick.end_ns)
         self.person.before(levels, seat, chunk)
         for source in self._lossless:
             source.consumed(tick.end_ns)
@@ -250,6 +277,8 @@ class Session:
         timing_ms["total"] = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS
         message = compose(answer, self._pipeline.manifest, self.identity, published_ns, timing_ms)
         self._send(message)
+        if self._views.wants_tokens():
+            self._send(compose_tokens(answer, message))
         if self.first_published_ns is None:
             self.first_published_ns = time.monotonic_ns()
         tick_ms = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS

@@ -18,6 +18,7 @@ from clcr_stream.inference.engines import LoadedEngines
 from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.frames import make_finder
+from clcr_stream.streams.faces_shown import show_faces
 from clcr_stream.streams.person import Person, PersonPlan
 from clcr_stream.streams.prediction import Identity
 from clcr_stream.streams.profile import NO_BASELINES, Profile
@@ -30,10 +31,12 @@ from clcr_stream.streams.reports import (
     source_messages,
     summarise,
 )
-from clcr_stream.streams.session import Schedule, Session, always, open_pipeline
+from clcr_stream.streams.session import Schedule, Session, Views, always, open_pipeline
+from clcr_stream.window.cutter import Rows
 from clcr_stream.wire import messages
 from clcr_stream.wire.jsonl import JsonLines, Output
 from clcr_stream.wire.outbox import Outbox, Sink
+from clcr_stream.wire.preview import Preview
 from clcr_stream.wire.publisher import PublishOptions
 
 
@@ -43,6 +46,7 @@ class StreamOptions:
 
     Without `publish` no socket is opened. `origin_ns` is the zero of a recording read without a pace; None: now.
     `calibrate_s` sets the person's baselines after so many seconds, `profile` is a file that keeps them.
+    `preview` lets the user see the face crops.
     """
 
     name: str
@@ -55,6 +59,7 @@ class StreamOptions:
     origin_ns: int | None = None
     calibrate_s: float | None = None
     profile: Path | None = None
+    preview: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,13 @@ class Stream:
         self._stack.callback(outbox.close)
         self.endpoint = outbox.endpoint
         self.session = Session(
-            self._pipeline, self._sources, self._schedule(), self._identity, outbox.send, self._person
+            self._pipeline,
+            self._sources,
+            self._schedule(),
+            self._identity,
+            outbox.send,
+            self._person,
+            Views(partial(outbox.wanted, "tokens"), self._open_preview()),
         )
         if options.output is not None:
             # After all that can fail: a run that does not begin leaves no file behind.
@@ -150,6 +161,16 @@ class Stream:
         outbox.send(session_message(engines.manifest, self._identity, self._pipeline.grid, self.sources()))
         for source in self._sources:
             source.start()
+
+    def _open_preview(self) -> Callable[[Rows, int], object] | None:
+        """What shows the faces of each hop, if that was asked for: nothing else gives pixels away."""
+        if not self.options.preview:
+            return None
+        preview = self._stack.enter_context(Preview(self.options.name))
+        self._shared.say(
+            f"stream {self.options.name}: PREVIEW: face crops can be seen at {preview.endpoint}, by you alone"
+        )
+        return partial(show_faces, preview)
 
     def _open_person(self) -> Person:
         """The stream's person, with what a profile or the program says of them. ConfigError."""

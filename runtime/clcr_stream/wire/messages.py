@@ -1,7 +1,8 @@
-"""What goes over the wire: four messages, their bytes and their topics.
+"""What goes over the wire: five messages, their bytes and their topics.
 
 A frame is `topic + b" " + payload`, one ZeroMQ frame per message, because a conflating reader drops all but one frame
-of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status`; payloads are JSON or msgpack.
+of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status|tokens`; payloads are JSON or
+msgpack.
 
 Every `*_ns` is the monotonic clock of the host whose `boot_id` the message carries; wall clock appears once, in
 Session. A number that is not finite is sent as null, in both formats. Fields are only ever added, with defaults, and
@@ -28,14 +29,15 @@ MAX_PAYLOAD_BYTES = 1 << 20
 _SHA256 = r"^[0-9a-f]{64}$"
 
 Format = Literal["json", "msgpack"]
-Kind = Literal["session", "prediction", "transcript", "status"]
-KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status")
+Kind = Literal["session", "prediction", "transcript", "status", "tokens"]
+KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status", "tokens")
 
 Number: TypeAlias = float | None  # null: not finite, not measured or not applicable
 Triple: TypeAlias = tuple[Number, Number, Number]
 Table: TypeAlias = tuple[Triple, Triple, Triple]  # [level][modality]
 Sha256: TypeAlias = Annotated[str, Meta(pattern=_SHA256)]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Alphas: TypeAlias = tuple[bytes, bytes, bytes]  # by level
 Ns: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # what every reader's integers hold
 
 
@@ -213,12 +215,26 @@ class Status(Header, frozen=True, kw_only=True, tag="status"):
     backend_reason: str | None = None
 
 
-Message: TypeAlias = Session | Prediction | Transcript | Status
+class Tokens(Header, frozen=True, kw_only=True, tag="tokens"):
+    """How much each token of a prediction's window takes part; `seq` is that prediction's.
+
+    Sent only while somebody subscribes to this very topic, and never written to a file. Per modality and level one
+    byte a token, round(255 * alpha), oldest first, 0 for an absent one; in JSON as base64.
+    """
+
+    window: Window
+    vision: Alphas
+    acoustic: Alphas
+    language: Alphas
+
+
+Message: TypeAlias = Session | Prediction | Transcript | Status | Tokens
 _TYPES: dict[Kind, type[Message]] = {
     "session": Session,
     "prediction": Prediction,
     "transcript": Transcript,
     "status": Status,
+    "tokens": Tokens,
 }
 _from_json = msgspec.json.Decoder(Message)
 _from_msgpack = msgspec.msgpack.Decoder(Message)

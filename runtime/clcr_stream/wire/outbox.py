@@ -10,7 +10,7 @@ import msgspec
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import ClcrError, as_clcr_error
-from clcr_stream.wire.messages import Message, Status
+from clcr_stream.wire.messages import Kind, Message, Status, Tokens
 from clcr_stream.wire.numbering import Numbering
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 
@@ -59,13 +59,21 @@ class Outbox:
         self._sinks.append(sink)
 
     def send(self, message: _M) -> _M:
-        """A session, prediction or transcript; as it was sent. Raises PublishError and what a sink raised."""
+        """A session, prediction, transcript or tokens; as it was sent. Raises PublishError and what a sink raised.
+
+        Tokens go over the wire alone.
+        """
         if self._failure is not None:
             raise self._failure
         sent = self._numbered(message) if self._publisher is None else self._publisher.publish(message)
-        for sink in self._sinks:
-            sink.write(sent)
+        if not isinstance(sent, Tokens):
+            for sink in self._sinks:
+                sink.write(sent)
         return sent
+
+    def wanted(self, kind: Kind) -> bool:
+        """True while a reader asks for what is only sent on request."""
+        return self._publisher is not None and self._publisher.wanted(kind)
 
     def close(self) -> None:
         """The goodbye, then let go of the endpoint. Raises PublishError when the publisher had failed. Idempotent."""
