@@ -136,7 +136,7 @@ class ZmqTranscriptSource(LiveTranscriptSource):
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
             socket.setsockopt(zmq.SUBSCRIBE, self._topic.encode())
             socket.connect(self._endpoint)
-            self.set_state("waiting", f"no line from {self._endpoint} yet")
+            self.set_state("starting", f"no line from {self._endpoint} yet")
             while not self.stop.is_set():
                 if socket.poll(POLL_MS):
                     self._receive(socket.recv_multipart())

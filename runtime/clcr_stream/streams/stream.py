@@ -30,6 +30,7 @@ from clcr_stream.streams.reports import (
     source_messages,
     summarise,
 )
+from clcr_stream.streams.required import NOTHING, Required
 from clcr_stream.streams.session import Schedule, Session, always, open_pipeline
 from clcr_stream.wire import messages
 from clcr_stream.wire.jsonl import JsonLines, Output
@@ -55,6 +56,7 @@ class StreamOptions:
     origin_ns: int | None = None
     calibrate_s: float | None = None
     profile: Path | None = None
+    required: Required = NOTHING
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Stream:
         self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder, engines.worker)
         # Closed in reverse: goodbye and endpoint, sources, and the output last, which gets the goodbye too.
         output = self._stack.enter_context(contextlib.ExitStack())
-        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify)
+        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify, options.sources.framing)
         opened = open_sources(options.sources, sinks) if hooks.open_sources is None else hooks.open_sources(sinks)
         self._sources = tuple(opened)
         for source in self._sources:
@@ -138,7 +140,7 @@ class Stream:
         self._stack.callback(outbox.close)
         self.endpoint = outbox.endpoint
         self.session = Session(
-            self._pipeline, self._sources, self._schedule(), self._identity, outbox.send, self._person
+            self._pipeline, self._sources, self._schedule(), self._identity, outbox.send, self._person, outbox.beat
         )
         if options.output is not None:
             # After all that can fail: a run that does not begin leaves no file behind.
@@ -225,6 +227,7 @@ class Stream:
             last_tick=None if duration_s is None else max(1, int(duration_s * NS_PER_S) // manifest.hop_ns),
             gamma=manifest.gamma if options.gamma is None else options.gamma,
             has_room=self._hooks.has_room,
+            required=options.required,
         )
 
     def _status(self) -> messages.Status:
