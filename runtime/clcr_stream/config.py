@@ -95,7 +95,7 @@ def only_stream(config: Config, publish: str | None) -> StreamOptions:
 def input_files(config: Config) -> tuple[Path, ...]:
     """What a run may read: the files named by any of its streams, the bundle's folder and the keys."""
     sources = [entry.sources for entry in stream_entries(config)]
-    names = [name for one in sources for name in (one.input, one.camera, one.mic, one.transcript)]
+    names = [name for one in sources for name in (one.input, one.camera, one.mic, one.transcript, one.face_model)]
     names += [entry.profile for entry in stream_entries(config)]
     names += [config.model.bundle, config.publish.curve.secret_file, config.publish.curve.clients_folder]
     return tuple(Path(name.removeprefix("file://")).expanduser() for name in names if name and name != "-")
@@ -123,6 +123,7 @@ def source_spec(sources: SourcesConfig) -> SourceSpec:
         "transcript": sources.transcript,
         "pace": sources.pace,
         "framing": parse_framing(sources.rotate, sources.flip, sources.region),
+        "face_model": None if sources.face_model is None else Path(sources.face_model).expanduser(),
         "span": Span(sources.start_s, sources.end_s, sources.loop),
     }
     if sources.input is not None:

@@ -13,6 +13,7 @@ class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     A null camera or mic is the first camera and the default microphone, unless `input` is given. The transcript `auto`
     is speech recognition where it is installed. Pictures are turned (`rotate`, degrees clockwise), mirrored (`flip`: h,
     v, hv) and cut (`region`: "left,top,width,height" in shares); of a recording `start_s` to `end_s` is played.
+    `face_model` is YuNet's file, in place of OpenCV's cascade.
     """
 
     camera: str | None = None
@@ -26,6 +27,7 @@ class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     start_s: float = 0.0
     end_s: float | None = None
     loop: bool = False
+    face_model: str | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

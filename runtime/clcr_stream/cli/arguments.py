@@ -25,6 +25,7 @@ KEYS = {
     "start": "sources.start_s",
     "end": "sources.end_s",
     "loop": "sources.loop",
+    "face_model": "sources.face_model",
     "bundle": "model.bundle",
     "backend": "model.backend",
     "gamma": "model.gamma",

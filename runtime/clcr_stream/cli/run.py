@@ -118,6 +118,11 @@ def _add_framing(sources: Any) -> None:
     sources.add_argument("--start", type=float, metavar="SECONDS", help="begin there in a recording")
     sources.add_argument("--end", type=float, metavar="SECONDS", help="and end there, both from its beginning")
     sources.add_argument("--loop", action="store_true", default=None, help="play it again and again")
+    sources.add_argument(
+        "--face-model",
+        metavar="FILE.onnx",
+        help="find faces with YuNet, whose file this is (default: OpenCV's cascade)",
+    )
 
 
 def _add_required(session: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -101,6 +102,7 @@ class SourceSpec:
     pace: Pace = "real"
     framing: Framing = UPRIGHT
     span: Span = Span()
+    face_model: Path | None = None  # YuNet's file, in place of OpenCV's cascade
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ def check_spec(spec: SourceSpec) -> None:
     from clcr_stream.sources.pipes import STDIN, is_pipe
 
     _check_span(spec)
+    if spec.face_model is not None:
+        from clcr_stream.frontends.yunet import YuNet
+
+        YuNet(spec.face_model)
     for flag, text, requested in _inputs(spec):
         if text == STDIN and spec.transcript == STDIN:
             raise ConfigError(f"{flag} - and transcript - are both standard input; give one of them a name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +115,9 @@ def _share(box: tuple[int, int, int, int], frame: NDArray[np.uint8]) -> Box:
     return left / width, top / height, wide / width, high / height
 
 
-def make_finder(size_px: int) -> FaceCropper:
-    """The product's face finder; imported here because it loads OpenCV."""
+def make_finder(size_px: int, face_model: Path | None = None) -> FaceCropper:
+    """The product's face finder, with YuNet's file another one; imported here because it loads OpenCV. ConfigError."""
     from clcr_stream.frontends.faces import FaceFinder
+    from clcr_stream.frontends.yunet import YuNet
 
-    return FaceFinder(size_px=size_px)
+    return FaceFinder(size_px=size_px, search=None if face_model is None else YuNet(face_model))

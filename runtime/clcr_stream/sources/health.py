@@ -44,7 +44,7 @@ _SEVERITY: tuple[Trouble, ...] = ("frozen", "covered", "dark", "silent", "clippi
 REASONS: Mapping[Trouble, str] = {
     "frozen": "it repeats one picture; restart the camera",
     "covered": "nothing can be made out: a cover, a hand or a dirty lens",
-    "dark": "too dark to see a face; switch on a light",
+    "dark": "hardly any light; switch on a lamp",
     "silent": "digital silence: muted, or switched off",
     "clipping": "the sound is at its limit; turn the microphone down",
     "noisy": "hardly louder than its noise; come closer to the microphone",

@@ -7,6 +7,7 @@ import threading
 from clcr_stream.clock import NS_PER_S, Clock, MonotonicClock
 from clcr_stream.sources.base import Sinks, SourceReport, SourceSpec
 from clcr_stream.sources.choose import open_sources
+from clcr_stream.sources.frames import make_finder
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import make_rings
 
@@ -21,7 +22,8 @@ def try_sources(spec: SourceSpec, grid: TimeGrid, size_px: int, clock: Clock | N
     Less if none of them can do otherwise: each has ended, or is not there.
     """
     clock = clock or MonotonicClock()
-    sources = open_sources(spec, Sinks(clock, make_rings(grid, size_px), framing=spec.framing))
+    finder = None if spec.face_model is None else make_finder(size_px, spec.face_model)
+    sources = open_sources(spec, Sinks(clock, make_rings(grid, size_px), finder, framing=spec.framing))
     media = [source for source in sources if set(source.modalities) & set(MEDIA)]
     never = threading.Event()
     try:

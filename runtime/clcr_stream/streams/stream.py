@@ -248,7 +248,7 @@ class Stream:
 def load_finder(options: StreamOptions, size_px: int) -> FaceCropper | None:
     """What searches faces, for a stream that will see any: loaded before the streams begin, because it takes long."""
     watches = options.sources.input is not None or options.sources.camera != "none"
-    return make_finder(size_px) if watches else None
+    return make_finder(size_px, options.sources.face_model) if watches else None
 
 
 def check_sources(options: StreamOptions, sources: Sequence[Source]) -> None:
