@@ -4,8 +4,9 @@
     python tools/bench_faces.py --media clips --face-model yunet.onnx           both, and how they frame a face
     python tools/bench_faces.py --media clips --json faces.json --clips 20
 
-Each clip is searched as it is and in changed copies: far (a third of the size), dim (a quarter of the light), tilted (20
-degrees), masked (the lower half of the face covered; where the cascade sees one). Frames are taken at about 15 a second.
+Each clip is searched as it is and in changed copies: far (a third of the size), dim (a quarter of the light), tilted
+(20 degrees), masked (the lower half of the face covered, where the cascade sees one). About 15 frames a second are
+taken.
 """
 
 from __future__ import annotations
