@@ -87,6 +87,14 @@ def test_a_source_that_is_there_from_the_start_and_ends_is_not_mentioned() -> No
     assert told == [[], [], []]
 
 
+def test_what_a_person_can_do_about_a_live_source_is_said_once() -> None:
+    notices, hint = Notices(), "no face is found, but one when the picture is turned: give --rotate 90"
+    assert notices.new(camera("live")) == []
+    assert notices.new(camera("live", hint)) == [f"camera 0: {hint}"]
+    assert notices.new(camera("live", hint)) == notices.new(camera("live")) == []
+    assert notices.new(camera("stale", "no new picture")) == ["camera 0: stale: no new picture"]
+
+
 class Clock:
     """Time that passes when the test says so."""
 

@@ -183,7 +183,7 @@ def test_a_hanging_camera_is_reported_stale_within_a_second() -> None:
     assert source.report().state == "live"
     clock.move_to(clock.now_ns() + 1)
     assert source.report().state == "stale"
-    assert source.report().reason == "no new picture for 0.7 s"
+    assert source.report().reason == "no new picture for 0.6 s"
     assert source.report().since_ns == clock.now_ns() - 1
     capture.let_go.set()
     source.close()

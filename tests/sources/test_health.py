@@ -120,7 +120,7 @@ def test_one_modality_that_stalls_makes_the_source_stale_whatever_the_other_does
     for step in range(20):
         health.came(step * 100 * NS_PER_MS, "acoustic")
     now = health.at(1900 * NS_PER_MS)
-    assert (now.state, now.reason) == ("stale", "no new picture for 0.7 s")
+    assert (now.state, now.reason) == ("stale", "no new picture for 0.6 s")
     health.came(1950 * NS_PER_MS, "vision")
     assert health.at(1950 * NS_PER_MS).state == "live"
 

@@ -213,6 +213,6 @@ def test_a_stream_that_hangs_is_reported_stale_within_a_second() -> None:
     clock.move_to(clock.now_ns() + STALE_PICTURE_NS)
     assert source.report().state == "live"
     clock.move_to(clock.now_ns() + 1)
-    assert (source.report().state, source.report().reason) == ("stale", "no new picture for 0.7 s")
+    assert (source.report().state, source.report().reason) == ("stale", "no new picture for 0.6 s")
     reader.let_go.set()
     source.close()

@@ -160,7 +160,7 @@ def test_each_fault_has_its_name_in_modality_order(
     assert degraded_reasons(answer(vision, acoustic).chunk, language) == reasons
 
 
-@pytest.mark.parametrize(("modality", "limit_ms"), [("vision", 700.0), ("acoustic", 500.0)])
+@pytest.mark.parametrize(("modality", "limit_ms"), [("vision", 600.0), ("acoustic", 500.0)])
 def test_data_is_stale_when_older_than_the_limit_not_when_as_old(modality: str, limit_ms: float) -> None:
     for age_ms, reasons in ((limit_ms, ()), (limit_ms + 0.001, (f"{modality}_stale",))):
         views = {"vision": seen(10), "acoustic": seen(10)} | {modality: seen(age_ms, count=0)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import clcr_stream
 from clcr_stream.cli.main import main
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import ConfigError, RequiredError
@@ -93,3 +94,12 @@ def test_with_an_alert_it_goes_on_and_every_prediction_says_so(bundle: Path, tmp
     messages = [decode(line) for line in output.read_bytes().splitlines()]
     predictions = [message for message in messages if isinstance(message, Prediction)]
     assert ["vision_required" in one.degraded for one in predictions] == [False] * 4 + [True] * 11
+
+
+def test_a_program_gives_any_key_of_the_configuration_and_a_wrong_one_is_refused(bundle: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key sources\.turn"):
+        clcr_stream.open(input="test://", bundle=bundle, backend="null", config={"sources.turn": 1})
+    given = {"run.require": "vision", "run.require_s": 1.0}
+    stream = clcr_stream.open(microphone="test://?seconds=3", pace="max", bundle=bundle, backend="null", config=given)
+    with stream, pytest.raises(RequiredError, match="vision: no source brings it"):
+        assert len(list(stream)) <= 5

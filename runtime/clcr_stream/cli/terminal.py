@@ -16,6 +16,7 @@ from clcr_stream.streams.reports import StreamSummary, View
 from clcr_stream.wire import messages
 
 UNTROUBLED = ("starting", "live", "ended")
+ADVICE = "give --"  # in the reason of a live source: something that a person can do
 NOTICE_PERIOD_S = 0.5
 NOTICES_AT_ONCE = 6.0  # three times gone and back
 NOTICE_EVERY_S = 60.0
@@ -84,6 +85,7 @@ class _Shown:
     counted_ns: int
     state: str | None = None  # the one last shown; None: that it is live, or not yet anything
     newest: str | None = None
+    advice: str = ""  # the one last given
     changes: int = 0  # since the last line
     lines: float = NOTICES_AT_ONCE
 
@@ -124,6 +126,11 @@ class Notices:
         troubled = source.state not in UNTROUBLED and source.reason is not None
         if not troubled and source.state != "live":
             return None
+        if source.state == "live" and source.reason is not None and ADVICE in source.reason:
+            if shown.advice == source.reason:
+                return None
+            shown.advice = source.reason
+            return source.reason
         # Not the reason: it may count seconds. A source that is opened again and again is lost, whatever it is at.
         state = None if not troubled else "lost" if source.state == "reconnecting" else source.state
         if state != shown.newest:

@@ -18,7 +18,7 @@ from clcr_stream.wire import messages
 SUM_TOLERANCE = 1e-3
 NO_INPUT = "no_input"  # the reason for a window in which no modality is present
 # 1 s is promised for a stalled camera, and a tick with its settling takes 0.3 s of it.
-STALE_AFTER_MS = {"vision": 700.0, "acoustic": 500.0}
+STALE_AFTER_MS = {"vision": 600.0, "acoustic": 500.0}
 REPLACED = ("frozen", "silent")  # conditions in which nothing is put into a ring: they are the reason why it is stale
 
 

@@ -21,7 +21,7 @@ Condition = Literal["", "frozen", "dark", "covered", "silent", "clipping", "nois
 FINE: Condition = ""
 
 # Pictures. A live sensor's noise never gives the same bytes twice; 2 s is promised, a tick and its settling are 0.3 s.
-FROZEN_NS = 1600 * NS_PER_MS
+FROZEN_NS = 1400 * NS_PER_MS
 DARK_LUMA = 0.06  # mean of 15 of 255; dim light, in which faces are still found well, is above it
 # A cap, a hand or a pitch-black room: cells differ by a twentieth of the light, or by 1 of 255, which is noise.
 UNIFORM_SHARE, UNIFORM_LEAST = 0.05, 0.004
