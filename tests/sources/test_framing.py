@@ -52,3 +52,14 @@ def test_an_upright_picture_is_not_even_copied() -> None:
 def test_a_wrong_option_is_one_line(rotate: int, flip: str, region: str | None, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_framing(rotate, flip, region)
+
+
+@pytest.mark.parametrize("flip", ["", "h", "v", "hv"])
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270])
+@pytest.mark.parametrize("more", [90, 180, 270])
+def test_a_framed_picture_that_must_be_turned_further_gets_the_rotation_that_does_it(
+    flip: str, rotate: int, more: int
+) -> None:
+    framing = Framing(rotate, flip)
+    further = Framing(framing.turned_further(more), flip)
+    np.testing.assert_array_equal(further.apply(PICTURE), Framing(more).apply(framing.apply(PICTURE)))

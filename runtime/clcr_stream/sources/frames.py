@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.frontends.quality import picture_numbers, sharpness
 from clcr_stream.sources.base import FaceCropper, Sinks
+from clcr_stream.sources.framing import Framing
 from clcr_stream.window.conditions import FINE, Condition, PictureWatch
 from clcr_stream.window.persons import Box
 from clcr_stream.window.ring import Look
@@ -31,7 +32,7 @@ class FrameFeeder:
         self._framing = sinks.framing
         self._finder = sinks.finder if sinks.finder is not None else make_finder(sinks.rings.vision.size_px)
         self._watch = PictureWatch(live)
-        self._turn = _TurnHint(self._ring.size_px)
+        self._turn = _TurnHint(self._ring.size_px, sinks.framing)
         self.condition: Condition = FINE
         self.frozen_frames = 0
 
@@ -75,8 +76,8 @@ class FrameFeeder:
 class _TurnHint:
     """Looks for a face in turned copies of a picture when there has been none for long."""
 
-    def __init__(self, size_px: int) -> None:
-        self._size_px = size_px
+    def __init__(self, size_px: int, framing: Framing) -> None:
+        self._size_px, self._framing = size_px, framing
         self._since_ns: int | None = None
         self._tries = 0
         self._ever = False
@@ -95,7 +96,8 @@ class _TurnHint:
             self._tries += 1
             turn = face_when_turned(frame, self._size_px)
             if turn:
-                self.hint = f"no face is found, but one when the picture is turned: give --rotate {turn}"
+                degrees = self._framing.turned_further(turn)
+                self.hint = f"no face is found, but one when the picture is turned: give --rotate {degrees}"
 
 
 def face_when_turned(rgb: NDArray[np.uint8], size_px: int) -> int:

@@ -25,6 +25,10 @@ class Framing:
     flip: str = ""
     region: Region | None = None
 
+    def turned_further(self, degrees: int) -> int:
+        """What `rotate` must be for the framed picture to be turned by `degrees` more; a mirror turns the other way."""
+        return (self.rotate + (-degrees if len(self.flip) == 1 else degrees)) % 360
+
     def apply(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The picture as it is searched, (height, width, 3), in one piece of memory."""
         if self == UPRIGHT:

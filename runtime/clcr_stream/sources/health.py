@@ -34,7 +34,7 @@ State = Literal[
 ]
 OVER: tuple[State, ...] = ("ended", "failed")
 
-# A camera in dim light still gives 5 pictures a second, 0.6 s is three of them; 1 s is promised, the next tick tells it.
+# A camera in dim light still gives 5 pictures a second, 0.6 s is three of them; 1 s is promised, with the next tick.
 STALE_PICTURE_NS = 600 * NS_PER_MS
 STALE_SOUND_NS = 300 * NS_PER_MS  # 15 blocks of 20 ms; 0.5 s is promised
 STALE_NETWORK_SOUND_NS = 700 * NS_PER_MS  # containers bring sound in bursts
