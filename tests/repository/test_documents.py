@@ -106,7 +106,6 @@ SCORE = ByTest(
 )
 CALIBRATE = ByTest("tests/streams/test_profile.py::test_the_command_calibrates_once_and_knows_the_person_next_time")
 REQUIRED = ByTest("tests/streams/test_required.py::test_the_command_ends_with_its_own_code_and_says_what_is_missing")
-BENCH_FACES = ByTest("tests/tools/test_bench_faces.py::test_both_finders_are_measured_on_every_kind_of_picture")
 EXPORT = ByTest("tests/export/test_export.py::test_the_command_writes_a_bundle_and_says_what_it_proved")
 LOWER = ByTest("tests/export/test_precision.py::test_wrong_arguments_are_one_line_and_exit_code_2")
 PEERS = ByTest("tests/tools/test_bench_tools.py::test_peers_agree_and_their_ratios_follow_from_their_figures")

@@ -18,6 +18,7 @@ from clcr_stream.sources.base import BOTH, SourceSpec, Span
 from clcr_stream.sources.choose import check_spec, open_sources
 from clcr_stream.sources.files import FileSource
 from clcr_stream.sources.network import NetworkSource, names_recording
+from clcr_stream.sources.pipes import PipeFile, open_pipe
 from media import MediaSpec, Recording, eventually, make_sinks, read_all, write_media
 
 RATE_HZ = 16_000
@@ -111,6 +112,13 @@ def test_a_pipe_that_gives_no_recording_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"not a recording .*; Matroska, MPEG-TS"):
         open_sources(SourceSpec(input=str(pipe), pace="max"), make_sinks())
     writer.join(10)
+
+
+def test_a_pipe_to_which_nobody_writes_is_given_up_in_one_line(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(SourceError, match="nothing came through the pipe; start what writes to it"):
+        open_pipe(PipeFile(str(pipe), begin_s=0.3), str(pipe), BOTH, RATE_HZ, lambda _: None, "input")
 
 
 def test_a_pipe_whose_writer_stops_does_not_hold_up_the_end(clip: Path, tmp_path: Path) -> None:

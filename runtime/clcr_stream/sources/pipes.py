@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from clcr_stream.sources.media import MediaReader
 
 STDIN = "-"
 POLL_MS = 100
+BEGIN_S = 30.0  # until the first byte: a session cannot begin before, and what writes may have to be started
 CONTAINERS = (
     "Matroska, MPEG-TS, fragmented MP4, WAV and Ogg can be read from a pipe; an MP4 with its index at the end cannot"
 )
@@ -32,7 +34,8 @@ def is_pipe(location: str) -> bool:
 class PipeFile:
     """What PyAV reads from: `read` waits for data, and `cancel` makes it the end. Any thread may cancel."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, begin_s: float = BEGIN_S) -> None:
+        self._location, self._polls_left = location, int(begin_s * 1000 / POLL_MS)
         if location == STDIN:
             if os.isatty(0):
                 raise SourceError(f"input {STDIN}: standard input is a terminal; pipe a recording into it")
@@ -47,11 +50,12 @@ class PipeFile:
         self._begun = False
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes; b"" at the end."""
+        """At most `size` bytes; b"" at the end. SourceError when nothing begins to come."""
         while not self._cancelled:
             events = self._poll.poll(POLL_MS)
             if not events or (not events[0][1] & select.POLLIN and not self._begun and self._owned):
-                continue  # a named pipe without a writer yet says that it was hung up
+                self._await_begin(hung_up=bool(events))
+                continue
             try:
                 data = os.read(self._descriptor, size)
             except BlockingIOError:
@@ -59,6 +63,16 @@ class PipeFile:
             self._begun = True
             return data
         return b""
+
+    def _await_begin(self, hung_up: bool) -> None:
+        """Before the first byte; a named pipe without a writer yet says at once that it was hung up."""
+        if self._begun:
+            return
+        self._polls_left -= 1
+        if self._polls_left < 0:
+            raise SourceError(f"input {self._location}: nothing came through the pipe; start what writes to it")
+        if hung_up:
+            time.sleep(POLL_MS / 1000)
 
     def cancel(self) -> None:
         """A read that waits ends, and so does every later one."""
