@@ -62,10 +62,13 @@ def tensorrt_options(section: TensorRTConfig) -> TensorRTOptions:
 
 def stream_options(config: Config) -> tuple[StreamOptions, ...]:
     """The streams of a configuration, in its order."""
+    from clcr_stream.streams.required import parse_required
     from clcr_stream.streams.stream import StreamOptions
     from clcr_stream.wire.jsonl import Output
 
     inputs = input_files(config)
+    run = config.run
+    required = parse_required(run.require, run.require_s, run.require_action == "end")
     return tuple(
         StreamOptions(
             name=entry.name,
@@ -75,6 +78,7 @@ def stream_options(config: Config) -> tuple[StreamOptions, ...]:
             duration_s=config.run.duration_s if entry.duration_s is None else entry.duration_s,
             settle_ms=config.run.settle_ms,
             output=None if entry.output is None else Output(entry.output, config.publish.append, inputs),
+            required=required,
             calibrate_s=config.person.calibrate_s if entry.calibrate_s is None else entry.calibrate_s,
             profile=None if entry.profile is None else Path(entry.profile),
             preview=config.publish.preview,
@@ -92,10 +96,10 @@ def only_stream(config: Config, publish: str | None) -> StreamOptions:
 def input_files(config: Config) -> tuple[Path, ...]:
     """What a run may read: the files named by any of its streams, the bundle's folder and the keys."""
     sources = [entry.sources for entry in stream_entries(config)]
-    names = [name for one in sources for name in (one.input, one.camera, one.mic, one.transcript)]
+    names = [name for one in sources for name in (one.input, one.camera, one.mic, one.transcript, one.face_model)]
     names += [entry.profile for entry in stream_entries(config)]
     names += [config.model.bundle, config.publish.curve.secret_file, config.publish.curve.clients_folder]
-    return tuple(Path(name.removeprefix("file://")).expanduser() for name in names if name)
+    return tuple(Path(name.removeprefix("file://")).expanduser() for name in names if name and name != "-")
 
 
 def stream_entries(config: Config) -> tuple[StreamEntry, ...]:
@@ -113,15 +117,22 @@ def stream_entries(config: Config) -> tuple[StreamEntry, ...]:
 
 def source_spec(sources: SourcesConfig) -> SourceSpec:
     """What the sources are opened with; a plain run takes the first camera and the default microphone."""
-    from clcr_stream.sources.base import SourceSpec
+    from clcr_stream.sources.base import SourceSpec, Span
+    from clcr_stream.sources.framing import parse_framing
 
+    shared: dict[str, Any] = {
+        "transcript": sources.transcript,
+        "pace": sources.pace,
+        "framing": parse_framing(sources.rotate, sources.flip, sources.region),
+        "face_model": None if sources.face_model is None else Path(sources.face_model).expanduser(),
+        "span": Span(sources.start_s, sources.end_s, sources.loop),
+    }
     if sources.input is not None:
-        return SourceSpec(input=sources.input, transcript=sources.transcript, pace=sources.pace)
+        return SourceSpec(input=sources.input, **shared)
     return SourceSpec(
         camera=sources.camera if sources.camera is not None else "0",
         microphone=sources.mic if sources.mic is not None else "default",
-        transcript=sources.transcript,
-        pace=sources.pace,
+        **shared,
     )
 
 

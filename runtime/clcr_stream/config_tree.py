@@ -11,7 +11,9 @@ class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Where the data comes from; `input` gives video and sound from one file or URL and replaces camera and mic.
 
     A null camera or mic is the first camera and the default microphone, unless `input` is given. The transcript `auto`
-    is speech recognition where it is installed.
+    is speech recognition where it is installed. Pictures are turned (`rotate`, degrees clockwise), mirrored (`flip`: h,
+    v, hv) and cut (`region`: "left,top,width,height" in shares); of a recording `start_s` to `end_s` is played.
+    `face_model` is YuNet's file, in place of OpenCV's cascade.
     """
 
     camera: str | None = None
@@ -19,6 +21,13 @@ class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     input: str | None = None
     transcript: str = "auto"
     pace: Literal["real", "max"] = "real"
+    rotate: int = 0
+    flip: str = ""
+    region: str | None = None
+    start_s: float = 0.0
+    end_s: float | None = None
+    loop: bool = False
+    face_model: str | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -76,12 +85,16 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """When ticks happen and when the session ends; a null `duration_s` runs until the input ends or a signal comes.
 
     `max_streams` is how many streams may run at once, `max_batch` how many go through a level in one call (1: each
-    alone).
+    alone). `require` names modalities, "vision,acoustic", that must be live: after `require_s` without one of them the
+    stream ends, or only says so.
     """
 
     settle_ms: float = 60.0
     duration_s: float | None = None
     quiet: bool = False
+    require: str = ""
+    require_s: float = 10.0
+    require_action: Literal["end", "alert"] = "end"
     max_streams: int = 32
     max_batch: int = 8
 

@@ -105,6 +105,7 @@ SCORE = ByTest(
     "tests/model/test_scoring.py::test_the_command_scores_a_bundle_and_tells_of_every_clip_that_it_could_not"
 )
 CALIBRATE = ByTest("tests/streams/test_profile.py::test_the_command_calibrates_once_and_knows_the_person_next_time")
+REQUIRED = ByTest("tests/streams/test_required.py::test_the_command_ends_with_its_own_code_and_says_what_is_missing")
 EXPORT = ByTest("tests/export/test_export.py::test_the_command_writes_a_bundle_and_says_what_it_proved")
 LOWER = ByTest("tests/export/test_precision.py::test_wrong_arguments_are_one_line_and_exit_code_2")
 PEERS = ByTest("tests/tools/test_bench_tools.py::test_peers_agree_and_their_ratios_follow_from_their_figures")
@@ -117,6 +118,7 @@ PROOFS: dict[str, Proof] = {
     # README.md, CONTRIBUTING.md
     "scripts/demo": ByTest("tests/repository/test_documents.py::test_the_demo_prints_a_line_of_every_kind"),
     "scripts/test": SUITE,
+    "scripts/test faults": SUITE,
     "scripts/check": Options("runs before this suite in .ci/run"),
     ".ci/run": SUITE,
     'scripts/test -m "not slow"': ByTest(
@@ -162,6 +164,11 @@ PROOFS: dict[str, Proof] = {
     'clcr-stream --input "test://?seconds=10&emotion=happy" --pace max': Run(
         SUMMARY.replace(r"(\d+)", "(5)"), instead=(("=10", "=1"),)
     ),
+    "clcr-stream --input talk.mp4 --start 1 --end 2.5 --pace max": Run(SUMMARY),
+    "clcr-stream --input - --pace max <talk.mkv": Options("reads a pipe; tests/sources/test_playback.py reads one"),
+    "clcr-stream --camera 0 --rotate 90 --region 0.25,0,0.5,1": Options("needs a camera"),
+    "clcr-stream --require vision,acoustic": REQUIRED,
+    "clcr-stream --require acoustic --require-s 3 --require-action alert": REQUIRED,
     "clcr-stream --calibrate 10": CALIBRATE,
     "clcr-stream --calibrate 10 --profile me.profile": CALIBRATE,
     "clcr-stream --profile me.profile": CALIBRATE,
@@ -604,7 +611,7 @@ def test_the_picture_in_the_readme_shows_a_line_of_every_kind() -> None:
 
 @pytest.mark.parametrize("command", [c for c in PROOFS if c.startswith("scripts/test ")])
 def test_the_selections_of_tests_that_documents_show_select_some(command: str) -> None:
-    arguments = command.removeprefix("scripts/test ")
+    arguments = command.removeprefix("scripts/test ").replace("faults", "tests/faults")  # as scripts/test does
     if "/" not in arguments:  # of a file that holds both kinds: collecting every file takes half a minute
         arguments += " tests/repository/test_repository.py"
     count = shell(

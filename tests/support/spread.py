@@ -53,6 +53,7 @@ GROUPS: Mapping[str, str] = {
     "tests/tools/test_gpu_tools.py": "optimiser",
     "tests/sources/test_microphone.py": "sound",
     "tests/sources/test_virtual_microphone.py": "sound",
+    "tests/faults/test_12_microphone_muted.py": "sound",
 }
 # Marked slow beside those that carry the mark themselves: start of a test's id -> why. The others are the quick
 # selection, which has tests of every room: what runs in pytest's own process and takes less than a second.
@@ -64,6 +65,7 @@ SLOW: Mapping[str, str] = {
     "tests/export/test_precision.py": "exports a model",
     "tests/export/test_recompute.py": "exports a model",
     "tests/export/test_window.py::test_a_bundle": "exports a model",
+    "tests/faults": "starts the command, cameras and sound servers; a day of a virtual clock",
     "tests/inference/test_backends.py::TestTogether": "4 s",
     "tests/inference/test_building.py::test_a_session_that_ends_takes": "starts sessions that build plans",
     "tests/cli/test_sub.py::test_a_second_ctrl_c": "starts a program and fills its pipe",
@@ -121,6 +123,10 @@ SLOW: Mapping[str, str] = {
     "tests/repository/test_repository.py::test_the_wheel": "builds a wheel",
     "tests/repository/test_spread.py::test_a_file_stays_in_one_process": "three processes of pytest",
     "tests/sources/test_media.py::test_real_clips": "decodes recordings",
+    "tests/sources/test_playback.py": "writes and plays clips",
+    "tests/streams/test_required.py::test_the_command": "starts a session",
+    "tests/tools/test_bench_faces.py": "draws and searches a clip",
+    "tests/cli/test_doctor.py::test_doctor_says_how": "opens sources",
     "tests/sources/test_network_camera.py": "streams a camera for 15 s",
     "tests/sources/test_virtual_microphone.py": "streams a microphone",
     "tests/streams/test_loop.py::test_whatever_becomes_of_the_others": "3 s",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = """exit codes:
   0 ok; also after SIGINT, SIGTERM or a closed terminal (a session and `sub`)   1 anything not below
-  2 configuration   3 source   4 bundle   5 backend   6 publish   7 output"""
+  2 configuration   3 source   4 bundle   5 backend   6 publish   7 output   8 a required input is not live"""
 
 # flag destination -> key of the configuration
 KEYS = {
@@ -23,6 +23,13 @@ KEYS = {
     "input": "sources.input",
     "transcript": "sources.transcript",
     "pace": "sources.pace",
+    "rotate": "sources.rotate",
+    "flip": "sources.flip",
+    "region": "sources.region",
+    "start": "sources.start_s",
+    "end": "sources.end_s",
+    "loop": "sources.loop",
+    "face_model": "sources.face_model",
     "bundle": "model.bundle",
     "backend": "model.backend",
     "gamma": "model.gamma",
@@ -39,6 +46,9 @@ KEYS = {
     "duration": "run.duration_s",
     "settle_ms": "run.settle_ms",
     "quiet": "run.quiet",
+    "require": "run.require",
+    "require_s": "run.require_s",
+    "require_action": "run.require_action",
 }
 
 

@@ -62,7 +62,7 @@ def run_parser() -> argparse.ArgumentParser:
     )
     sources.add_argument("--mic", metavar="WHICH", help="default, name:TEXT, an index, a file, test://, none")
     sources.add_argument(
-        "--input", metavar="FILE|URL", help="video and sound from one file or URL, instead of --camera and --mic"
+        "--input", metavar="FILE|URL|-", help="video and sound of one file, URL or pipe, instead of --camera and --mic"
     )
     sources.add_argument(
         "--transcript",
@@ -73,6 +73,7 @@ def run_parser() -> argparse.ArgumentParser:
     sources.add_argument(
         "--pace", choices=("real", "max"), help="play files at their own pace (default) or as fast as possible"
     )
+    _add_framing(sources)
     model = flags.add_argument_group("model")
     model.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
     model.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
@@ -111,8 +112,38 @@ def _add_session(flags: argparse.ArgumentParser) -> None:
     session.add_argument("--config", metavar="FILE", help="YAML like configs/default.yaml; a flag beats it")
     session.add_argument("--duration", type=float, metavar="SECONDS", help="stop after so much input")
     session.add_argument("--settle-ms", type=float, metavar="MS", help="wait after a window's end (default: 60)")
+    _add_required(session)
     session.add_argument("--quiet", action="store_true", default=None, help="no status line and no summary on stderr")
     session.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
+
+
+def _add_framing(sources: Any) -> None:
+    """What is seen of a picture, and which part of a recording."""
+    sources.add_argument(
+        "--rotate", type=int, choices=(0, 90, 180, 270), help="turn pictures so many degrees clockwise"
+    )
+    sources.add_argument("--flip", choices=("h", "v", "hv"), help="h: left and right change sides, v: above and below")
+    sources.add_argument(
+        "--region", metavar="X,Y,W,H", help="look for a face there only; shares 0..1 of the turned picture"
+    )
+    sources.add_argument("--start", type=float, metavar="SECONDS", help="begin there in a recording")
+    sources.add_argument("--end", type=float, metavar="SECONDS", help="and end there, both from its beginning")
+    sources.add_argument("--loop", action="store_true", default=None, help="play it again and again")
+    sources.add_argument(
+        "--face-model",
+        metavar="FILE.onnx",
+        help="find faces with YuNet, whose file this is (default: OpenCV's cascade)",
+    )
+
+
+def _add_required(session: Any) -> None:
+    session.add_argument(
+        "--require",
+        metavar="vision,acoustic",
+        help="end with exit code 8 when one of these is not live for --require-s",
+    )
+    session.add_argument("--require-s", type=float, metavar="SECONDS", help="(default: 10)")
+    session.add_argument("--require-action", choices=("end", "alert"), help="alert: go on, and say so in `degraded`")
 
 
 def _add_person(flags: argparse.ArgumentParser) -> None:

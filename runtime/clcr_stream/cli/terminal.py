@@ -12,11 +12,11 @@ from typing import TextIO
 
 from clcr_stream.cli.standard_streams import CLEAR_LINE, redrawable
 from clcr_stream.clock import NS_PER_S
-from clcr_stream.sources.base import NOT_STARTED, STARTING
 from clcr_stream.streams.reports import StreamSummary, View
 from clcr_stream.wire import messages
 
-TROUBLED = ("waiting", "stale", "failed")
+UNTROUBLED = ("starting", "live", "ended")
+ADVICE = "give --"  # in the reason of a live source: something that a person can do
 NOTICE_PERIOD_S = 0.5
 NOTICES_AT_ONCE = 6.0  # three times gone and back
 NOTICE_EVERY_S = 60.0
@@ -85,6 +85,7 @@ class _Shown:
     counted_ns: int
     state: str | None = None  # the one last shown; None: that it is live, or not yet anything
     newest: str | None = None
+    advice: str = ""  # the one last given
     changes: int = 0  # since the last line
     lines: float = NOTICES_AT_ONCE
 
@@ -122,10 +123,16 @@ class Notices:
         return lines
 
     def _text(self, source: messages.Source, shown: _Shown) -> str | None:
-        troubled = source.state in TROUBLED and source.reason not in (None, NOT_STARTED, STARTING)
+        troubled = source.state not in UNTROUBLED and source.reason is not None
         if not troubled and source.state != "live":
             return None
-        state = source.state if troubled else None  # the state alone is compared: a reason may count seconds
+        if source.state == "live" and source.reason is not None and ADVICE in source.reason:
+            if shown.advice == source.reason:
+                return None
+            shown.advice = source.reason
+            return source.reason
+        # Not the reason: it may count seconds. A source that is opened again and again is lost, whatever it is at.
+        state = None if not troubled else "lost" if source.state == "reconnecting" else source.state
         if state != shown.newest:
             shown.newest = state
             shown.changes += 1

@@ -178,7 +178,13 @@ def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.S
             counts |= _ring_counts("samples", rings.acoustic.counts())
         entries.append(
             messages.Source(
-                name=report.name, kind=report.kind, state=report.state, reason=report.reason or None, counts=counts
+                name=report.name,
+                kind=report.kind,
+                state=report.state,
+                reason=report.reason or None,
+                counts=counts,
+                since_ns=report.since_ns,
+                entered=dict(report.entered),
             )
         )
     return tuple(entries)

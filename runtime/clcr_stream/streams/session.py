@@ -35,6 +35,7 @@ from clcr_stream.streams.prediction import (
     newest_capture_ns,
     why_invalid,
 )
+from clcr_stream.streams.required import NOTHING, Required, RequiredWatch
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import Rings, make_rings
@@ -104,6 +105,7 @@ class Schedule:
     last_tick: int | None = None
     gamma: float = 1.0
     has_room: Callable[[], bool] = always
+    required: Required = NOTHING
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,9 @@ class Session:
         send: Callable[[messages.Message], object],
         person: Person | None = None,
         views: Views = Views(),
+        beat: Callable[[], object] = always,
     ) -> None:
+        """`send` takes every message; `beat` is called when a source is doing otherwise than before."""
         self.account = Account()
         self.person = Person() if person is None else person
         self.identity = identity
@@ -136,8 +140,10 @@ class Session:
         self._pipeline = pipeline
         self._sources = sources
         self._schedule = schedule
-        self._send = send
+        self._send, self._beat = send, beat
         self._views = views
+        self._required = RequiredWatch(schedule.required, pipeline.grid.origin_ns)
+        self._states: tuple[str, ...] = ()  # of the sources, at the last tick
         self._lossless = [source for source in sources if source.lossless]
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
         self._live = any(not source.lossless for source in self._media or sources)  # words settle for seconds
@@ -203,6 +209,9 @@ class Session:
         assert filled is not None, "finish without fill"
         manifest = self._pipeline.manifest
         self.done += 1
+        missing = self._required.missing(filled.chunk)
+        if missing and self._schedule.required.ends:
+            raise self._required.error(missing, self._sources)
         outputs = levels.outputs(seat, valid_tokens(filled.chunk, filled.language, manifest))
         invalid = why_invalid(outputs, manifest.task == "classification") is not None
         if invalid:
@@ -212,8 +221,12 @@ class Session:
         elif self.done < self._target:
             self.account.skipped(LATE)
         else:
-            self._publish(filled, outputs, engines_ms, count)
+            self._publish(filled, outputs, engines_ms, count, missing)
         self.person.after(levels, seat, self.done * manifest.hop_ns)
+        states = tuple(source.report().state for source in self._sources)
+        if states != self._states:
+            self._states = states
+            self._beat()
 
     def leave(self, levels: Levels, seat: int) -> None:
         """Take along what is asked for later; no hop comes after it."""
@@ -268,8 +281,16 @@ class Session:
             newest -= 1
         return newest
 
-    def _publish(self, filled: _Filled, outputs: LevelOutputs, engines_ms: Mapping[str, float], count: int) -> None:
-        answer = Answer(filled.chunk, filled.language, outputs, self._schedule.gamma, self.person.notes)
+    def _publish(
+        self,
+        filled: _Filled,
+        outputs: LevelOutputs,
+        engines_ms: Mapping[str, float],
+        count: int,
+        missing: tuple[str, ...] = (),
+    ) -> None:
+        notes = (*self.person.notes, *(f"{modality}_required" for modality in missing))
+        answer = Answer(filled.chunk, filled.language, outputs, self._schedule.gamma, notes)
         self._tell_transcript(answer)
         published_ns = self._schedule.clock.now_ns()
         timing_ms = filled.timing_ms | dict(engines_ms) | {"batch": float(count)}

@@ -31,6 +31,7 @@ from clcr_stream.streams.reports import (
     source_messages,
     summarise,
 )
+from clcr_stream.streams.required import NOTHING, Required
 from clcr_stream.streams.session import Schedule, Session, Views, always, open_pipeline
 from clcr_stream.window.cutter import Rows
 from clcr_stream.wire import messages
@@ -60,6 +61,7 @@ class StreamOptions:
     calibrate_s: float | None = None
     profile: Path | None = None
     preview: bool = False
+    required: Required = NOTHING
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Stream:
         self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder, engines.worker)
         # Closed in reverse: goodbye and endpoint, sources, and the output last, which gets the goodbye too.
         output = self._stack.enter_context(contextlib.ExitStack())
-        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify)
+        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify, options.sources.framing)
         opened = open_sources(options.sources, sinks) if hooks.open_sources is None else hooks.open_sources(sinks)
         self._sources = tuple(opened)
         for source in self._sources:
@@ -150,6 +152,7 @@ class Stream:
             outbox.send,
             self._person,
             Views(partial(outbox.wanted, "tokens"), self._open_preview()),
+            outbox.beat,
         )
         if options.output is not None:
             # After all that can fail: a run that does not begin leaves no file behind.
@@ -246,6 +249,7 @@ class Stream:
             last_tick=None if duration_s is None else max(1, int(duration_s * NS_PER_S) // manifest.hop_ns),
             gamma=manifest.gamma if options.gamma is None else options.gamma,
             has_room=self._hooks.has_room,
+            required=options.required,
         )
 
     def _status(self) -> messages.Status:
@@ -266,7 +270,7 @@ class Stream:
 def load_finder(options: StreamOptions, size_px: int) -> FaceCropper | None:
     """What searches faces, for a stream that will see any: loaded before the streams begin, because it takes long."""
     watches = options.sources.input is not None or options.sources.camera != "none"
-    return make_finder(size_px) if watches else None
+    return make_finder(size_px, options.sources.face_model) if watches else None
 
 
 def check_sources(options: StreamOptions, sources: Sequence[Source]) -> None:

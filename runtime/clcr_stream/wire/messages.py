@@ -59,13 +59,18 @@ class Header(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """One input: `kind` is camera, microphone, file, transcript...; `counts` hold frames and drops by reason."""
+    """One input: `kind` is camera, microphone, file, transcript...; `counts` hold frames and drops by reason.
+
+    `state` has lasted since `since_ns`; `entered` counts how often each state has begun. docs/wire.md lists the states.
+    """
 
     name: str
     kind: str
     state: str = "unknown"
     reason: str | None = None
     counts: dict[str, int] = msgspec.field(default_factory=dict)
+    since_ns: Ns | None = None
+    entered: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class IntendedUse(Struct, frozen=True, kw_only=True):
@@ -115,7 +120,9 @@ class Levels(Struct, frozen=True, kw_only=True):
 class Modality(Struct, frozen=True, kw_only=True):
     """One modality: in the window at all, quality and coverage 0..1, age of its newest data, beta and eta.
 
-    `weight` is InterCAD's attention beta, `gate` its gate eta.
+    `weight` is InterCAD's attention beta, `gate` its gate eta. `numbers` measure what was captured. Vision, means of
+    the newest hop: luma 0..1, sharpness (variance of the face's Laplacian), face_size (share of the picture's height).
+    Acoustic: level_dbfs of the newest hop; noise_dbfs, snr_db and speech_share 0..1 of the window.
     """
 
     present: bool
@@ -124,6 +131,7 @@ class Modality(Struct, frozen=True, kw_only=True):
     coverage: Number
     weight: Number
     gate: Number
+    numbers: dict[str, Number] = msgspec.field(default_factory=dict)
 
 
 class Modalities(Struct, frozen=True, kw_only=True):
@@ -140,6 +148,20 @@ class Budget(Struct, frozen=True, kw_only=True):
     gamma: Number
     active: Table
     mass: Table
+
+
+class Face(Struct, frozen=True, kw_only=True):
+    """The newest face of the newest hop.
+
+    `box` is left, top, width and height in shares of the picture as it was searched (turned, mirrored, cut); null for
+    a face that the program cut out itself. `track` stays while it is the same face and rises when it may be another's;
+    `size` is the box's height, `seen` how many faces the picture shows.
+    """
+
+    box: tuple[float, float, float, float] | None
+    track: Count
+    size: Number
+    seen: Count
 
 
 class Prediction(Header, frozen=True, kw_only=True, tag="prediction"):
@@ -166,6 +188,7 @@ class Prediction(Header, frozen=True, kw_only=True, tag="prediction"):
     degraded: tuple[str, ...]
     bundle: Sha256
     backend: str
+    face: Face | None = None
 
 
 class Transcript(Header, frozen=True, kw_only=True, tag="transcript"):

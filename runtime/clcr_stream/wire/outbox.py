@@ -31,9 +31,9 @@ class Sink(Protocol):
 class Outbox:
     """Numbers, publishes and hands on the messages of one stream; a context manager whose end is the goodbye.
 
-    `heartbeat` makes the current Status; it is called once a second and at the end. Without `publish` no socket is
-    opened, and the outbox numbers the messages itself. What a sink raises ends the stream: `send` raises it, of a
-    heartbeat the next one.
+    `heartbeat` makes the current Status; it is called once a second, by `beat` and at the end. Without `publish` no
+    socket is opened, and the outbox numbers the messages itself. What a sink raises ends the stream: `send` raises it,
+    of a heartbeat the next one.
     """
 
     def __init__(self, stream: str, publish: PublishOptions | None, heartbeat: Callable[[], Status]) -> None:
@@ -75,6 +75,13 @@ class Outbox:
         """True while a reader asks for what is only sent on request."""
         return self._publisher is not None and self._publisher.wanted(kind)
 
+    def beat(self) -> None:
+        """A heartbeat now, because something has changed. Any thread, never waits."""
+        if self._publisher is not None:
+            self._publisher.beat()
+        elif self._beats is not None:
+            self._beats.ask()
+
     def close(self) -> None:
         """The goodbye, then let go of the endpoint. Raises PublishError when the publisher had failed. Idempotent."""
         if self._publisher is not None:
@@ -109,19 +116,28 @@ class Outbox:
 
 
 class _Beats:
-    """Calls `beat` once a second on a thread of its own, and a last time, with True, at the end."""
+    """Calls `beat` once a second and when asked, on a thread of its own, and a last time, with True, at the end."""
 
     def __init__(self, beat: Callable[[bool], None]) -> None:
         self._beat = beat
-        self._stop = threading.Event()
+        self._stop = False
+        self._asked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clcr-heartbeat", daemon=True)
         self._thread.start()
 
+    def ask(self) -> None:
+        self._asked.set()
+
     def close(self) -> None:
-        self._stop.set()
+        self._stop = True
+        self._asked.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(HEARTBEAT_MS * NS_PER_MS / NS_PER_S):
+        while True:
+            self._asked.wait(HEARTBEAT_MS * NS_PER_MS / NS_PER_S)
+            self._asked.clear()
+            if self._stop:
+                break
             self._beat(False)
         self._beat(True)
