@@ -50,6 +50,13 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "run": ["streams/test_host", "cli/test_main", "streams/test_runtime_e2e"],
     "bundle/loader": ["bundle/test_bundle"],
     "bundle/manifest": ["bundle/test_bundle"],
+    "cli/commands": ["cli/test_recordings", "cli/test_main"],
+    "cli/export": ["cli/test_recordings"],
+    "cli/files": ["cli/test_recordings"],
+    "cli/play": ["cli/test_recordings"],
+    "cli/predict": ["cli/test_recordings"],
+    "cli/replay": ["cli/test_recordings"],
+    "cli/report": ["cli/test_recordings"],
     "cli/build": ["inference/test_building"],
     "cli/arguments": ["cli/test_main"],
     "cli/devices": ["cli/test_doctor", "cli/test_main"],
@@ -71,6 +78,17 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "inference/tensorrt/options": ["inference/test_tensorrt", "cli/test_config"],
     "inference/tensorrt/plan_cache": ["inference/test_plan_cache", "inference/test_tensorrt"],
     "inference/tensorrt/planner": ["inference/test_tensorrt"],
+    "recording/charts": ["recording/test_story"],
+    "recording/compare": ["recording/test_story", "cli/test_recordings"],
+    "recording/file": ["recording/test_recorder"],
+    "recording/media": ["recording/test_recorder", "cli/test_recordings"],
+    "recording/options": ["recording/test_recorder"],
+    "recording/page": ["recording/test_story"],
+    "recording/reader": ["recording/test_recorder"],
+    "recording/schemas": ["recording/test_recorder"],
+    "recording/seen": ["recording/test_story"],
+    "recording/source": ["cli/test_recordings", "recording/test_recorder"],
+    "recording/table": ["recording/test_story"],
     "sources/choose": ["sources/test_base", "sources/test_media", "sources/test_synthetic", "sources/test_network"],
     "sources/frames": ["sources/test_base", "sources/test_camera", "sources/test_media"],
     "sources/devices": ["cli/test_doctor"],
@@ -104,7 +122,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "wire/outbox": ["wire/test_publisher", "streams/test_host"],
 }
 # No behaviour of their own, or text for people only.
-NOT_SAMPLED = ("__init__", "cli/terminal")
+NOT_SAMPLED = ("__init__", "cli/terminal", "recording/style")
 _MORE_CALLS = "allows more calls, and nobody makes one"
 _WITH_A_BOX = "it is read only while there is a face, and finding one sets it"
 # "module:function: line before -> line after": why the program does the same.

@@ -14,7 +14,7 @@ from clcr_stream.clock import NS_PER_MS
 from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.window.grid import Tick, TimeGrid
-from clcr_stream.window.ring import NEVER_NS, AudioRing, Rings, VisionRing
+from clcr_stream.window.ring import NEVER_NS, AudioItems, AudioRing, Rings, VisionItems, VisionRing
 from clcr_stream.window.transcript import Segment
 
 F32 = NDArray[np.float32]
@@ -33,6 +33,15 @@ class ModalityView:
 
 
 @dataclass(frozen=True)
+class Hop:
+    """The newest hop as it was read from the rings; `pictures.frames` are the caller's rows, until the next cut."""
+
+    pictures: VisionItems
+    first_sample: int
+    sound: AudioItems
+
+
+@dataclass(frozen=True)
 class Chunk:
     """What the window of a tick holds; the hop's new data went into the rows that the cutter was given."""
 
@@ -41,6 +50,7 @@ class Chunk:
     acoustic: ModalityView
     segments: list[Segment]
     persons: tuple[int, ...] = ()  # whose faces the hop's slots hold, in order of time
+    hop: Hop | None = None
 
 
 class _History:
@@ -104,19 +114,19 @@ class Cutter:
         width), acoustic_in (mel frames, bands), acoustic_valid (tokens,), acoustic_position (tokens, width) and, for a
         speech encoder, speech_position (its steps, its width).
         """
-        persons = self._cut_vision(rings.vision, tick, rows)
-        self._cut_acoustic(rings.acoustic, tick, rows)
+        pictures = self._cut_vision(rings.vision, tick, rows)
+        sound = self._cut_acoustic(rings.acoustic, tick, rows)
         self._cut_positions(tick, rows)
         return Chunk(
             tick=tick,
             vision=self._vision.view(tick, with_quality=True),
             acoustic=self._acoustic.view(tick, with_quality=False),
             segments=rings.transcript.between(tick.start_ns, tick.end_ns),
-            persons=persons,
+            persons=tuple(pictures.person[pictures.valid > 0].tolist()),
+            hop=Hop(pictures, (tick.number - 1) * self._manifest.acoustic.samples_per_hop, sound),
         )
 
-    def _cut_vision(self, ring: VisionRing, tick: Tick, rows: Rows) -> tuple[int, ...]:
-        """Fill the rows; whose faces they hold."""
+    def _cut_vision(self, ring: VisionRing, tick: Tick, rows: Rows) -> VisionItems:
         count = self._manifest.vision.slots_per_hop
         first = (tick.number - 1) * count
         items = ring.read(first, count, into=rows["vision_in"])
@@ -126,9 +136,10 @@ class Cutter:
         self._vision.add(tick.number, int(np.count_nonzero(valid)), float(items.quality[valid].sum()), seen)
         if valid.any():
             self._vision.arrived(int(items.captured_ns[valid].max()))
-        return tuple(items.person[valid].tolist())
+        return items
 
-    def _cut_acoustic(self, ring: AudioRing, tick: Tick, rows: Rows) -> None:
+    def _cut_acoustic(self, ring: AudioRing, tick: Tick, rows: Rows) -> AudioItems:
+        """Fill the rows; the hop's own samples."""
         spec = self._manifest.acoustic
         start = (tick.number - 1) * spec.samples_per_hop
         items = ring.read(start - self._left, start + spec.samples_per_hop)
@@ -141,6 +152,7 @@ class Cutter:
         if heard:
             end_sample = start + len(present) - int(present[::-1].argmax())
             self._acoustic.arrived(self._grid.sample_ns(end_sample))
+        return AudioItems(items.samples[self._left :], present)
 
     def _cut_positions(self, tick: Tick, rows: Rows) -> None:
         for name, positions in self._positions(tick.number - 1).items():

@@ -33,6 +33,7 @@ class VisionItems:
     quality: NDArray[np.float32]  # (n,), 0..1
     faces: NDArray[np.int32]  # (n,), faces seen in the frame
     person: NDArray[np.int32]  # (n,), whose face it is, counted from 0; NOBODY where `valid` is 0
+    box: NDArray[np.float64]  # (n, 4), left, top, width, height in shares of the frame; NaN where not known
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class VisionRing:
         self._quality = np.zeros(slots, np.float32)
         self._faces = np.zeros(slots, np.int32)
         self._person = np.full(slots, NOBODY, np.int32)
+        self._box = np.full((slots, 4), np.nan, np.float64)
         self._persons = Persons()
         self._newest_slot = -1
         self._newest_ns: int | None = None
@@ -136,6 +138,7 @@ class VisionRing:
             else:
                 self._frames[place] = crop.transpose(2, 0, 1)
                 self._person[place] = self._persons.seen(captured_ns, box)
+                self._box[place] = np.nan if box is None else box
             self._newest_slot = max(self._newest_slot, slot)
 
     def read(self, first_slot: int, count: int, into: NDArray[Any] | None = None) -> VisionItems:
@@ -150,6 +153,7 @@ class VisionRing:
             np.zeros(count, np.float32),
             np.zeros(count, np.int32),
             np.full(count, NOBODY, np.int32),
+            np.full((count, 4), np.nan, np.float64),
         )
         with self._lock:
             for row in range(count):
@@ -166,6 +170,7 @@ class VisionRing:
                     items.frames[row] = self._frames[place]
                     items.valid[row] = 1.0
                     items.person[row] = self._person[place]
+                    items.box[row] = self._box[place]
                     self.used += int(self._unread[place])
                     self._unread[place] = False
             self._read_until = max(self._read_until, first_slot + count)

@@ -33,11 +33,18 @@ class Outbox:
 
     `heartbeat` makes the current Status; it is called once a second and at the end. Without `publish` no socket is
     opened, and the outbox numbers the messages itself. What a sink raises ends the stream: `send` raises it, of a
-    heartbeat the next one.
+    heartbeat the next one. `recording` is asked for each message's field of that name.
     """
 
-    def __init__(self, stream: str, publish: PublishOptions | None, heartbeat: Callable[[], Status]) -> None:
+    def __init__(
+        self,
+        stream: str,
+        publish: PublishOptions | None,
+        heartbeat: Callable[[], Status],
+        recording: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._stream = stream
+        self._recording = recording
         self._heartbeat = heartbeat
         self._sinks: list[Sink] = []
         self._failure: ClcrError | None = None
@@ -62,6 +69,8 @@ class Outbox:
         """A session, prediction or transcript; as it was sent. Raises PublishError and what a sink raised."""
         if self._failure is not None:
             raise self._failure
+        if self._recording():
+            message = msgspec.structs.replace(message, recording=True)
         sent = self._numbered(message) if self._publisher is None else self._publisher.publish(message)
         for sink in self._sinks:
             sink.write(sent)
