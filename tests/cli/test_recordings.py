@@ -58,13 +58,18 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_replay_gives_the_same_predictions_and_another_gamma_gives_a_diff(run: Run, talk: Path) -> None:
+def test_a_replay_gives_the_same_predictions_and_another_gamma_gives_a_diff(
+    run: Run, talk: Path, tmp_path: Path
+) -> None:
     code, out, err = run("replay", talk, "--bundle", SHIPPED, "--json")
     told = json.loads(out)
     assert (code, told["same"], told["compared"], told["missing"], told["added"]) == (0, True, 40, 0, 0), err
     assert told["largest"] == 0.0  # the same machine, the same data, the same engines
     assert told["recorded_gamma"] == told["replayed_gamma"] == 0.5
-    code, out, err = run("replay", talk, "--bundle", SHIPPED, "--gamma", "0", "--tolerance", "0")
+    page = tmp_path / "diff.html"
+    code, out, err = run("replay", talk, "--bundle", SHIPPED, "--gamma", "0", "--tolerance", "0", "--out", page)
+    text = page.read_text()
+    assert text.count("<svg") == 2 and "gamma 0.5" in text and "Different" in text and "default-src 'none'" in text
     assert code == 1 and "recorded with gamma 0.5, replayed with 0.0" in err
     assert "different (tolerance 0)" in out and "40 predictions compared" in out and "tick " in out
 

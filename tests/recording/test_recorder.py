@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -153,6 +154,13 @@ def test_an_existing_file_an_input_and_a_place_that_is_none_are_refused_and_unch
             check_record(RecordOptions(str(tmp_path / name), inputs=(tmp_path / "bundle",)))
     assert record(bundle, "--record", kept) == ConfigError.exit_code
     assert kept.read_bytes() == b"mine" and not (tmp_path / "elsewhere.mcap").exists()
+
+
+def test_the_time_in_a_name_gives_each_start_a_file_of_its_own(bundle: Path, tmp_path: Path) -> None:
+    assert record(bundle, "--record", tmp_path / "talk-{time}.mcap") == 0
+    (path,) = tmp_path.iterdir()
+    assert re.fullmatch(r"talk-20\d{6}T\d{6}Z\.mcap", path.name)
+    assert ("session", 1) in payloads(path)
 
 
 @pytest.mark.parametrize("text", ["", "1", "GiB", "-1GiB", "1 parsec", "1B", "0s", "9999h", "1GiB;2h", "nan s"])

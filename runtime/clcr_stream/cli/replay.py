@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.files import check_new_file, new_file
 from clcr_stream.cli.play import Player
 from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.recording.compare import TOLERANCE, Comparison, compare
+from clcr_stream.recording.page import comparison_page
 from clcr_stream.recording.seen import clock_text
 from clcr_stream.recording.source import open_media
 from clcr_stream.recording.story import Story, read_story
@@ -21,6 +23,7 @@ from clcr_stream.streams.profile import decode_baselines
 EXAMPLES = """examples:
   clcr-stream replay talk.mcap                       again with the same bundle: are the predictions the same?
   clcr-stream replay talk.mcap --bundle engines/new  what another bundle says of the same moments
+  clcr-stream replay talk.mcap --gamma 0 --out diff.html
   clcr-stream replay talk.mcap --against there.mcap  against the predictions of another recording
 """
 SHOWN = 10  # changes that are printed one by one
@@ -41,6 +44,7 @@ def parser() -> Parser:
     flags.add_argument(
         "--tolerance", type=float, default=TOLERANCE, help=f"largest difference that is none (default: {TOLERANCE})"
     )
+    flags.add_argument("--out", metavar="FILE.html", help="also a page with both runs, one over the other")
     flags.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
     return flags
 
@@ -50,6 +54,8 @@ def command(arguments: Sequence[str]) -> int:
     flags = parser().parse_args(arguments)
     if not (math.isfinite(flags.tolerance) and flags.tolerance >= 0):
         raise ConfigError(f"--tolerance {flags.tolerance:g}: must be a number of 0 or more")
+    if flags.out is not None:
+        check_new_file(flags.out, "--out")
     about = open_media(flags.recording, "input").about
     recorded = read_story(Path(flags.against or flags.recording).expanduser())
     with Player(_engine_flags(flags)) as player:
@@ -59,6 +65,9 @@ def command(arguments: Sequence[str]) -> int:
         replayed = player.play(flags.recording, _stream_flags(flags, about), baselines)
     _check_played(replayed, flags.recording)
     result = compare(recorded.predictions, replayed.predictions, recorded.session.hop_ns, flags.tolerance)
+    if flags.out is not None:
+        with new_file(flags.out, "--out") as file:
+            file.write(comparison_page(recorded, replayed, result, Path(flags.recording).name))
     for note in (*recorded.notes, *_differences(recorded, replayed)):
         say(f"note: {note}")
     if flags.json:

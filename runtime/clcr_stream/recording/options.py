@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clcr_stream.errors import ConfigError
@@ -12,6 +13,7 @@ from clcr_stream.errors import ConfigError
 SUFFIX = ".mcap"
 INSTALL = 'pip install "clcr-stream[record]"'
 DEFAULT_ROTATE = "1GiB,6h"  # the writer keeps an index in memory, a chunk a second
+TIME = "{time}"  # in a target: when the recording begins, so that each start has a file of its own
 _ALLOWED = f"give a new file that ends in {SUFFIX}, in a folder that exists"
 _UNITS_BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _UNITS_S = {"s": 1, "min": 60, "h": 3600}
@@ -31,6 +33,7 @@ class Rotation:
 class RecordOptions:
     """A recording: its first file; with `media` also faces, sound and words as the model got them.
 
+    TIME in the target stands for when it begins (UTC).
     `inputs` are what the run reads, files and folders: they are never written to.
     """
 
@@ -68,6 +71,12 @@ def parse_rotation(text: str) -> Rotation:
     return Rotation(size, seconds)
 
 
+def begun(options: RecordOptions) -> RecordOptions:
+    """The options with the time of now in place of TIME."""
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    return replace(options, target=options.target.replace(TIME, now))
+
+
 def part_path(first: Path, number: int) -> Path:
     """The file of part 1, 2, ...: talk.mcap, talk.2.mcap, ..."""
     return first if number == 1 else first.with_name(f"{first.stem}.{number}{SUFFIX}")
@@ -90,7 +99,7 @@ def check_record(options: RecordOptions) -> None:
         if _same(path.parent, read):
             raise ConfigError(f"{what}: lies in the bundle {read}; give a file elsewhere")
     if os.path.lexists(path):
-        raise ConfigError(f"{what}: exists already; {_ALLOWED}")
+        raise ConfigError(f"{what}: exists already; give a new file, or {TIME} in its name for the time of the start")
     others = [other for other in path.parent.glob(f"{_escaped(path.stem)}.*{SUFFIX}") if _is_part(other, path)]
     if others:
         raise ConfigError(f"{what}: {others[0].name} is a part of another recording; {_ALLOWED}")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from clcr_stream.recording import charts
 from clcr_stream.recording.charts import Axis, Point, shown
+from clcr_stream.recording.compare import Comparison
 from clcr_stream.recording.seen import MODALITIES, SIGNS, Moment, Seen, clock_text
 from clcr_stream.recording.story import Story
 from clcr_stream.recording.style import CSS
@@ -25,13 +26,13 @@ MEANINGS = {
     "calibrating": "the person's baseline was still being set",
 }
 MAX_WORDS = 2000
+MAX_CHANGES = 100
 _AROUND_S = 3.0  # words of a moment: said so long before it at most
 
 
 def page(story: Story, name: str) -> str:
     """The report of a session; `name` is what it was read from. All text of the session is escaped."""
     seen = story.seen()
-    title = f"{name}: what was seen"
     body = [
         _head(story, seen, name),
         *([] if not story.notes else [f'<p class="note">{shown("; ".join(story.notes))}</p>']),
@@ -43,6 +44,11 @@ def page(story: Story, name: str) -> str:
         _words(story),
         _foot(story),
     ]
+    return document(f"{name}: what was seen", body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A whole page of these parts, which nothing can make load or run anything."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -56,7 +62,7 @@ def _head(story: Story, seen: Seen, name: str) -> str:
     session = story.session
     started = session.started_at.replace("T", " ").partition(".")[0]
     facts = [
-        f"{clock_text(seen.end_s - seen.start_s)} watched",
+        f"{_length(seen.end_s - seen.start_s)} watched",
         f"{seen.predictions} predictions",
         f"started {shown(started)} UTC",
         f"bundle {shown(session.bundle_name)}",
@@ -65,6 +71,10 @@ def _head(story: Story, seen: Seen, name: str) -> str:
     return (
         f'<header><h1>{shown(name)}</h1><p class="facts">{" · ".join(facts)}</p><p class="notice">{notice}</p></header>'
     )
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else clock_text(seconds).rpartition(".")[0]
 
 
 def _answer(story: Story, seen: Seen) -> str:
@@ -97,13 +107,8 @@ def _timeline(story: Story, seen: Seen) -> str:
     session = story.session
     if not seen.answers:
         return ""
-    found = charts.points(session, story.predictions)
     axis = Axis(seen.start_s, seen.end_s)
-    pause_s = _pause_s(found, session)
-    if session.task == "regression":
-        picture = charts.curve(found, axis, pause_s)
-    else:
-        picture = charts.stacked(found, axis, session.labels, pause_s)
+    picture = _picture(story, axis)
     spoken, high = charts.words(story.words[:MAX_WORDS], session.origin_ns, axis)
     under = f'<g transform="translate(0 {charts.HEIGHT + 28})">{spoken}</g>'
     drawn = charts.svg(
@@ -113,6 +118,15 @@ def _timeline(story: Story, seen: Seen) -> str:
     small = f"Each answer looks back {window_s:g} s. Numbers: the strongest moments below."
     small += " Underneath: the words as they were spoken." if story.words else ""
     return f'<section><h2>Over time</h2>{drawn}<p class="small">{small}</p></section>'
+
+
+def _picture(story: Story, axis: Axis) -> str:
+    """The answers over time."""
+    found = charts.points(story.session, story.predictions)
+    pause_s = _pause_s(found, story.session)
+    if story.session.task == "regression":
+        return charts.curve(found, axis, pause_s)
+    return charts.stacked(found, axis, story.session.labels, pause_s)
 
 
 def _pause_s(found: Sequence[Point], session: messages.Session) -> float:
@@ -204,8 +218,8 @@ def _latency(story: Story) -> str:
     if latency is None or latency.p50 is None:
         text = '<p class="small">Not measured: the file was not played at its own pace.</p>'
     else:
-        p95, p99 = latency.p95 or 0.0, latency.p99 or 0.0
-        text = f"<p>Half of them within {latency.p50:.0f} ms, 95 % within {p95:.0f} ms, 99 % within {p99:.0f} ms.</p>"
+        p50, p95, p99 = (_duration(value or 0.0) for value in (latency.p50, latency.p95, latency.p99))
+        text = f"<p>Half of them within {p50}, 95 % within {p95}, 99 % within {p99}.</p>"
         values = [one.latency_ms for one in story.predictions if one.latency_ms is not None]
         text += charts.histogram(values) if values else ""
     skipped: Counter[str] = Counter() if status is None else Counter(status.ticks.skipped)
@@ -214,6 +228,10 @@ def _latency(story: Story) -> str:
         due = f"{status.ticks.published} of {status.ticks.due} predictions were made"
         text += f'<p class="small">{due}{f"; skipped: {reasons}" if reasons else ""}.</p>'
     return f"<section><h2>From capture to prediction</h2>{text}</section>"
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{milliseconds:.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.1f} s"
 
 
 def _words(story: Story) -> str:
@@ -252,3 +270,37 @@ def _foot(story: Story) -> str:
         f"<code>{shown(session.session)}</code>. Contexts of use: {shown(', '.join(session.intended_use.context))}. "
         f"{versions}.</p></footer>"
     )
+
+
+def comparison_page(before: Story, after: Story, result: Comparison, name: str) -> str:
+    """Two runs over the same media, one picture over the other, and the ticks that differ."""
+    seen = before.seen(), after.seen()
+    axis = Axis(min(one.start_s for one in seen), max(one.end_s for one in seen))
+    verdict = "The same" if result.same else "Different"
+    facts = (
+        f"{result.compared} predictions compared, {result.missing} did not come again; labels changed: "
+        f"{result.labels_changed}; largest difference {result.largest:.2g}, mean {result.mean:.2g}"
+    )
+    body = [f'<header><h1>{shown(name)}</h1><p class="answer">{verdict}</p><p class="facts">{facts}</p></header>']
+    for title, story in (("As recorded", before), ("Again", after)):
+        session = story.session
+        what = f"{shown(session.bundle_name)} <code>{shown(session.bundle[:12])}</code> on {shown(session.backend)}"
+        gamma = "" if not story.predictions else f", gamma {story.predictions[0].budget.gamma or 0.0:g}"
+        drawn = charts.svg(_picture(story, axis), -6, charts.HEIGHT + 30, title)
+        body.append(f'<section><h2>{title}</h2><p class="facts">{what}{gamma}</p>{drawn}{_keys(session)}</section>')
+    rows = "".join(
+        f"<tr><td>{clock_text(one.time_s)}</td><td>{shown(one.before)}</td><td>{shown(one.after)}</td>"
+        f"<td>{one.difference:.3g}</td></tr>"
+        for one in result.changes[:MAX_CHANGES]
+    )
+    if rows:
+        more = len(result.changes) - MAX_CHANGES
+        rest = f'<p class="small">and {more} more; --json has all.</p>' if more > 0 else ""
+        head = "<tr><th>at</th><th>recorded</th><th>again</th><th>difference</th></tr>"
+        body.append(f"<section><h2>What differs</h2><table>{head}{rows}</table>{rest}</section>")
+    return document(f"{name}: replayed", body)
+
+
+def _keys(session: messages.Session) -> str:
+    keys = "".join(f'<li><b class="b{index}"></b>{shown(label)}</li>' for index, label in enumerate(session.labels))
+    return f'<ul class="keys">{keys}</ul>' if keys else ""

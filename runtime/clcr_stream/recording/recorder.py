@@ -15,7 +15,7 @@ from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import ConfigError, one_line
 from clcr_stream.recording import media
 from clcr_stream.recording.file import CHUNK_BYTES, PartFile
-from clcr_stream.recording.options import RecordOptions, check_record, parse_rotation, part_path
+from clcr_stream.recording.options import RecordOptions, begun, check_record, parse_rotation, part_path
 from clcr_stream.window.cutter import Chunk
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
@@ -56,8 +56,8 @@ class Recorder:
     """
 
     def __init__(self, options: RecordOptions, hooks: RecorderHooks) -> None:
+        self.options = options = begun(options)
         check_record(options)
-        self.options = options
         self._hooks = hooks
         self._rotation = parse_rotation(options.rotate)
         self._chunk_bytes = min(CHUNK_BYTES, self._rotation.bytes // 8)  # a part is that much larger at most
@@ -163,6 +163,7 @@ class Recorder:
             if closing:
                 if self._session is not None:
                     self._file.finish()
+                    self._count_bytes()
                 return
 
     def _taken(self) -> tuple[list[_Item], bool]:
@@ -239,6 +240,9 @@ class Recorder:
         if self._session is not None:
             self._file.flush()
         self._flushed_ns = now_ns
+        self._count_bytes()
+
+    def _count_bytes(self) -> None:
         with self._changed:
             self._bytes = self._bytes_before + self._file.nbytes
 

@@ -50,6 +50,7 @@ th{font-weight:500;color:var(--soft);font-size:13px}td:first-child,.words td:nth
 .words td:nth-child(2){width:100%;overflow-wrap:anywhere}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:10px 36px;margin-top:8px}
 .sources{font-size:13px;color:var(--soft);padding-left:18px;margin:10px 0 0}.sources code{overflow-wrap:anywhere}
+@media (max-width:640px){.moments td:nth-child(4),.moments th:nth-child(4){display:none}}
 code{font:12.5px ui-monospace,monospace}footer{margin-top:36px;border-top:1px solid var(--line);padding-top:10px}
 footer p{margin:6px 0}
 """
