@@ -16,6 +16,8 @@ from pathlib import Path
 
 import mcap.reader
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clcr_stream.cli.main import main
 from clcr_stream.errors import ConfigError, SourceError
@@ -328,6 +330,61 @@ def test_a_damaged_chunk_is_left_out_and_said(tmp_path: Path) -> None:
     path.write_bytes(data)
     recording = open_recording(path)
     assert list(recording.entries()) == [] and "damaged" in recording.notes[0]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A recording of a session with three predictions."""
+    path = tmp_path_factory.mktemp("small") / "a.mcap"
+    recorder = Recorder(RecordOptions(str(path)), RecorderHooks())
+    recorder.write(session())
+    for tick in (1, 2, 3):
+        recorder.write(prediction(tick, "sad"))
+    recorder.close()
+    return path.read_bytes()
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6))
+def test_whatever_a_file_holds_its_reader_ends_in_messages_or_in_one_line(
+    small: bytes, tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[float, int]]
+) -> None:
+    data = bytearray(small)
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    path = tmp_path_factory.getbasetemp() / "changed.mcap"
+    path.write_bytes(data)
+    try:
+        found = [entry.kind for entry in open_recording(path).entries()]
+    except SourceError as error:
+        assert "\n" not in str(error)
+    else:
+        assert len(found) <= 4
+
+
+def test_a_chunk_that_claims_to_be_huge_is_not_unpacked(tmp_path: Path) -> None:
+    import zstandard
+    from mcap.data_stream import RecordBuilder
+    from mcap.records import Chunk
+    from mcap.stream_reader import StreamReader
+
+    path = tmp_path / "a.mcap"
+    recorder = Recorder(RecordOptions(str(path)), RecorderHooks())
+    recorder.write(session())
+    recorder.close()
+    bomb = zstandard.compress(bytes(300 * 2**20))
+    out = bytearray(b"\x89MCAP0\r\n")
+    with path.open("rb") as file:
+        for record in StreamReader(file, emit_chunks=True).records:
+            builder = RecordBuilder()
+            if isinstance(record, Chunk):
+                Chunk("zstd", bomb, record.message_end_time, record.message_start_time, 0, 100).write(builder)
+            else:
+                record.write(builder)
+            out += builder.end()
+    path.write_bytes(out)
+    recording = open_recording(path)
+    assert list(recording.entries()) == [] and f"{300 * 2**20} bytes" in recording.notes[0]
 
 
 def test_what_is_no_recording_is_said_in_one_line(tmp_path: Path) -> None:

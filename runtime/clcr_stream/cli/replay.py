@@ -145,12 +145,12 @@ def _lines(result: Comparison, flags: argparse.Namespace) -> list[str]:
         f"{result.compared} predictions compared, {result.missing} did not come again, {result.added} came more",
         f"labels changed: {result.labels_changed}; largest difference {result.largest:.2g}, mean {result.mean:.2g}",
     ]
-    for change in result.changes[:SHOWN]:
+    for change in sorted(result.changes, key=lambda one: one.difference, reverse=True)[:SHOWN]:
         lines.append(
             f"  tick {change.tick} at {clock_text(change.time_s)}: {change.before} -> {change.after} "
             f"({change.difference:.2g})"
         )
     if len(result.changes) > SHOWN:
-        lines.append(f"  and {len(result.changes) - SHOWN} more; --json has all")
+        lines.append(f"  and {len(result.changes) - SHOWN} smaller ones; --json has all")
     lines.append("same" if result.same else f"different (tolerance {flags.tolerance:g})")
     return lines

@@ -118,6 +118,7 @@ def _unpacked(chunk: Chunk, path: Path, notes: list[str]) -> list[Any]:
         reason = f"{chunk.uncompressed_size} bytes"
     else:
         try:
+            _check_size(chunk)
             return list(breakup_chunk(chunk, validate_crc=True))
         except (McapError, ValueError, EOFError, struct.error) as error:
             reason = one_line(str(error) or type(error).__name__)
@@ -125,6 +126,16 @@ def _unpacked(chunk: Chunk, path: Path, notes: list[str]) -> list[Any]:
             reason = one_line(f"{type(error).__name__}: {error}")
     notes.append(f"{path.name}: a chunk is damaged and was left out ({reason})")
     return []
+
+
+def _check_size(chunk: Chunk) -> None:
+    """ValueError for a chunk whose packed data claim to be huge, which would be allocated before anything is read."""
+    if chunk.compression == "zstd":
+        import zstandard
+
+        size = zstandard.frame_content_size(chunk.data)
+        if size > MAX_RECORD_BYTES:
+            raise ValueError(f"{size} bytes")
 
 
 def _records(path: Path, notes: list[str]) -> Iterator[Any]:
