@@ -61,6 +61,17 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     curve: CurveConfig = CurveConfig()
 
 
+class RecordConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A recording of the session's messages, `file`.mcap; with `media` also of faces, sound and words.
+
+    `rotate` is when the next part begins: a size, a time or both; null: 1GiB,6h.
+    """
+
+    file: str | None = None
+    media: bool = False
+    rotate: str | None = None
+
+
 class PersonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is known of the person, for a bundle that keeps baselines: seconds of calibration, and a file of numbers."""
 
@@ -79,6 +90,7 @@ class StreamEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     duration_s: float | None = None
     calibrate_s: float | None = None
     profile: str | None = None
+    record: str | None = None
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -138,5 +150,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tensorrt: TensorRTConfig = TensorRTConfig()
     publish: PublishConfig = PublishConfig()
     person: PersonConfig = PersonConfig()
+    record: RecordConfig = RecordConfig()
     run: RunConfig = RunConfig()
     streams: tuple[StreamEntry, ...] = ()

@@ -208,7 +208,7 @@ class PredictionStream:
             source_ended(error)
             mailbox.end(error)
 
-        hooks = replace(hooks, sinks=(mailbox,), has_room=lambda: mailbox.has_room, ended=ended)
+        hooks = replace(hooks, sinks=(*hooks.sinks, mailbox), has_room=lambda: mailbox.has_room, ended=ended)
         (self._stream,) = running.host.begin([options], hooks)
         self._caller: Caller | None = None
         if on_prediction is not None:

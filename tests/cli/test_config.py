@@ -83,7 +83,7 @@ def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("runn: {}", "unknown key runn; allowed here: sources, model, tensorrt, publish, person, run, streams"),
+        ("runn: {}", "unknown key runn; allowed here: sources, model, tensorrt, publish, person, record, run, streams"),
         ("run: {settle: 5}", "unknown key run.settle; allowed here: settle_ms"),
         ("run: {settle_ms: fast}", "run.settle_ms: Expected `float`"),
         ("publish: {format: xml}", "publish.format"),

@@ -104,6 +104,11 @@ EVALUATE = ByTest(
 SCORE = ByTest(
     "tests/model/test_scoring.py::test_the_command_scores_a_bundle_and_tells_of_every_clip_that_it_could_not"
 )
+REPORT = ByTest("tests/cli/test_recordings.py::test_a_report_of_a_clip_a_recording_and_of_lines_say_the_same")
+REPLAY = ByTest("tests/cli/test_recordings.py::test_a_replay_gives_the_same_predictions_and_another_gamma_gives_a_diff")
+PREDICT = ByTest(
+    "tests/cli/test_recordings.py::test_files_are_predicted_with_one_set_of_engines_and_a_bad_one_does_not_stop_the_rest"
+)
 CALIBRATE = ByTest("tests/streams/test_profile.py::test_the_command_calibrates_once_and_knows_the_person_next_time")
 REQUIRED = ByTest("tests/streams/test_required.py::test_the_command_ends_with_its_own_code_and_says_what_is_missing")
 EXPORT = ByTest("tests/export/test_export.py::test_the_command_writes_a_bundle_and_says_what_it_proved")
@@ -157,6 +162,20 @@ PROOFS: dict[str, Proof] = {
     "python tools/bench_speech.py --labels labels.csv --media clips --foreign folder --json speech.json": ByTest(
         "tests/tools/test_bench_speech.py::test_the_command_measures_clips_silence_noise_and_music"
     ),
+    "clcr-stream --record talk.mcap": Options("needs a camera; the guide's line runs on a clip"),
+    "clcr-stream predict talk.mp4 other.mp4": PREDICT,
+    "clcr-stream predict talk.mp4 other.mp4 --csv answers.csv": PREDICT,
+    "clcr-stream report --input talk.mp4 --out talk.html": REPORT,
+    "clcr-stream report --input talk.mp4 --transcript talk.srt --out talk.html": REPORT,
+    "clcr-stream --input talk.mp4 --transcript talk.srt --pace max --record talk.mcap --record-media": ByTest(
+        "tests/recording/test_recorder.py::test_media_is_recorded_only_when_asked_for_and_then_said_even_with_quiet"
+    ),
+    "clcr-stream replay talk.mcap": REPLAY,
+    "clcr-stream replay talk.mcap --gamma 0 --json": REPLAY,
+    "clcr-stream export talk.mcap --csv talk.csv": ByTest(
+        "tests/cli/test_recordings.py::test_a_table_has_a_row_for_each_prediction"
+    ),
+    "clcr-stream report talk.mcap --out talk.html": REPORT,
     "clcr-stream devices": Run(r"^camera +\S(.|\n)*^microphone +\S"),
     "clcr-stream --camera 0 --mic default": Options("needs a camera and a microphone"),
     "clcr-stream --camera 0 --mic default &": Options("needs a camera and a microphone"),

@@ -110,6 +110,8 @@ SLOW: Mapping[str, str] = {
     "tests/model/test_stored.py::test_a_run_on_stored": "trains a model",
     "tests/model/test_train.py": "trains a model",
     "tests/model/test_train_speech.py": "trains a model",
+    "tests/cli/test_recordings.py": "plays clips with the shipped bundle",
+    "tests/recording/test_recorder.py::test_a_process_killed": "records for 4 s in ten processes",
     "tests/repository/test_documents.py::TestBesideASession": "runs the documents' commands",
     "tests/repository/test_documents.py::test_a_command_that": "runs the documents' commands, 25 s",
     "tests/repository/test_documents.py::test_an_option_that": "asks every command for its help",

@@ -52,6 +52,29 @@ def tokens(window: messages.Window) -> messages.Tokens:
     )
 
 
+def status() -> messages.Status:
+    """A status with every field set."""
+    return messages.Status(
+        **HEAD,
+        seq=9,
+        recording=True,
+        state="degraded",
+        uptime_s=61.5,
+        sources=(SOURCE,),
+        ticks=messages.Ticks(due=300, published=299, skipped={"late": 1}),
+        latency_ms=messages.Latency(p50=70.0, p95=90.0, p99=None),
+        rss_mb=210.5,
+        degraded=("no transcript",),
+        subscribers=2,
+        refused_peers=1,
+        backend="onnxruntime",
+        backend_reason="tensorrt is not installed",
+        record=messages.Recording(
+            media=True, part=2, bytes=3_000_000, messages=412, dropped=1, failure="No space left"
+        ),
+    )
+
+
 def samples() -> dict[Kind, Message]:
     """One message of each kind with every field set; the golden files hold their bytes."""
     part = messages.Modality(present=True, quality=0.9, age_ms=12.5, coverage=1.0, weight=0.25, gate=0.5)
@@ -95,23 +118,7 @@ def samples() -> dict[Kind, Message]:
     transcript = Transcript(
         **HEAD, seq=3, id="7", start_ns=1, end_ns=2, text="grüß Gott, \U0001f600", final=True, revision=2
     )
-    status = messages.Status(
-        **HEAD,
-        seq=9,
-        recording=True,
-        state="degraded",
-        uptime_s=61.5,
-        sources=(SOURCE,),
-        ticks=messages.Ticks(due=300, published=299, skipped={"late": 1}),
-        latency_ms=messages.Latency(p50=70.0, p95=90.0, p99=None),
-        rss_mb=210.5,
-        degraded=("no transcript",),
-        subscribers=2,
-        refused_peers=1,
-        backend="onnxruntime",
-        backend_reason="tensorrt is not installed",
-    )
-    four: list[Message] = [session, prediction, transcript, status]
+    four: list[Message] = [session, prediction, transcript, status()]
     return {kind_of(message): message for message in (*four, tokens(prediction.window))}
 
 
@@ -131,6 +138,7 @@ def test_a_status_of_before_there_was_a_choice_of_backends_is_still_read(format:
         sources=(messages.Source(name="0", kind="camera", state="live", counts=COUNTS),),
         backend="",
         backend_reason=None,
+        record=None,
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 FOLDERS = ("runtime", "model", "export")
-_LEVELS = ("frontends", "bundle", "wire", "window", "sources", "inference", "streams")
+_LEVELS = ("frontends", "bundle", "wire", "window", "sources", "recording", "inference", "streams")
 
 # Room of clcr_stream -> the rooms that it may import, besides itself and the ground.
 RUNTIME: dict[str, tuple[str, ...]] = {
@@ -29,8 +29,9 @@ RUNTIME: dict[str, tuple[str, ...]] = {
     "window": ("frontends", "bundle"),
     "processes": (),
     "sources": ("window", "frontends", "processes"),
+    "recording": ("wire", "window", "sources"),
     "inference": ("bundle", "frontends", "processes"),
-    "streams": ("frontends", "bundle", "wire", "window", "sources", "inference"),
+    "streams": ("frontends", "bundle", "wire", "window", "sources", "recording", "inference"),
     "config_file": (),
     "config_tree": (),
     "config": (*_LEVELS, "config_file", "config_tree"),

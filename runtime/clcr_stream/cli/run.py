@@ -16,6 +16,7 @@ from typing import Any
 from clcr_stream import __version__, run
 from clcr_stream.cli import signals, terminal
 from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
+from clcr_stream.cli.commands import COMMANDS
 from clcr_stream.cli.standard_streams import check_stdout, put_json, say
 from clcr_stream.config import load_config, stream_entries
 from clcr_stream.config_tree import Config
@@ -29,7 +30,9 @@ EXAMPLES = """examples:
   clcr-stream --camera rtsp://host/stream --mic none --bind tcp://127.0.0.1:5556
   clcr-stream --camera test:// --mic test:// --duration 10
   clcr-stream top | view                             watch running sessions in the terminal, in a browser
-  clcr-stream build | devices | doctor | models | sub   see `clcr-stream COMMAND --help`
+  clcr-stream --record talk.mcap                     keep predictions and words, for `replay`, `report` and Foxglove
+  clcr-stream build | devices | doctor | export | models | predict | replay | report | sub
+                                                     see `clcr-stream COMMAND --help`
 """
 
 
@@ -102,6 +105,7 @@ def run_parser() -> argparse.ArgumentParser:
         default=None,
         help="let `clcr-stream view` show the face crop; without it no pixel leaves the process",
     )
+    _add_record(flags)
     _add_person(flags)
     _add_session(flags)
     return flags
@@ -146,6 +150,20 @@ def _add_required(session: Any) -> None:
     session.add_argument("--require-action", choices=("end", "alert"), help="alert: go on, and say so in `degraded`")
 
 
+def _add_record(flags: argparse.ArgumentParser) -> None:
+    record = flags.add_argument_group("recording", "of what happens, for replay, reports and Foxglove; docs/guide.md")
+    record.add_argument("--record", metavar="FILE.mcap", help="predictions, words, status and session, in a new file")
+    record.add_argument(
+        "--record-media",
+        action="store_true",
+        default=None,
+        help="with --record: also the faces and the sound that the model gets, of whoever is there",
+    )
+    record.add_argument(
+        "--record-rotate", metavar="LIMIT", help="begin a new part at a size or time: 1GiB, 10min (default: 1GiB,6h)"
+    )
+
+
 def _add_person(flags: argparse.ArgumentParser) -> None:
     person = flags.add_argument_group("person", "for a bundle that keeps baselines of a person; docs/guide.md")
     person.add_argument(
@@ -163,7 +181,7 @@ def command(arguments: Sequence[str]) -> int:
     """Run until the input ends or a signal comes; OutputError's exit code when an --output is not complete."""
     parser = run_parser()
     if arguments and not arguments[0].startswith("-"):
-        parser.error(f"unknown command {arguments[0]!r}; commands are build, devices, doctor, models, sub, top, view")
+        parser.error(f"unknown command {arguments[0]!r}; commands are {', '.join(COMMANDS)}")
     flags = parser.parse_args(arguments)
     read = partial(_read_config, flags)
     config = read()
@@ -208,8 +226,20 @@ def _observed(ending: Ending, config: Config, read: Any, host: Host) -> Iterator
         ending.host = None
 
 
+def _say_media(host: Host) -> None:
+    """Faces and sound are never recorded in silence, not even with --quiet."""
+    for stream in host.streams():
+        record = stream.options.record
+        if record is not None and record.media:
+            say(
+                f"RECORDING faces, sound and words of whoever is there to {record.shown}; tell them. "
+                "Without --record-media only predictions and words are kept."
+            )
+
+
 @contextlib.contextmanager
 def _shown(host: Host, quiet: bool) -> Iterator[None]:
+    _say_media(host)
     if quiet:
         yield
         return
@@ -235,4 +265,5 @@ def _report(result: Summary, flags: argparse.Namespace, config: Config) -> int:
             say(f"{stream.name}: {text}" if len(result.streams) > 1 else text)
     # A reader of standard output that has gone, as `| head` does, wanted no more.
     failed = [one for one in result.streams if one.output_failure not in (None, os.strerror(errno.EPIPE))]
+    failed += [one for one in result.streams if one.record is not None and one.record.failure is not None]
     return OutputError.exit_code if failed else 0

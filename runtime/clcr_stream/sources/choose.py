@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from clcr_stream.errors import ConfigError, SourceError, redact
 from clcr_stream.sources.base import AUTO, BOTH, Flag, Modality, Sinks, Source, SourceSpec, Span
@@ -16,8 +17,18 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _WITHOUT_GSTREAMER = "OpenCV is built without GStreamer here; give 0, v4l2:/dev/videoN, by-id:NAME or an rtsp:// URL"
 
 
-def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
-    """The sources of `spec`, not started; nothing is opened twice.
+class FileKind(Protocol):
+    """Files of an ending that another room reads, such as recordings."""
+
+    def open(self, location: str, requested: tuple[Modality, ...], sinks: Sinks, spec: SourceSpec) -> Source: ...
+    def check(self, location: str, flag: Flag) -> None: ...
+
+
+FileKinds = Mapping[str, FileKind]  # by the ending, with its dot
+
+
+def open_sources(spec: SourceSpec, sinks: Sinks, kinds: FileKinds = {}) -> list[Source]:  # noqa: B006
+    """The sources of `spec`, not started; nothing is opened twice. A file of one of `kinds` is opened by it.
 
     SourceError for anything that can never work (a file that is missing or empty, an unknown scheme); a device or a
     network stream that is merely absent now gives a source that waits for it. ConfigError for a contradiction.
@@ -26,12 +37,22 @@ def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
         raise ConfigError("--input gives video and audio: leave out --camera and --mic, or give those alone")
     if spec.pace not in ("real", "max"):
         raise ConfigError(f"pace {spec.pace}: allowed are real and max")
-    sources = [_open(flag, text, requested, spec, sinks) for flag, text, requested in _inputs(spec)]
+    sources: list[Source] = []
+    for flag, text, requested in _inputs(spec):
+        kind = _kind_of(text, kinds)
+        if kind is None:
+            sources.append(_open(flag, text, requested, spec, sinks))
+        else:
+            sources.append(kind.open(text, requested, sinks, spec))
     words = _open_words(spec, sinks, sources)
     return sources if words is None else [*sources, words]
 
 
-def check_spec(spec: SourceSpec) -> None:
+def _kind_of(text: str, kinds: FileKinds) -> FileKind | None:
+    return kinds.get(Path(text).suffix) if _names_file(text) else None
+
+
+def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
     """SourceError for files that can never work, before anything slow is loaded; touches no device and no network."""
     from clcr_stream.sources.media import check_media_file
     from clcr_stream.sources.pipes import STDIN, is_pipe
@@ -44,7 +65,10 @@ def check_spec(spec: SourceSpec) -> None:
     for flag, text, requested in _inputs(spec):
         if text == STDIN and spec.transcript == STDIN:
             raise ConfigError(f"{flag} - and transcript - are both standard input; give one of them a name")
-        if not _is_device(text) and _names_file(text) and not is_pipe(text):
+        kind = _kind_of(text, kinds)
+        if kind is not None:
+            kind.check(text, flag)
+        elif not _is_device(text) and _names_file(text) and not is_pipe(text):
             check_media_file(text, requested, flag)
     if spec.transcript.endswith((".srt", ".vtt", ".jsonl")) and not _SCHEME.match(spec.transcript):
         from clcr_stream.sources.subtitles import read_transcript

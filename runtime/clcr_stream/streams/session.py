@@ -59,6 +59,7 @@ class Pipeline:
     rings: Rings
     cutter: Cutter
     language: LanguageStream
+    tap: Callable[[Chunk, LanguageTokens], object] | None = None  # what a hop holds, before the levels get it
 
 
 def open_pipeline(
@@ -197,6 +198,8 @@ class Session:
         if language.revision != self._words_shown:
             show_words(language, rows)
             self._words_shown = language.revision
+        if pipeline.tap is not None:
+            pipeline.tap(chunk, language)
         timing_ms = {
             "cut": (cut_ns - started_ns) / NS_PER_MS,
             "language": (time.perf_counter_ns() - cut_ns) / NS_PER_MS,

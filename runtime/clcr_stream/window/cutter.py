@@ -19,7 +19,7 @@ from clcr_stream.window.conditions import FINE, Condition
 from clcr_stream.window.grid import Tick, TimeGrid
 from clcr_stream.window.meters import SoundMeter
 from clcr_stream.window.persons import Box
-from clcr_stream.window.ring import NEVER_NS, AudioRing, Rings, VisionItems, VisionRing
+from clcr_stream.window.ring import NEVER_NS, AudioItems, AudioRing, Rings, VisionItems, VisionRing
 from clcr_stream.window.transcript import Segment
 
 F32 = NDArray[np.float32]
@@ -49,6 +49,15 @@ class SeenFace:
 
 
 @dataclass(frozen=True)
+class Hop:
+    """The newest hop as it was read from the rings; `pictures.frames` are the caller's rows, until the next cut."""
+
+    pictures: VisionItems
+    first_sample: int
+    sound: AudioItems
+
+
+@dataclass(frozen=True)
 class Chunk:
     """What the window of a tick holds; the hop's new data went into the rows that the cutter was given."""
 
@@ -58,6 +67,7 @@ class Chunk:
     segments: list[Segment]
     persons: tuple[int, ...] = ()  # whose faces the hop's slots hold, in order of time
     face: SeenFace | None = None
+    hop: Hop | None = None
 
 
 class _History:
@@ -132,16 +142,17 @@ class Cutter:
         width), acoustic_in (mel frames, bands), acoustic_valid (tokens,), acoustic_position (tokens, width) and, for a
         speech encoder, speech_position (its steps, its width).
         """
-        items = self._cut_vision(rings.vision, tick, rows)
-        self._cut_acoustic(rings.acoustic, tick, rows)
+        pictures = self._cut_vision(rings.vision, tick, rows)
+        sound = self._cut_acoustic(rings.acoustic, tick, rows)
         self._cut_positions(tick, rows)
         return Chunk(
             tick=tick,
             vision=self._vision.view(tick, rings.vision.conditions.at(tick.end_ns), with_quality=True),
             acoustic=self._acoustic.view(tick, rings.acoustic.conditions.at(tick.end_ns), with_quality=False),
             segments=rings.transcript.between(tick.start_ns, tick.end_ns),
-            persons=tuple(items.person[items.valid > 0].tolist()),
-            face=_newest_face(items),
+            persons=tuple(pictures.person[pictures.valid > 0].tolist()),
+            face=_newest_face(pictures),
+            hop=Hop(pictures, (tick.number - 1) * self._manifest.acoustic.samples_per_hop, sound),
         )
 
     def _cut_vision(self, ring: VisionRing, tick: Tick, rows: Rows) -> VisionItems:
@@ -159,7 +170,8 @@ class Cutter:
         self._vision.numbers = {"luma": _mean(luma), "sharpness": _mean(sharp), "face_size": _mean(items.box[:, 3])}
         return items
 
-    def _cut_acoustic(self, ring: AudioRing, tick: Tick, rows: Rows) -> None:
+    def _cut_acoustic(self, ring: AudioRing, tick: Tick, rows: Rows) -> AudioItems:
+        """Fill the rows; the hop's own samples."""
         spec = self._manifest.acoustic
         start = (tick.number - 1) * spec.samples_per_hop
         items = ring.read(start - self._left, start + spec.samples_per_hop)
@@ -177,13 +189,14 @@ class Cutter:
             self._meter.add(new if heard == len(present) else new[present])
         else:
             self._meter.gap()
-        sound = self._meter.numbers()
+        numbers = self._meter.numbers()
         self._acoustic.numbers = {
-            "level_dbfs": sound.level_dbfs,
-            "noise_dbfs": sound.noise_dbfs,
-            "snr_db": sound.snr_db,
-            "speech_share": sound.speech_share,
+            "level_dbfs": numbers.level_dbfs,
+            "noise_dbfs": numbers.noise_dbfs,
+            "snr_db": numbers.snr_db,
+            "speech_share": numbers.speech_share,
         }
+        return AudioItems(items.samples[self._left :], present)
 
     def _cut_positions(self, tick: Tick, rows: Rows) -> None:
         for name, positions in self._positions(tick.number - 1).items():

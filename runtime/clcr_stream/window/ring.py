@@ -163,6 +163,7 @@ class VisionRing:
             else:
                 self._frames[place] = crop.transpose(2, 0, 1)
                 self._person[place] = self._persons.seen(captured_ns, box)
+                self._box[place] = np.nan if box is None else box
             self._newest_slot = max(self._newest_slot, slot)
 
     def read(self, first_slot: int, count: int, into: NDArray[Any] | None = None) -> VisionItems:
@@ -197,6 +198,7 @@ class VisionRing:
                     items.frames[row] = self._frames[place]
                     items.valid[row] = 1.0
                     items.person[row] = self._person[place]
+                    items.box[row] = self._box[place]
                     self.used += int(self._unread[place])
                     self._unread[place] = False
             self._read_until = max(self._read_until, first_slot + count)

@@ -45,8 +45,8 @@ class Header(Struct, frozen=True, kw_only=True, tag_field="type"):
     """What every message begins with.
 
     `session` is 64 random bits in hex, new at each start; `seq` strictly increases per topic within a session. A
-    message made with seq 0 is numbered by the publisher; on the wire seq is at least 1. `recording` says that inputs
-    are stored.
+    message made with seq 0 is numbered by the publisher; on the wire seq is at least 1. `recording` says that a
+    recording is being made: of the messages, or of faces, sound and words too, as the status says.
     """
 
     schema: Annotated[int, Meta(ge=1)] = SCHEMA
@@ -218,11 +218,26 @@ class Latency(Struct, frozen=True, kw_only=True):
     p99: Number = None
 
 
+class Recording(Struct, frozen=True, kw_only=True):
+    """The recording that is being made: with `media`, faces, sound and words are in it too.
+
+    `bytes` and `messages` are those of all its parts; `dropped` were too many for the disk. After a `failure` nothing
+    more is recorded.
+    """
+
+    media: bool
+    part: Count = 1
+    bytes: Count = 0
+    messages: Count = 0
+    dropped: Count = 0
+    failure: str | None = None
+
+
 class Status(Header, frozen=True, kw_only=True, tag="status"):
     """The heartbeat, one per second, and the goodbye; the publisher fills in `subscribers` and `refused_peers`.
 
-    `backend` runs the engines; `backend_reason` says why it is not TensorRT where that was left to the runtime, and how
-    far its plans are. Nothing is wrong when it is set.
+    `record` is null when no recording was asked for. `backend` runs the engines; `backend_reason` says why it is not
+    TensorRT where that was left to the runtime, and how far its plans are. Nothing is wrong when it is set.
     """
 
     state: Literal["starting", "running", "degraded", "goodbye"]
@@ -236,6 +251,7 @@ class Status(Header, frozen=True, kw_only=True, tag="status"):
     refused_peers: Count = 0
     backend: str = ""
     backend_reason: str | None = None
+    record: Recording | None = None
 
 
 class Tokens(Header, frozen=True, kw_only=True, tag="tokens"):

@@ -33,11 +33,18 @@ class Outbox:
 
     `heartbeat` makes the current Status; it is called once a second, by `beat` and at the end. Without `publish` no
     socket is opened, and the outbox numbers the messages itself. What a sink raises ends the stream: `send` raises it,
-    of a heartbeat the next one.
+    of a heartbeat the next one. `recording` is asked for each message's field of that name.
     """
 
-    def __init__(self, stream: str, publish: PublishOptions | None, heartbeat: Callable[[], Status]) -> None:
+    def __init__(
+        self,
+        stream: str,
+        publish: PublishOptions | None,
+        heartbeat: Callable[[], Status],
+        recording: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._stream = stream
+        self._recording = recording
         self._heartbeat = heartbeat
         self._sinks: list[Sink] = []
         self._failure: ClcrError | None = None
@@ -65,6 +72,8 @@ class Outbox:
         """
         if self._failure is not None:
             raise self._failure
+        if self._recording():
+            message = msgspec.structs.replace(message, recording=True)
         sent = self._numbered(message) if self._publisher is None else self._publisher.publish(message)
         if not isinstance(sent, Tokens):
             for sink in self._sinks:
