@@ -62,15 +62,16 @@ def view(environment: dict[str, str], folder: Path) -> None:
     """The page as PNG."""
     with subprocess.Popen([*COMMAND, "view", "test"], env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        with Browser(folder, 1280, 900) as browser:
-            browser.open(url)
-            browser.eventually("document.querySelectorAll('#scores li').length > 1")
-            top(environment)  # meanwhile a minute passes for the page too
-            browser.ask("1")
-            browser.picture(PICTURES / "view.png")
-        process.terminate()
-        process.wait()
+        try:
+            url = process.stdout.readline().strip()
+            with Browser(folder, 1280, 900) as browser:
+                browser.open(url)
+                browser.eventually("document.querySelectorAll('#scores li').length > 1")
+                top(environment)  # meanwhile a minute passes for the page too
+                browser.ask("1")
+                browser.picture(PICTURES / "view.png")
+        finally:
+            process.terminate()
 
 
 def main() -> int:
