@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
-from clcr_stream.sources.health import OVER, REASONS, STALE_PICTURE_NS, STALE_SOUND_NS, Health, Standing
+from clcr_stream.sources.health import OVER, REASONS, STALE_PICTURE_NS, STALE_SOUND_NS, Health, Standing, State
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 
@@ -60,6 +60,8 @@ def test_a_source_is_live_only_while_data_come_and_every_state_has_a_beginning(e
         if what == "gone":
             health.gone(now_ns, "it ended")
             came_ns = None
+        elif what == "opening":
+            health.opening(now_ns)
         elif what in LIMITS:
             health.came(now_ns, what, condition)
             came_ns = now_ns
@@ -149,3 +151,19 @@ def test_the_first_end_counts() -> None:
     health.over("ended", 2, "closed")
     assert health.at(3) == Standing("failed", "broken", 1, {"starting": 1, "failed": 1})
     assert health.at(3).state in OVER
+
+
+@pytest.mark.parametrize(("said", "then"), [("live", "lost"), ("starting", "absent")])
+def test_a_source_that_says_itself_how_it_is_doing_is_lost_only_if_it_was_live(said: State, then: State) -> None:
+    health = Health(0)
+    health.put(said, 1, "by itself")
+    assert (health.at(1).state, health.at(1).reason) == (said, "by itself")
+    health.gone(2, "crashed")
+    assert health.at(2).state == then
+
+
+def test_a_modality_as_old_as_its_limit_is_not_overdue() -> None:
+    health = Health(0, LIMITS)
+    health.came(0, "vision", "dark")
+    health.came(STALE_PICTURE_NS, "acoustic")
+    assert health.at(STALE_PICTURE_NS).state == "dark"

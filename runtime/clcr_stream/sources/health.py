@@ -77,13 +77,11 @@ class Health:
         self._was_live = False
         self.note = ""  # the reason while it is live
 
-    def opening(self, now_ns: int, reason: str = "") -> None:
+    def opening(self, now_ns: int) -> None:
         """A try begins."""
         self._settle(now_ns)
         if self._state not in ("absent", "reconnecting", "starting"):
-            self._enter("reconnecting" if self._was_live else "starting", now_ns, reason)
-        elif reason:
-            self._reason = reason
+            self._enter("reconnecting", now_ns, self._reason or "being opened again")
 
     def gone(self, now_ns: int, reason: str) -> None:
         """A try has failed, or the connection has ended."""
