@@ -12,6 +12,7 @@ import importlib
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime t
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _endpoints_apart() -> Iterator[None]:
+    """Programs under test bind their default endpoint here: a session that the user has running is in nobody's way."""
+    with tempfile.TemporaryDirectory(prefix="clcr-") as folder:
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        yield
 
 
 @pytest.hookimpl(hookwrapper=True)

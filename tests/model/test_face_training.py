@@ -242,3 +242,17 @@ def test_the_development_sets_are_written_with_their_splits(tmp_path: Path) -> N
     np.testing.assert_allclose(train.shares.sum(1), 1.0, atol=1e-5)
     assert float(train.votes.min()) == 5.0
     assert len(load_face_set(tmp_path / "ckplus.npz", "dev")) == 75
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+def test_faces_of_films_are_those_that_the_runtime_crops(tmp_path: Path) -> None:
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools/data/face_sets.py"))
+    (tmp_path / "javased").mkdir()
+    (tmp_path / "javased/av").symlink_to(SHARED / "javased/av")
+    head, *rows = (SHARED / "javased/labels.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    films = [row for row in rows if ",av," in row and ",dev" in row][:2]
+    (tmp_path / "javased/labels.csv").write_text("".join([head, *films]), encoding="utf-8")
+    assert tool["main"](["--data", str(tmp_path), "--out", str(tmp_path), "--sets", "javased"]) == 0
+    faces = load_face_set(tmp_path / "javased.npz", "dev")  # films of about 3.3 s, a picture every 0.2 s
+    assert 20 < len(faces) < 40 and faces.images.shape[1:] == (112, 112)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import email
 import hashlib
 import json
 import os
@@ -103,6 +104,17 @@ def test_the_wheel_s_core_dependencies_bring_no_torch(wheel: Path) -> None:
     core = [line for line in required if "extra ==" not in line]
     assert len(core) == len(core_dependencies())
     assert not [line for line in core if re.match(r"(torch|transformers|onnx\b(?!runtime)|nvidia|pycuda)", line)]
+
+
+def test_the_wheel_says_that_its_weights_have_other_terms_than_its_code(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(archive.read(name))
+    assert metadata["License-Expression"] == "Apache-2.0 AND LicenseRef-Research-Only-Weights"
+    folder = name.replace("METADATA", "licenses/")
+    terms = [archive.read(folder + file).decode() for file in metadata.get_all("License-File", [])]
+    assert any("Apache License" in text for text in terms)
+    assert any("research and personal evaluation only" in text for text in terms)
 
 
 def test_every_console_script_of_the_wheel_points_at_a_function(wheel: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clcr_stream.bundle.manifest import Manifest, SpeechSpec
+from clcr_stream.frontends.loudness import raised_log_mel
 from clcr_stream.frontends.mel import SPEECH_MEL, log_mel
 from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.window.cutter import Chunk, Cutter
@@ -121,6 +122,19 @@ def test_hops_of_mel_equal_the_mel_of_the_whole_sound(rings: Rings, grid: TimeGr
     hops = [cut(cutter, rings, grid.tick(n)).rows["acoustic_in"] for n in range(1, 6)]
     whole = log_mel(np.concatenate([np.zeros(240, np.float32), sound]))
     np.testing.assert_allclose(np.concatenate(hops), whole, atol=1e-5)
+
+
+def test_a_low_voice_is_raised_as_in_training_and_anew_after_a_break(rings: Rings, grid: TimeGrid) -> None:
+    low = (np.random.default_rng(0).normal(0, 1e-3, (10, 3200)) * np.geomspace(0.01, 1, 10)[:, None]).astype(np.float32)
+    rings.acoustic.put(0, low.ravel())
+    cutter = Cutter(MANIFEST, grid)
+    hops = [cut(cutter, rings, grid.tick(n)).rows["acoustic_in"] for n in range(1, 11)]
+    np.testing.assert_allclose(np.concatenate(hops), raised_log_mel(low.ravel()), atol=1e-5)
+    plain = log_mel(np.concatenate([np.zeros(240, np.float32), low.ravel()]))
+    assert np.concatenate(hops)[-20:].mean() > plain[-20:].mean() + 5.0  # 30 dB are 6.9
+    cutter.clear()
+    again = cut(cutter, rings, grid.tick(10)).rows["acoustic_in"]
+    np.testing.assert_allclose(again, plain[-20:], atol=1e-5)
 
 
 def test_a_token_with_one_missing_sample_is_masked_and_the_others_are_not(rings: Rings, grid: TimeGrid) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from bench.command import BenchError
 from bench.machine import ROOT
-from clcr_stream.frontends.mel import DEFAULT_MEL, MelSpec, log_mel
+from clcr_stream.frontends.loudness import raised_log_mel
+from clcr_stream.frontends.mel import DEFAULT_MEL, MelSpec
 
 REAL_CLIP = ROOT.parent / "shared/data/mosi400/clips/v04_014.mp4"
 RENDERED_S = 8.0
@@ -97,7 +98,6 @@ def _sound(path: Path, spec: MelSpec) -> tuple[NDArray[Any], NDArray[np.float32]
     """Log-mel frames of the whole clip and the validity of its tokens of four frames."""
     from clcr.training.data.decode import decode_audio
 
-    samples = decode_audio(path, 0.0, 0.0)
-    tokens = len(samples) // (4 * MEL_HOP_SAMPLES)
-    samples = np.concatenate([np.zeros(spec.context_samples, np.float32), samples[: tokens * 4 * MEL_HOP_SAMPLES]])
-    return log_mel(samples, spec), np.ones(tokens, np.float32)
+    frames = raised_log_mel(decode_audio(path, 0.0, 0.0), spec)
+    tokens = len(frames) // 4
+    return frames[: 4 * tokens], np.ones(tokens, np.float32)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clcr.training.data.decode import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
-QUIET_DBFS = -55.0
+QUIET_DBFS, FAINT_DBFS = -55.0, -65.0
 OTHERS = 3  # people who speak in the background
 
 
@@ -84,9 +84,9 @@ def people(samples: Samples, rng: np.random.Generator, others: Sequence[Samples]
     return _mixed(samples, beside, snr_db)
 
 
-def quiet(samples: Samples, rng: np.random.Generator, others: Sequence[Samples]) -> Samples:
-    """From a microphone that is set too low: speech at -55 dBFS, in the 16 bits of a sound card."""
-    scaled = samples * (10.0 ** (QUIET_DBFS / 20.0) / max(1e-6, _speech_level(samples)))
+def quiet(samples: Samples, rng: np.random.Generator, others: Sequence[Samples], level_dbfs: float) -> Samples:
+    """From a microphone that is set too low: speech at this level, in the 16 bits of a sound card."""
+    scaled = samples * (10.0 ** (level_dbfs / 20.0) / max(1e-6, _speech_level(samples)))
     return _samples(np.round(scaled * 32767.0) / 32767.0)
 
 
@@ -103,7 +103,8 @@ CHANGES: dict[str, Change] = {
     "call": call,
     "noise": partial(noise, snr_db=10.0),
     "people": partial(people, snr_db=10.0),
-    "quiet": quiet,
+    "quiet": partial(quiet, level_dbfs=QUIET_DBFS),
+    "faint": partial(quiet, level_dbfs=FAINT_DBFS),
     "loud": loud,
 }
 

@@ -1,4 +1,5 @@
-"""Write the sets of single faces that the face network is trained on: FER+, faces of people, CK+, FER2013's own labels.
+"""Write the sets of single faces that the face network is trained on: FER+, faces of people, CK+, FER2013's own labels,
+faces of Java-SED's films.
 
 python tools/data/face_sets.py --data ../shared/data --out cache/faces
 """
@@ -11,20 +12,25 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from clcr.network.config import EMOTIONS
+from clcr.training.data.decode import decode_frames
 from clcr.training.data.face_sets import save_face_set
 from clcr_stream.errors import ClcrError
+from clcr_stream.frontends.faces import FaceFinder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
 from data.manifests import CKPLUS_DEV_EVERY, cut_tiles, fer_split
+from data.rows import records
 
 LEAST_VOTES = 5  # of a face's ten raters for the six emotions together
 FLAT = 5.0  # grey levels: pictures with less deviation show nothing
 FER_PX, PEOPLE_PX = 48, 96
+FILM_PX, FILM_EVERY = 112, 3  # slots of 1/15 s
 LEFT_OUT_SOURCES = ("film",)  # stills: blurred, in profile, labelled noisily
 
 Parts = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.str_]]
@@ -94,11 +100,29 @@ def _labelled(images: NDArray[np.uint8], shares: NDArray[np.float32], split: NDA
     return images, shares, np.ones(len(images), np.float32), split
 
 
+def javased(data: Path) -> Parts:
+    """Faces of Java-SED's films, six pictures a second as the runtime crops them; all of a film has its label."""
+    folder = data / "javased"
+    images, names, splits = [], [], []
+    for record in records(folder / "labels.csv"):
+        if record["kind"] != "av":
+            continue
+        finder = FaceFinder(FILM_PX)
+        for slot, frame in decode_frames(folder / "av" / f"{record['clip']}.mp4", 0.0, 0.0):
+            crop = finder.crop(frame)
+            if crop is not None and slot % FILM_EVERY == 0:
+                images.append(cv2.cvtColor(crop.rgb, cv2.COLOR_RGB2GRAY))
+                names.append(record["emotion"])
+                splits.append(record["split"])
+    return _labelled(np.stack(images), one_hot(np.array(names)), np.array(splits))
+
+
 SETS: dict[str, Callable[[Path], Parts]] = {
     "ferplus": ferplus,
     "fer2013": fer2013,
     "people": people,
     "ckplus": ckplus,
+    "javased": javased,
 }
 
 

@@ -2,6 +2,8 @@
 
 python tools/data/manifests.py --data ../shared/data --out cache/manifests
 python tools/data/manifests.py --data ../shared/data --out cache/manifests --prepare   # and decode into cache/packs
+python tools/data/manifests.py --data ../shared/data --out cache/open/manifests --words goemotions --prepare --only \\
+    javased_av javased_audio emogator goemotions goemotions_spoken                     # the sets of engines/open
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +51,7 @@ GOEMOTIONS = {
     "annoyance": "anger",
 }
 HEARD = ("ravdess", "tess", "emodb", "nemo", "ased", "emogator", "emospeech", "javased_av", "javased_audio", "mosi")
+WORDS = ("goemotions", "meld", "mosi")
 SPOKEN_SEED = 1
 RAVDESS_DEV = ("19", "20")
 EMODB_DEV = ("15", "16")
@@ -231,8 +234,7 @@ def manifests(data: Path, out: Path) -> dict[str, tuple[Iterator[Row], Path]]:
     }
 
 
-def make_tokenizer(out: Path, folder: Path, keep: int) -> Path:
-    names = ("goemotions", "meld", "mosi")
+def make_tokenizer(out: Path, folder: Path, keep: int, names: Sequence[str]) -> Path:
     rows = [item for name in names for item in read_manifest(out / f"{name}.csv")]
     texts = (item.text for item in rows if item.split == "train" and item.text)
     tokenizer_json, kept_ids = prune_vocabulary(default_tokenizer_json().read_bytes(), texts, keep)
@@ -246,6 +248,14 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="where the manifests go")
     parser.add_argument("--keep", type=int, default=12000, help="word pieces kept in the tokenizer (12000)")
+    parser.add_argument(
+        "--words",
+        nargs="+",
+        choices=WORDS,
+        default=WORDS,
+        metavar="SET",
+        help=f"the sets whose training texts choose the word pieces ({' '.join(WORDS)})",
+    )
     parser.add_argument("--prepare", action="store_true", help="also decode everything into OUT/../packs")
     parser.add_argument("--only", nargs="+", metavar="SET", help="with --prepare: these sets alone")
     parser.add_argument(
@@ -259,7 +269,7 @@ def main() -> int:
             raise ConfigError(f"--only {unknown[0]}: no such set; allowed: {', '.join(sorted(sets))}")
         for name, (rows, _) in sets.items():
             print(f"{options.out / name}.csv: {write_manifest(options.out / f'{name}.csv', rows)} rows")
-        tokenizer = make_tokenizer(options.out, options.out.parent / "tokenizer", options.keep)
+        tokenizer = make_tokenizer(options.out, options.out.parent / "tokenizer", options.keep, options.words)
         print(tokenizer)
         if options.prepare:
             for name in options.only or sets:

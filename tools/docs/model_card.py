@@ -43,6 +43,7 @@ SOUNDS = {  # tools/data/changed.py
     "noise": "noise 10 dB below the voice",
     "people": "three people talking 10 dB below the voice",
     "quiet": "a microphone set too low (-55 dBFS)",
+    "faint": "a microphone set far too low (-65 dBFS)",
     "loud": "a microphone set too high (clipped)",
 }
 PEOPLE = ROOT / "docs/results/people.csv"

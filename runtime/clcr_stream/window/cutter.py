@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.clock import NS_PER_MS
+from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.frontends.loudness import Loudness
 from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.window.grid import Tick, TimeGrid
@@ -87,7 +88,7 @@ class _History:
 
 
 class Cutter:
-    """Cuts consecutive hops into rows that it is given; remembers nothing but the window's counts."""
+    """Cuts consecutive hops into rows that it is given; remembers the window's counts and how loud the voice is."""
 
     def __init__(self, manifest: Manifest, grid: TimeGrid) -> None:
         vision, acoustic = manifest.vision, manifest.acoustic
@@ -98,14 +99,19 @@ class Cutter:
         self._steps = np.arange(max(vision.slots_per_hop, acoustic.tokens_per_hop), dtype=np.int64)
         self._vision = _History(manifest.window_hops, vision.tokens)
         self._acoustic = _History(manifest.window_hops, acoustic.tokens)
+        self._loudness = self._unheard()
         # The tables behind both are made now: they would cost the first tick 20 to 40 ms.
         log_mel(np.zeros(self._left + acoustic.samples_per_hop, np.float32), self._mel)
         self._positions(0)
 
     def clear(self) -> None:
-        """Forget the window's counts, as the levels forget their state."""
+        """Forget the window's counts and the voice's loudness, as the levels forget their state."""
         self._vision.clear()
         self._acoustic.clear()
+        self._loudness = self._unheard()
+
+    def _unheard(self) -> Loudness:
+        return Loudness(self._manifest.hop_ns / NS_PER_S)
 
     def cut(self, rings: Rings, tick: Tick, rows: Rows) -> Chunk:
         """Write the hop of `tick` into `rows`; ticks must be cut in order, each once, or after `clear`.
@@ -143,8 +149,9 @@ class Cutter:
         spec = self._manifest.acoustic
         start = (tick.number - 1) * spec.samples_per_hop
         items = ring.read(start - self._left, start + spec.samples_per_hop)
-        rows["acoustic_in"][:] = log_mel(items.samples, self._mel)
         present = items.present[self._left :]
+        gain = self._loudness.gain(items.samples[self._left :][present])
+        rows["acoustic_in"][:] = log_mel(items.samples * gain, self._mel)
         tokens = present.reshape(spec.tokens_per_hop, -1).all(axis=1)
         rows["acoustic_valid"][:] = tokens
         heard = int(np.count_nonzero(present))

@@ -17,14 +17,15 @@ from clcr.training.data.decode import decode_audio, decode_frames, load_image
 from clcr.training.data.manifest import Row, read_manifest
 from clcr_stream.errors import ClcrError, SourceError
 from clcr_stream.frontends.faces import FaceFinder
-from clcr_stream.frontends.mel import DEFAULT_MEL, SPEECH_MEL, MelSpec, log_mel
+from clcr_stream.frontends.loudness import raised_log_mel
+from clcr_stream.frontends.mel import DEFAULT_MEL, SPEECH_MEL, MelSpec
 from clcr_stream.frontends.text import Tokenizer
 
-PACK_FORMAT = 1
+PACK_FORMAT = 2
 FACE_PX = 112
 GREY_PX = 48
 TOKEN_LIMIT = 64
-SAMPLES_PER_TOKEN = 640
+FRAMES_PER_TOKEN = 4
 ROWS_PER_PART = 128
 MELS = {"stem": DEFAULT_MEL, "whisper": SPEECH_MEL}  # by acoustic encoder
 _STRINGS = ("id", "label", "split", "speaker", "kind")
@@ -139,9 +140,8 @@ def _add_image(sample: Sample, row: Row, media_root: Path, finder: FaceFinder) -
 
 def _mel_tokens(samples: NDArray[np.float32], spec: MelSpec) -> NDArray[np.float16]:
     """Log-mel of the whole acoustic tokens (4 frames each) that the sound fills; no sound before its start."""
-    whole = len(samples) // SAMPLES_PER_TOKEN * SAMPLES_PER_TOKEN
-    padded = np.concatenate([np.zeros(spec.context_samples, np.float32), samples[:whole]])
-    return log_mel(padded, spec).astype(np.float16)
+    frames = raised_log_mel(samples, spec)
+    return frames[: len(frames) // FRAMES_PER_TOKEN * FRAMES_PER_TOKEN].astype(np.float16)
 
 
 def _make_parts(rows: list[Row], parts: Path, decoder: Decoder, progress: bool) -> None:
