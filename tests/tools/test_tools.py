@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def tools_to_run() -> list[str]:
     """Every script in tools/ that is run by its path; checks/imports.py has no options and only reports."""
     paths = sorted((ROOT / "tools").rglob("*.py"))
-    scripts = [path.relative_to(ROOT).as_posix() for path in paths if '== "__main__"' in path.read_text(encoding="utf-8")]
+    scripts = [
+        path.relative_to(ROOT).as_posix() for path in paths if '== "__main__"' in path.read_text(encoding="utf-8")
+    ]
     return [name for name in scripts if name != "tools/checks/imports.py"]
 
 
