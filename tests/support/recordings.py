@@ -1,8 +1,8 @@
 """Recordings for tests, a feeder that pushes them into the rings in pieces, and how they lie on the time grid.
 
 No torch: a program that compares graphs with the runtime need not load it. The layout shares no code with the runtime
-but the tokenizer, log-mel and the loudness: the time grid, the visibility of words and the order of tokens are written down a second time here,
-from ARCHITECTURE.md.
+but the tokenizer, log-mel and the loudness: the time grid, the visibility of words and the order of tokens are written
+down a second time here, from ARCHITECTURE.md.
 """
 
 from __future__ import annotations

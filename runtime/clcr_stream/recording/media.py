@@ -78,7 +78,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
     """A picture of the hop: when it was captured, and the face in it, if there was one (its crop came before).
 
-    `box` is left, top, width, height in shares of the picture.
+    `box` is left, top, width, height in shares of the picture; `look` its luma and the face's sharpness, as a Look.
     """
 
     captured_ns: int
@@ -86,6 +86,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     quality: float
     faces: int
     box: tuple[float, float, float, float] | None = None
+    look: tuple[float | None, float | None] = (None, None)
 
 
 class HopEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +128,7 @@ def copy_hop(tick: Tick, hop: Hop, sample_rate_hz: int, words: Sequence[Segment]
             quality=float(pictures.quality[row]),
             faces=int(pictures.faces[row]),
             box=None if np.isnan(pictures.box[row]).any() else _box(pictures.box[row]),
+            look=_look(pictures.look[row]),
         )
         for row in seen
     )
@@ -207,6 +209,11 @@ def runs(present: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 def _time(time_ns: int) -> Time:
     return Time(time_ns // NS_PER_S, time_ns % NS_PER_S)
+
+
+def _look(row: Any) -> tuple[float | None, float | None]:
+    luma, sharpness = (None if np.isnan(value) else float(value) for value in row)
+    return luma, sharpness
 
 
 def _box(row: Any) -> tuple[float, float, float, float]:

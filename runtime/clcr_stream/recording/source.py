@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from clcr_stream.recording.reader import Entry, Recording, open_recording
 from clcr_stream.sources.base import AUTO, Flag, Modality, Pace, Sinks, Source, SourceIdentity, SourceSpec
 from clcr_stream.sources.choose import FileKinds
 from clcr_stream.sources.threaded import ThreadedSource
+from clcr_stream.window.ring import Look
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
 
@@ -114,7 +116,8 @@ class RecordingSource(ThreadedSource):
                 captured_ns = slot.captured_ns + shift_ns
                 if ring.wants(captured_ns):
                     crop = self._faces.get(slot.captured_ns) if slot.face else None
-                    ring.put(captured_ns, crop, slot.quality, slot.faces, slot.box)
+                    look = Look(*(math.nan if value is None else value for value in slot.look))
+                    ring.put(captured_ns, crop, slot.quality, slot.faces, slot.box, look)
             self.count("frames", len(hop.slots))
         self._faces.clear()
 
