@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 from checks.mutations import Change, changes, sample
+from checks.own_tests import OWN_TESTS
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIME = Path("runtime/clcr_stream")
@@ -40,71 +41,8 @@ PLUGINS = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")  # the latter 
 ANYWHERE = "not device and not gpu and not data"
 PARTS = (f"not slow and {ANYWHERE}", f"slow and {ANYWHERE}")  # slow tests where the fast ones notice nothing
 NOTHING_RAN = 5  # pytest's exit code
-
-# Tests of a module beside tests/ROOM/test_MODULE.py, fast files first. Paths without ".py".
-OWN_TESTS: Mapping[str, Sequence[str]] = {
-    "__main__": ["cli/test_main", "cli/test_manners"],
-    "config": ["cli/test_config"],
-    "config_file": ["cli/test_config"],
-    "config_tree": ["cli/test_config"],
-    "run": ["streams/test_host", "cli/test_main", "streams/test_runtime_e2e"],
-    "bundle/loader": ["bundle/test_bundle"],
-    "bundle/manifest": ["bundle/test_bundle"],
-    "cli/build": ["inference/test_building"],
-    "cli/arguments": ["cli/test_main"],
-    "cli/devices": ["cli/test_doctor", "cli/test_main"],
-    "cli/doctor": ["inference/test_building"],
-    "cli/main": ["cli/test_manners"],
-    "cli/run": ["cli/test_main", "cli/test_manners"],
-    "cli/signals": ["cli/test_manners"],
-    "cli/standard_streams": ["cli/test_manners"],
-    "frontends/faces": ["frontends/test_face_geometry"],
-    "inference/baselines": ["streams/test_person_rules", "streams/test_profile"],
-    "inference/choose": ["inference/test_backends", "inference/test_levels", "inference/test_building"],
-    "inference/engines": ["inference/test_building", "streams/test_host"],
-    "inference/null": ["inference/test_backends", "inference/test_levels", "streams/test_language"],
-    "inference/onnxruntime": ["inference/test_backends", "inference/test_int8"],
-    "inference/program": ["inference/test_levels", "inference/test_backends", "inference/test_tensorrt"],
-    "inference/tensorrt/backend": ["inference/test_tensorrt"],
-    "inference/tensorrt/cuda": ["inference/test_tensorrt"],
-    "inference/tensorrt/device_tick": ["inference/test_tensorrt"],
-    "inference/tensorrt/options": ["inference/test_tensorrt", "cli/test_config"],
-    "inference/tensorrt/plan_cache": ["inference/test_plan_cache", "inference/test_tensorrt"],
-    "inference/tensorrt/planner": ["inference/test_tensorrt"],
-    "sources/choose": ["sources/test_base", "sources/test_media", "sources/test_synthetic", "sources/test_network"],
-    "sources/frames": ["sources/test_base", "sources/test_camera", "sources/test_media"],
-    "sources/devices": ["cli/test_doctor"],
-    "sources/pushed": ["streams/test_host"],
-    "sources/synthetic/person": ["sources/test_synthetic"],
-    "sources/synthetic/portrait": ["sources/test_synthetic"],
-    "cli/models": ["sources/test_speech_whisper"],
-    "processes": ["inference/test_building", "sources/test_speech_source"],
-    "sources/speech/agreement": ["sources/test_speech_words"],
-    "sources/speech/child": ["sources/test_speech_source", "sources/test_speech_whisper"],
-    "sources/speech/choose": ["sources/test_speech_words", "sources/test_speech_source", "sources/test_speech_whisper"],
-    "sources/speech/models": ["sources/test_speech_source", "sources/test_speech_whisper"],
-    "sources/speech/process": ["sources/test_speech_source"],
-    "sources/speech/recogniser": ["sources/test_speech_words"],
-    "sources/speech/sherpa": ["sources/test_speech_sherpa"],
-    "sources/speech/source": ["sources/test_speech_source"],
-    "sources/speech/voice": ["sources/test_speech_words", "sources/test_speech_whisper"],
-    "sources/speech/whisper": ["sources/test_speech_words", "sources/test_speech_whisper"],
-    "sources/synthetic/espeak": ["sources/test_speech_whisper"],
-    "sources/synthetic/source": ["sources/test_synthetic"],
-    "sources/threaded": ["sources/test_base", "sources/test_camera"],
-    "streams/account": ["streams/test_session", "streams/test_host"],
-    "streams/mailbox": ["test_embedding"],
-    "streams/person": ["streams/test_person_rules"],
-    "streams/reports": ["streams/test_account", "cli/test_terminal", "streams/test_host"],
-    "streams/running": ["streams/test_host", "test_embedding"],
-    "streams/stream": ["streams/test_host", "cli/test_config", "streams/test_several_streams"],
-    "wire/jsonl": ["streams/test_host"],
-    "wire/names": ["wire/test_messages"],
-    "wire/numbering": ["wire/test_publisher", "streams/test_host"],
-    "wire/outbox": ["wire/test_publisher", "streams/test_host"],
-}
 # No behaviour of their own, or text for people only.
-NOT_SAMPLED = ("__init__", "cli/terminal")
+NOT_SAMPLED = ("__init__", "cli/terminal", "recording/style")
 _MORE_CALLS = "allows more calls, and nobody makes one"
 _WITH_A_BOX = "it is read only while there is a face, and finding one sets it"
 # "module:function: line before -> line after": why the program does the same.

@@ -19,6 +19,7 @@ from clcr_stream.wire.names import STREAM_NAME
 if TYPE_CHECKING:
     from clcr_stream.inference.choose import EngineOptions
     from clcr_stream.inference.tensorrt.options import Options as TensorRTOptions
+    from clcr_stream.recording.options import RecordOptions
     from clcr_stream.sources.base import SourceSpec
     from clcr_stream.streams.stream import StreamOptions
     from clcr_stream.wire.publisher import PublishOptions
@@ -62,10 +63,13 @@ def tensorrt_options(section: TensorRTConfig) -> TensorRTOptions:
 
 def stream_options(config: Config) -> tuple[StreamOptions, ...]:
     """The streams of a configuration, in its order."""
+    from clcr_stream.streams.required import parse_required
     from clcr_stream.streams.stream import StreamOptions
     from clcr_stream.wire.jsonl import Output
 
     inputs = input_files(config)
+    run = config.run
+    required = parse_required(run.require, run.require_s, run.require_action == "end")
     return tuple(
         StreamOptions(
             name=entry.name,
@@ -75,11 +79,23 @@ def stream_options(config: Config) -> tuple[StreamOptions, ...]:
             duration_s=config.run.duration_s if entry.duration_s is None else entry.duration_s,
             settle_ms=config.run.settle_ms,
             output=None if entry.output is None else Output(entry.output, config.publish.append, inputs),
+            required=required,
             calibrate_s=config.person.calibrate_s if entry.calibrate_s is None else entry.calibrate_s,
             profile=None if entry.profile is None else Path(entry.profile),
+            preview=config.publish.preview,
+            record=record_options(config, entry, inputs),
         )
         for entry in stream_entries(config)
     )
+
+
+def record_options(config: Config, entry: StreamEntry, inputs: tuple[Path, ...]) -> RecordOptions | None:
+    """The recording of one stream, if one is asked for."""
+    from clcr_stream.recording.options import DEFAULT_ROTATE, RecordOptions
+
+    if entry.record is None:
+        return None
+    return RecordOptions(entry.record, config.record.media, config.record.rotate or DEFAULT_ROTATE, inputs)
 
 
 def only_stream(config: Config, publish: str | None) -> StreamOptions:
@@ -91,10 +107,10 @@ def only_stream(config: Config, publish: str | None) -> StreamOptions:
 def input_files(config: Config) -> tuple[Path, ...]:
     """What a run may read: the files named by any of its streams, the bundle's folder and the keys."""
     sources = [entry.sources for entry in stream_entries(config)]
-    names = [name for one in sources for name in (one.input, one.camera, one.mic, one.transcript)]
+    names = [name for one in sources for name in (one.input, one.camera, one.mic, one.transcript, one.face_model)]
     names += [entry.profile for entry in stream_entries(config)]
     names += [config.model.bundle, config.publish.curve.secret_file, config.publish.curve.clients_folder]
-    return tuple(Path(name.removeprefix("file://")).expanduser() for name in names if name)
+    return tuple(Path(name.removeprefix("file://")).expanduser() for name in names if name and name != "-")
 
 
 def stream_entries(config: Config) -> tuple[StreamEntry, ...]:
@@ -106,21 +122,29 @@ def stream_entries(config: Config) -> tuple[StreamEntry, ...]:
         bind=publish.bind,
         output=publish.output,
         profile=config.person.profile,
+        record=config.record.file,
     )
     return config.streams or (own,)
 
 
 def source_spec(sources: SourcesConfig) -> SourceSpec:
     """What the sources are opened with; a plain run takes the first camera and the default microphone."""
-    from clcr_stream.sources.base import SourceSpec
+    from clcr_stream.sources.base import SourceSpec, Span
+    from clcr_stream.sources.framing import parse_framing
 
+    shared: dict[str, Any] = {
+        "transcript": sources.transcript,
+        "pace": sources.pace,
+        "framing": parse_framing(sources.rotate, sources.flip, sources.region),
+        "face_model": None if sources.face_model is None else Path(sources.face_model).expanduser(),
+        "span": Span(sources.start_s, sources.end_s, sources.loop),
+    }
     if sources.input is not None:
-        return SourceSpec(input=sources.input, transcript=sources.transcript, pace=sources.pace)
+        return SourceSpec(input=sources.input, **shared)
     return SourceSpec(
         camera=sources.camera if sources.camera is not None else "0",
         microphone=sources.mic if sources.mic is not None else "default",
-        transcript=sources.transcript,
-        pace=sources.pace,
+        **shared,
     )
 
 
@@ -254,6 +278,10 @@ def _check(config: Config, where: str) -> None:
         )
     _check_builder(config.tensorrt.builder, where)
     rules |= _source_rules(config.sources, "")
+    records = [entry.record for entry in stream_entries(config) if entry.record is not None]
+    for name in ("media", "rotate"):
+        needless = bool(records) or not getattr(config.record, name)
+        rules[f"record.{name} (--record-{name}) needs a recording; give --record FILE.mcap"] = needless
     if config.streams:
         rules |= _stream_rules(config)
     for message, holds in rules.items():
@@ -309,6 +337,7 @@ def _stream_rules(config: Config) -> dict[str, bool]:
     binds = [entry.bind for entry in streams if entry.bind is not None]
     outputs = [entry.output for entry in streams if entry.output is not None]
     profiles = [entry.profile for entry in streams if entry.profile is not None]
+    records = [entry.record for entry in streams if entry.record is not None]
     rules = {
         "streams replaces sources (--camera, --mic, --input, --transcript, --pace); put them under each stream": (
             config.sources == SourcesConfig()
@@ -316,12 +345,14 @@ def _stream_rules(config: Config) -> dict[str, bool]:
         "streams replaces publish.stream, publish.bind and publish.output (--stream, --bind, --output); each stream "
         "has its own name, bind and output": (publish.stream, publish.bind, publish.output) == ("default", None, None),
         "streams replaces person.profile (--profile); each stream has its own": config.person.profile is None,
+        "streams replaces record.file (--record); each stream has its own `record`": config.record.file is None,
         f"{len(streams)} streams, run.max_streams allows {config.run.max_streams}": (
             len(streams) <= config.run.max_streams
         ),
     }
-    for what, given in (("name", names), ("bind", binds), ("output", outputs), ("profile", profiles)):
-        meant = [os.path.realpath(value) if what in ("output", "profile") else value for value in given]  # ./x is x
+    files = {"output": outputs, "profile": profiles, "record": records}
+    for what, given in {"name": names, "bind": binds, **files}.items():
+        meant = [os.path.realpath(value) if what in files else value for value in given]  # ./x is x
         twice = sorted({value for value, one in zip(given, meant, strict=True) if meant.count(one) > 1})
         rules[f"streams: {what} {', '.join(twice)} is given twice, each stream needs its own"] = not twice
     for index, entry in enumerate(streams):

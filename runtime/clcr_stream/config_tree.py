@@ -11,7 +11,9 @@ class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Where the data comes from; `input` gives video and sound from one file or URL and replaces camera and mic.
 
     A null camera or mic is the first camera and the default microphone, unless `input` is given. The transcript `auto`
-    is speech recognition where it is installed.
+    is speech recognition where it is installed. Pictures are turned (`rotate`, degrees clockwise), mirrored (`flip`: h,
+    v, hv) and cut (`region`: "left,top,width,height" in shares); of a recording `start_s` to `end_s` is played.
+    `face_model` is YuNet's file, in place of OpenCV's cascade.
     """
 
     camera: str | None = None
@@ -19,6 +21,13 @@ class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     input: str | None = None
     transcript: str = "auto"
     pace: Literal["real", "max"] = "real"
+    rotate: int = 0
+    flip: str = ""
+    region: str | None = None
+    start_s: float = 0.0
+    end_s: float | None = None
+    loop: bool = False
+    face_model: str | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,7 +48,8 @@ class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where predictions go; a null `bind` is the user's own ipc socket, `output` a file of JSON lines or "-".
 
-    `append` lets an output grow that holds something already, instead of refusing it.
+    `append` lets an output grow that holds something already, instead of refusing it. `preview` lets the user's own
+    programs see the face crops.
     """
 
     bind: str | None = None
@@ -47,7 +57,19 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     format: Literal["json", "msgpack"] = "json"
     output: str | None = None
     append: bool = False
+    preview: bool = False
     curve: CurveConfig = CurveConfig()
+
+
+class RecordConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A recording of the session's messages, `file`.mcap; with `media` also of faces, sound and words.
+
+    `rotate` is when the next part begins: a size, a time or both; null: 1GiB,6h.
+    """
+
+    file: str | None = None
+    media: bool = False
+    rotate: str | None = None
 
 
 class PersonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -68,18 +90,23 @@ class StreamEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     duration_s: float | None = None
     calibrate_s: float | None = None
     profile: str | None = None
+    record: str | None = None
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When ticks happen and when the session ends; a null `duration_s` runs until the input ends or a signal comes.
 
     `max_streams` is how many streams may run at once, `max_batch` how many go through a level in one call (1: each
-    alone).
+    alone). `require` names modalities, "vision,acoustic", that must be live: after `require_s` without one of them the
+    stream ends, or only says so.
     """
 
     settle_ms: float = 60.0
     duration_s: float | None = None
     quiet: bool = False
+    require: str = ""
+    require_s: float = 10.0
+    require_action: Literal["end", "alert"] = "end"
     max_streams: int = 32
     max_batch: int = 8
 
@@ -123,5 +150,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tensorrt: TensorRTConfig = TensorRTConfig()
     publish: PublishConfig = PublishConfig()
     person: PersonConfig = PersonConfig()
+    record: RecordConfig = RecordConfig()
     run: RunConfig = RunConfig()
     streams: tuple[StreamEntry, ...] = ()

@@ -7,7 +7,7 @@ A loop runs on a thread of its own, predictions come by iteration or by a callba
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, get_args
@@ -49,12 +49,13 @@ def open(
     format: Literal["json", "msgpack"] = "json",
     output: str | Path | None = None,
     on_prediction: OnPrediction | None = None,
+    config: Mapping[str, object] | None = None,
 ) -> PredictionStream:
     """A stream that runs from now on until its input ends or it is closed; values are those of the command's flags.
 
-    At least one of `camera`, `microphone`, `input` and `transcript` is needed: no device is opened unasked. `publish`
-    is an endpoint, or "default" for the user's own ipc socket. With `on_prediction` the stream calls, else it is
-    iterated. Raises the ClcrError of whatever cannot be opened.
+    One of `camera`, `microphone`, `input` and `transcript` is needed: no device is opened unasked. `publish`: endpoint,
+    "default" is the user's own ipc socket. With `on_prediction` the stream calls, else it is iterated. `config`: other
+    keys of configs/default.yaml, {"sources.rotate": 90}. Raises the ClcrError of whatever cannot be opened.
     """
     if camera is None and microphone is None and input is None and transcript is None:
         raise ConfigError("open: no source; give camera, microphone, input or transcript")
@@ -68,12 +69,13 @@ def open(
         "model.bundle": _text(bundle),
         "model.backend": backend,
         "run.duration_s": duration_s,
-        **_person(calibrate_s, profile),
+        "person.calibrate_s": calibrate_s,
+        "person.profile": _text(profile),
+        **(config or {}),
     }
-    config = config_of(sources, stream, gamma, settle_ms, publish, format, _text(output))
-    options = only_stream(config, publish)
-    check([options])
-    running = Running(engine_options(config))
+    whole = config_of(sources, stream, gamma, settle_ms, publish, format, _text(output))
+    check([options := only_stream(whole, publish)])
+    running = Running(engine_options(whole))
     try:
         limit = RECORDING_PREDICTIONS if pace == "max" else None
         opened = PredictionStream(running, options, Hooks(), limit, on_prediction)
@@ -161,7 +163,8 @@ class Engines:
             raise ConfigError(f"stream {name}: pace is {pace!r}, allowed are real and max")
         running = self._running
         running.check(name)
-        config = config_of(_person(calibrate_s, profile), name, gamma, settle_ms, publish, format, _text(output))
+        own = {"person.calibrate_s": calibrate_s, "person.profile": _text(profile)}
+        config = config_of(own, name, gamma, settle_ms, publish, format, _text(output))
         options = replace(only_stream(config, publish), sources=SourceSpec(pace=pace), origin_ns=0)
         check([options])
         hooks = Hooks(baselines=baselines or {})
@@ -205,7 +208,7 @@ class PredictionStream:
             source_ended(error)
             mailbox.end(error)
 
-        hooks = replace(hooks, sinks=(mailbox,), has_room=lambda: mailbox.has_room, ended=ended)
+        hooks = replace(hooks, sinks=(*hooks.sinks, mailbox), has_room=lambda: mailbox.has_room, ended=ended)
         (self._stream,) = running.host.begin([options], hooks)
         self._caller: Caller | None = None
         if on_prediction is not None:
@@ -390,10 +393,6 @@ class PushedStream(PredictionStream):
         A last hop that is not full is left out; with `round_up` it is predicted too, its rest a gap.
         """
         self._source.end_of_recording(round_up)
-
-
-def _person(calibrate_s: float | None, profile: str | Path | None) -> dict[str, Any]:
-    return {"person.calibrate_s": calibrate_s, "person.profile": _text(profile)}
 
 
 def _text(value: str | Path | None) -> str | None:

@@ -6,7 +6,8 @@ ClcrError                 exit code 1
 ├── BundleError           4   a bundle that does not verify
 ├── BackendError          5   an engine that does not load or run
 ├── PublishError          6   an endpoint that cannot be bound
-└── OutputError           7   a file or standard output that cannot be written
+├── OutputError           7   a file or standard output that cannot be written
+└── RequiredError         8   an input that --require names is not live
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ class OutputError(ClcrError):
     """What was asked for could not be written, or not all of it: a full disk, a closed standard output."""
 
     exit_code = 7
+
+
+class RequiredError(ClcrError):
+    """A modality that the user requires was not live for too long."""
+
+    exit_code = 8
 
 
 _CREDENTIALS = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^/?#\s]*@")  # greedy: a password may hold an @

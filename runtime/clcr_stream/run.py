@@ -14,6 +14,8 @@ from clcr_stream.config import engine_options, stream_options
 from clcr_stream.config_tree import Config
 from clcr_stream.errors import ConfigError
 from clcr_stream.inference.engines import Say, open_engines
+from clcr_stream.recording.options import check_record
+from clcr_stream.recording.source import KINDS
 from clcr_stream.sources.choose import check_spec
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.profile import check_profile
@@ -56,13 +58,15 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
 def check(streams: Sequence[StreamOptions]) -> None:
     """Raise what can be known before anything slow is loaded: of files that are read, endpoints, outputs, profiles."""
     for options in streams:
-        check_spec(options.sources)
+        check_spec(options.sources, KINDS)
         if options.publish is not None:
             check_options(options.publish)
         if options.output is not None:
             check_output(options.output)
         if options.profile is not None:
             check_profile(options.profile)
+        if options.record is not None:
+            check_record(options.record)
 
 
 def reload(host: Host, config: Config, read: Callable[[], Config]) -> None:

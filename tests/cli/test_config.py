@@ -83,7 +83,7 @@ def test_an_empty_file_and_an_empty_section_mean_defaults(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("runn: {}", "unknown key runn; allowed here: sources, model, tensorrt, publish, person, run, streams"),
+        ("runn: {}", "unknown key runn; allowed here: sources, model, tensorrt, publish, person, record, run, streams"),
         ("run: {settle: 5}", "unknown key run.settle; allowed here: settle_ms"),
         ("run: {settle_ms: fast}", "run.settle_ms: Expected `float`"),
         ("publish: {format: xml}", "publish.format"),
@@ -246,3 +246,21 @@ def test_a_stream_s_own_calibration_beats_that_of_all(tmp_path: Path) -> None:
     )
     first, second = stream_options(load_config(written(tmp_path, text), {}))
     assert (first.calibrate_s, first.profile, second.calibrate_s, second.profile) == (7, None, 3, Path("me"))
+
+
+def test_each_stream_has_a_recording_of_its_own_and_media_need_one(tmp_path: Path) -> None:
+    entries = "{name: a, sources: {input: x}, record: a.mcap}, {name: b, sources: {input: y}, record: %s}"
+    with pytest.raises(ConfigError, match=r"streams: record \./a\.mcap, a\.mcap is given twice"):
+        load_config(written(tmp_path, f"streams: [{entries % './a.mcap'}]"), {})
+    path = written(tmp_path, f"streams: [{entries % 'b.mcap'}]\nrecord: {{media: true, rotate: 10min}}")
+    one, other = stream_options(load_config(path, {}))
+    assert one.record is not None and other.record is not None
+    assert (one.record.target, other.record.target) == ("a.mcap", "b.mcap")
+    assert one.record.media and other.record.rotate == "10min"
+    with pytest.raises(ConfigError, match=r"streams replaces record\.file \(--record\)"):
+        load_config(path, {"record.file": "c.mcap"})
+    for flag in ({"record.media": True}, {"record.rotate": "1GiB"}):
+        with pytest.raises(ConfigError, match=r"needs a recording; give --record FILE\.mcap"):
+            load_config(None, flag)
+    (plain,) = stream_options(load_config(None, {"record.file": "a.mcap"}))
+    assert plain.record is not None and not plain.record.media and plain.record.rotate == "1GiB,6h"

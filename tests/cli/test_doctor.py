@@ -93,3 +93,12 @@ def test_cameras_are_listed_by_device_and_name(tmp_path: Path) -> None:
         {"device": "/dev/video2", "name": "video2"},
     ]
     assert devices.list_cameras(tmp_path / "none") == []
+
+
+def test_doctor_says_how_a_source_that_is_named_is_doing(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--bundle", str(bundle), "--backend", "null", "--camera", "/dev/video97", "--mic", "test://?seconds=0.2"]
+    assert main(["doctor", "--json", *given]) == 0
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    camera, microphone = checks["camera /dev/video97"], checks["synthetic test://?seconds=0.2"]
+    assert not camera["ok"] and not camera["required"] and camera["detail"].startswith("absent: no such camera")
+    assert microphone["ok"] and microphone["detail"].startswith("ended")

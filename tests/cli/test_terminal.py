@@ -9,7 +9,6 @@ import pytest
 
 from clcr_stream.cli.terminal import Notices, StatusLine, status_line, summary_text
 from clcr_stream.clock import NS_PER_S
-from clcr_stream.sources.base import STARTING
 from clcr_stream.streams.account import Account, Last
 from clcr_stream.streams.reports import View, summarise
 from clcr_stream.wire import messages
@@ -34,10 +33,10 @@ def test_the_status_line_shows_a_value_and_says_when_there_is_no_answer() -> Non
 
 
 def test_the_status_line_of_several_streams_names_each() -> None:
-    waiting = messages.Source(name="1", kind="camera", state="waiting")
-    line = status_line([View("left", Account(), ()), View("right", Account(), (waiting,))])
+    absent = messages.Source(name="1", kind="camera", state="absent")
+    line = status_line([View("left", Account(), ()), View("right", Account(), (absent,))])
     left, right = line.split(" || ")
-    assert left.startswith("left: ") and right.startswith("right: camera:waiting | no prediction yet")
+    assert left.startswith("left: ") and right.startswith("right: camera:absent | no prediction yet")
 
 
 def test_the_summary_adds_up_and_knows_its_percentiles() -> None:
@@ -63,11 +62,11 @@ def camera_sources(state: str, reason: str | None) -> tuple[messages.Source, ...
 
 def test_why_a_source_is_not_there_is_told_once_until_it_comes_back() -> None:
     notices = Notices()
-    assert notices.new(camera("waiting", STARTING)) == []
-    assert notices.new(camera("waiting", "no such camera; looking every 2 s")) == [
-        "camera 0: waiting: no such camera; looking every 2 s"
+    assert notices.new(camera("starting", "no line yet")) == []
+    assert notices.new(camera("absent", "no such camera; looking every second")) == [
+        "camera 0: absent: no such camera; looking every second"
     ]
-    assert notices.new(camera("waiting", "no such camera; looking every 2 s")) == []
+    assert notices.new(camera("absent", "no such camera; looking every second")) == []
     assert notices.new(camera("live")) == ["camera 0: back"]
     assert notices.new(camera("live")) == []
     assert notices.new(camera("stale", "no new picture for 1.1 s")) == ["camera 0: stale: no new picture for 1.1 s"]
@@ -77,15 +76,23 @@ def test_why_a_source_is_not_there_is_told_once_until_it_comes_back() -> None:
 
 def test_the_same_camera_name_in_two_streams_is_told_for_each_with_its_stream() -> None:
     notices = Notices()
-    left, right = camera("waiting", "gone", "left"), camera("waiting", "gone", "right")
-    assert notices.new(left + right) == ["left: camera 0: waiting: gone", "right: camera 0: waiting: gone"]
+    left, right = camera("absent", "gone", "left"), camera("absent", "gone", "right")
+    assert notices.new(left + right) == ["left: camera 0: absent: gone", "right: camera 0: absent: gone"]
     assert notices.new(left + camera("live", stream="right")) == ["right: camera 0: back"]
 
 
 def test_a_source_that_is_there_from_the_start_and_ends_is_not_mentioned() -> None:
     notices = Notices()
-    told = [notices.new(camera(state)) for state in ("waiting", "live", "ended")]
+    told = [notices.new(camera(state)) for state in ("starting", "live", "ended")]
     assert told == [[], [], []]
+
+
+def test_what_a_person_can_do_about_a_live_source_is_said_once() -> None:
+    notices, hint = Notices(), "no face is found, but one when the picture is turned: give --rotate 90"
+    assert notices.new(camera("live")) == []
+    assert notices.new(camera("live", hint)) == [f"camera 0: {hint}"]
+    assert notices.new(camera("live", hint)) == notices.new(camera("live")) == []
+    assert notices.new(camera("stale", "no new picture")) == ["camera 0: stale: no new picture"]
 
 
 class Clock:
@@ -167,10 +174,10 @@ def terminal_type(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_notice_stays_on_the_screen_even_when_the_session_is_short(terminal: bool) -> None:
-    out, pending = Lines(terminal), ["camera 0: waiting: no such camera"]
+    out, pending = Lines(terminal), ["camera 0: absent: no such camera"]
     with StatusLine(lambda _: "all is well", out, 3600.0, lambda: [pending.pop()] if pending else []):  # type: ignore[arg-type]
         pass
-    assert "camera 0: waiting: no such camera\n" in out.text
+    assert "camera 0: absent: no such camera\n" in out.text
     assert out.text.count("camera 0") == 1
 
 

@@ -104,7 +104,13 @@ EVALUATE = ByTest(
 SCORE = ByTest(
     "tests/model/test_scoring.py::test_the_command_scores_a_bundle_and_tells_of_every_clip_that_it_could_not"
 )
+REPORT = ByTest("tests/cli/test_recordings.py::test_a_report_of_a_clip_a_recording_and_of_lines_say_the_same")
+REPLAY = ByTest("tests/cli/test_recordings.py::test_a_replay_gives_the_same_predictions_and_another_gamma_gives_a_diff")
+PREDICT = ByTest(
+    "tests/cli/test_recordings.py::test_files_are_predicted_with_one_set_of_engines_and_a_bad_one_does_not_stop_the_rest"
+)
 CALIBRATE = ByTest("tests/streams/test_profile.py::test_the_command_calibrates_once_and_knows_the_person_next_time")
+REQUIRED = ByTest("tests/streams/test_required.py::test_the_command_ends_with_its_own_code_and_says_what_is_missing")
 EXPORT = ByTest("tests/export/test_export.py::test_the_command_writes_a_bundle_and_says_what_it_proved")
 LOWER = ByTest("tests/export/test_precision.py::test_wrong_arguments_are_one_line_and_exit_code_2")
 PEERS = ByTest("tests/tools/test_bench_tools.py::test_peers_agree_and_their_ratios_follow_from_their_figures")
@@ -117,6 +123,7 @@ PROOFS: dict[str, Proof] = {
     # README.md, CONTRIBUTING.md
     "scripts/demo": ByTest("tests/repository/test_documents.py::test_the_demo_prints_a_line_of_every_kind"),
     "scripts/test": SUITE,
+    "scripts/test faults": SUITE,
     "scripts/check": Options("runs before this suite in .ci/run"),
     ".ci/run": SUITE,
     'scripts/test -m "not slow"': ByTest(
@@ -155,6 +162,20 @@ PROOFS: dict[str, Proof] = {
     "python tools/bench_speech.py --labels labels.csv --media clips --foreign folder --json speech.json": ByTest(
         "tests/tools/test_bench_speech.py::test_the_command_measures_clips_silence_noise_and_music"
     ),
+    "clcr-stream --record talk.mcap": Options("needs a camera; the guide's line runs on a clip"),
+    "clcr-stream predict talk.mp4 other.mp4": PREDICT,
+    "clcr-stream predict talk.mp4 other.mp4 --csv answers.csv": PREDICT,
+    "clcr-stream report --input talk.mp4 --out talk.html": REPORT,
+    "clcr-stream report --input talk.mp4 --transcript talk.srt --out talk.html": REPORT,
+    "clcr-stream --input talk.mp4 --transcript talk.srt --pace max --record talk.mcap --record-media": ByTest(
+        "tests/recording/test_recorder.py::test_media_is_recorded_only_when_asked_for_and_then_said_even_with_quiet"
+    ),
+    "clcr-stream replay talk.mcap": REPLAY,
+    "clcr-stream replay talk.mcap --gamma 0 --json": REPLAY,
+    "clcr-stream export talk.mcap --csv talk.csv": ByTest(
+        "tests/cli/test_recordings.py::test_a_table_has_a_row_for_each_prediction"
+    ),
+    "clcr-stream report talk.mcap --out talk.html": REPORT,
     "clcr-stream devices": Run(r"^camera +\S(.|\n)*^microphone +\S"),
     "clcr-stream --camera 0 --mic default": Options("needs a camera and a microphone"),
     "clcr-stream --camera 0 --mic default &": Options("needs a camera and a microphone"),
@@ -162,11 +183,25 @@ PROOFS: dict[str, Proof] = {
     'clcr-stream --input "test://?seconds=10&emotion=happy" --pace max': Run(
         SUMMARY.replace(r"(\d+)", "(5)"), instead=(("=10", "=1"),)
     ),
+    "clcr-stream --input talk.mp4 --start 1 --end 2.5 --pace max": Run(SUMMARY),
+    "clcr-stream --input - --pace max <talk.mkv": Options("reads a pipe; tests/sources/test_playback.py reads one"),
+    "clcr-stream --camera 0 --rotate 90 --region 0.25,0,0.5,1": Options("needs a camera"),
+    "clcr-stream --require vision,acoustic": REQUIRED,
+    "clcr-stream --require acoustic --require-s 3 --require-action alert": REQUIRED,
     "clcr-stream --calibrate 10": CALIBRATE,
     "clcr-stream --calibrate 10 --profile me.profile": CALIBRATE,
     "clcr-stream --profile me.profile": CALIBRATE,
     "clcr-stream --config configs/two_cameras.yaml": ByTest(
         "tests/cli/test_config.py::test_the_shipped_files_name_every_key_of_a_stream"
+    ),
+    "clcr-stream top": Run(r"^default: +\d+\.\d s +(\w+ +\d\.\d\d|no input)", session="default", lines=14),
+    "clcr-stream view": Run(r"^http://127\.0\.0\.1:\d+/#token=[\w-]{32}$", session="default", lines=1),
+    "clcr-stream view left right --port 8420": ByTest(
+        "tests/dashboard/test_server.py::test_the_command_prints_its_url_serves_and_ends_within_seconds_while_pages_are_open"
+    ),
+    "python tools/docs/watching.py": Options("draws the guide's pictures, in two minutes and with a browser"),
+    "clcr-stream top left right --marks moments.jsonl": ByTest(
+        "tests/cli/test_top.py::test_a_mark_is_a_line_of_json_in_the_file_that_was_named"
     ),
     "clcr-stream sub --stream left": Run(r"^[^\n]*\d\.\d\d", session="left", lines=2),
     "clcr-stream sub --count 1 --timeout 5 --json": Run(r'^\{.*"type": ?"prediction".*\}$', session="default"),
@@ -346,9 +381,6 @@ PROOFS: dict[str, Proof] = {
     ),
     "python tools/soak.py --ticks 1000000 --json docs/benchmarks/soak.json": ByTest(
         "tests/tools/test_soak.py::test_a_short_soak_publishes_every_tick_of_streams_that_come_and_go"
-    ),
-    "clcr-stream --input test:// --duration 5 --quiet --output - | python tools/show.py": Run(
-        r"model default \([0-9a-f]{12}\) on onnxruntime", instead=(("5", "1"),)
     ),
     "python tools/checks/sizes.py": Run("^$"),
     "python tools/checks/imports.py": Run("^$"),
@@ -614,7 +646,7 @@ def test_the_picture_in_the_readme_shows_a_line_of_every_kind() -> None:
 
 @pytest.mark.parametrize("command", [c for c in PROOFS if c.startswith("scripts/test ")])
 def test_the_selections_of_tests_that_documents_show_select_some(command: str) -> None:
-    arguments = command.removeprefix("scripts/test ")
+    arguments = command.removeprefix("scripts/test ").replace("faults", "tests/faults")  # as scripts/test does
     if "/" not in arguments:  # of a file that holds both kinds: collecting every file takes half a minute
         arguments += " tests/repository/test_repository.py"
     count = shell(

@@ -94,6 +94,9 @@ def test_the_wheel_holds_the_three_packages_and_the_default_bundle_and_nothing_e
     assert {f"clcr_stream/engines/default/{name}" for name in bundle} <= set(names)
     for package in ("clcr", "clcr_export", "clcr_stream"):
         assert f"{package}/py.typed" in names
+    page = {path.name for path in (ROOT / "runtime/clcr_stream/dashboard/page").iterdir()}
+    assert "index.html" in page
+    assert {f"clcr_stream/dashboard/page/{name}" for name in page} <= set(names)
     assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth", ".mp4", ".wav", ".opus"))]
 
 
@@ -359,11 +362,9 @@ def test_demo_takes_the_camera_that_is_there_with_or_without_a_microphone(
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
-    """A copy of the scripts whose set-up is done, with a view that shows nothing."""
+    """A copy of the scripts whose set-up is done."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     (tmp_path / "pyproject.toml").write_text("", encoding="utf-8")
-    (tmp_path / "tools").mkdir()
-    (tmp_path / "tools/show.py").write_text("import sys; sys.stdin.read()", encoding="utf-8")
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
     run("bash", "-c", f"source {tmp_path}/scripts/lib.sh; mark_current live")
@@ -372,7 +373,9 @@ def demo(tmp_path: Path) -> Path:
 
 def test_demo_passes_the_run_s_failure_on_and_names_no_source_the_user_chose(demo: Path) -> None:
     """The script with a stand-in for clcr-stream that prints its arguments."""
-    fake_commands(demo / ".venv/bin", {"clcr-stream": 'echo "$@" >&2; exit 4'})
+    fake_commands(
+        demo / ".venv/bin", {"clcr-stream": 'if [ "$*" = "top -" ]; then cat; exit; fi; echo "$@" >&2; exit 4'}
+    )
     for given, expected in (
         (["--input", "x.mp4"], "--duration 15 --input x.mp4 --quiet --output -"),
         (["--input=x.mp4", "--duration=2", "--json"], "--input=x.mp4 --duration=2 --json"),

@@ -52,9 +52,9 @@ def test_whatever_is_raised_in_the_thread_ends_the_source_as_failed(error: BaseE
 
 
 def test_back_off_doubles_up_to_its_limit_and_jitters() -> None:
-    assert [backoff_s(attempt, 0.5) for attempt in range(7)] == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0]
-    assert backoff_s(1000, 1.0) == 2.5
-    assert backoff_s(0, 0.0) < backoff_s(0, 1.0)
+    assert [backoff_s(attempt, 0.0) for attempt in range(7)] == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert backoff_s(1000, 0.0) == 5.0 and backoff_s(1000, 1.0) == 3.0
+    assert backoff_s(0, 1.0) == 0.25 < backoff_s(3, 1.0) < backoff_s(3, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_given_transcript_replaces_the_one_of_the_test_source(tmp_path: Path) 
 def test_a_live_url_is_opened_in_its_thread_not_at_once() -> None:
     (source,) = open_sources(SourceSpec(input="rtsp://user:secret@192.0.2.1/live"), make_sinks())
     assert not source.lossless
-    assert source.report().state == "waiting"
+    assert source.report().state == "starting"
     assert "secret" not in source.name
     source.close()
 

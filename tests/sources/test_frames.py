@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.sources.base import Sinks
 from clcr_stream.sources.frames import FrameFeeder
+from clcr_stream.sources.framing import Framing
+from clcr_stream.sources.synthetic.person import Person, PersonOptions
 from clcr_stream.window.ring import NOBODY
-from media import Face, make_sinks
+from media import ORIGIN_NS, Face, make_sinks
 
 
 @dataclass
@@ -57,3 +62,55 @@ def test_a_camera_that_changes_its_size_does_not_change_the_person() -> None:
 def test_a_camera_that_comes_back_soon_shows_the_same_person() -> None:
     frames = [((640, 480), (100, 100, 90, 90))] * 3
     assert persons(list(frames), reset_before=2) == [0, 0, 0]
+
+
+def upright() -> NDArray[np.uint8]:
+    return Person(PersonOptions(), 16_000).picture(1.0)
+
+
+def offered(picture: NDArray[np.uint8], seconds: int, framing: Framing = Framing()) -> tuple[FrameFeeder, Sinks]:  # noqa: B008
+    """A feeder with the product's finder, after pictures of so many seconds, one a second."""
+    sinks = replace(make_sinks(), finder=None, framing=framing)
+    feeder = FrameFeeder(sinks)
+    for second in range(seconds + 1):
+        feeder.offer(ORIGIN_NS + second * NS_PER_S, lambda: picture)
+    return feeder, sinks
+
+
+@pytest.mark.parametrize("turn", [90, 270])
+def test_a_picture_that_stands_on_its_side_gets_a_hint_that_helps(turn: int) -> None:
+    picture = np.ascontiguousarray(np.rot90(upright(), turn // 90))
+    assert offered(picture, 8)[0].hint == ""
+    assert offered(picture, 11)[0].hint.endswith(f"give --rotate {turn}")
+    feeder, sinks = offered(picture, 11, Framing(rotate=turn))
+    assert feeder.hint == "" and sinks.rings.vision.read(0, 100).valid.any()
+
+
+def test_no_hint_is_given_where_nobody_is_or_where_a_face_was_seen() -> None:
+    empty = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    assert offered(empty, 25)[0].hint == ""
+    feeder, _ = offered(upright(), 1)
+    turned = np.ascontiguousarray(np.rot90(upright()))
+    for second in range(2, 30):
+        feeder.offer(ORIGIN_NS + second * NS_PER_S, lambda: turned)
+    assert feeder.hint == "", "who lies down has not turned the camera"
+
+
+def test_a_region_leaves_out_a_face_beside_it_and_its_box_counts_from_it() -> None:
+    picture = upright()
+    _, whole = offered(picture, 1)
+    _, right = offered(picture, 1, Framing(region=(0.6, 0.0, 0.4, 1.0)))
+    _, middle = offered(picture, 1, Framing(region=(0.2, 0.0, 0.6, 1.0)))
+    assert whole.rings.vision.read(0, 1).valid[0] == 1 and right.rings.vision.read(0, 1).valid[0] == 0
+    box, cut = whole.rings.vision.read(0, 1).box[0], middle.rings.vision.read(0, 1).box[0]
+    assert cut[0] == pytest.approx((box[0] - 0.2) / 0.6, abs=0.05) and cut[3] == pytest.approx(box[3], abs=0.05)
+
+
+def test_the_ring_is_told_how_each_picture_looks_and_what_is_wrong_with_it() -> None:
+    feeder, sinks = offered((upright() * 0.04).astype(np.uint8), 3)
+    assert feeder.condition == "dark" == sinks.rings.vision.conditions.at(ORIGIN_NS + 3 * NS_PER_S)
+    assert sinks.rings.vision.conditions.at(ORIGIN_NS) == ""
+    luma, sharp = sinks.rings.vision.read(0, 1).look[0]
+    assert luma < 0.06 and sharp < 10
+    luma, sharp = offered(upright(), 0)[1].rings.vision.read(0, 1).look[0]
+    assert luma > 0.3 and sharp > 10

@@ -19,7 +19,9 @@ from clcr_stream.clock import FOREVER_NS, NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import BOTH, Pace, SourceSpec
 from clcr_stream.sources.choose import open_sources
-from clcr_stream.sources.media import AudioItem, FileSource, Item, MediaReader, VideoItem, open_file
+from clcr_stream.sources.files import FileSource
+from clcr_stream.sources.health import REASONS
+from clcr_stream.sources.media import AudioItem, Item, MediaReader, VideoItem, open_file
 from clcr_stream.window.ring import NEVER_NS, RingCounts
 from media import (
     ORIGIN_NS,
@@ -136,10 +138,10 @@ def test_a_video_without_sound_fills_vision_only_and_says_so(tmp_path: Path) -> 
     path = write_media(tmp_path / "a.mp4", MediaSpec(seconds=12, fps=15, rate_hz=0))
     sinks = make_sinks()
     source = FileSource(str(path), BOTH, sinks, "max")
-    assert source.modalities == ("vision",)
+    assert source.modalities == ("vision",) and source.report().state == "starting"
     source.start()
     assert await_filled(source, ORIGIN_NS + NS_PER_S)  # the rest does not fit in the ring yet
-    assert (source.report().state, source.report().reason) == ("live", "the file holds no audio")
+    assert eventually(lambda: source.report().reason == REASONS["covered"]), "it is all grey"
     source.close()
     assert sinks.rings.vision.read(0, 15).valid.all()
     assert not sinks.rings.acoustic.read(0, 16_000).present.any()

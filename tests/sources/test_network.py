@@ -14,6 +14,7 @@ import pytest
 from clcr_stream.clock import NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import BOTH
+from clcr_stream.sources.health import STALE_PICTURE_NS
 from clcr_stream.sources.media import AudioItem, VideoItem
 from clcr_stream.sources.network import NetworkSource, open_url
 from media import ORIGIN_NS, SteppedClock, eventually, make_sinks, newest_ns
@@ -82,7 +83,7 @@ def test_a_camera_that_freezes_with_its_connection_open_is_stale_and_then_opened
     source = NetworkSource(mjpeg_url, BOTH, make_sinks(MonotonicClock()))
     source.start()
     assert eventually(lambda: source.report().state == "live", 20)
-    assert eventually(lambda: source.report().state == "stale", 5)
+    assert eventually(lambda: source.report().state in ("stale", "lost", "reconnecting"), 5)
     assert eventually(lambda: source.report().counts["reconnects"] >= 1 and source.report().state == "live", 10)
     source.close()
 
@@ -98,6 +99,7 @@ class ScriptedReader:
     """A reader whose items advance the test's clock, then the connection breaks with `error` or ends."""
 
     modalities = BOTH
+    length_s: float | None = None  # it is no recording
 
     def __init__(
         self, clock: SteppedClock, items: Sequence[AudioItem | VideoItem], error: Exception | None = None
@@ -138,12 +140,12 @@ def test_an_absent_stream_is_waited_for_with_growing_pauses() -> None:
     pauses = []
     for tries in range(1, 6):
         assert eventually(lambda tries=tries: len(clock.waits) == tries)  # type: ignore[misc]
-        assert source.report().state == "waiting"
+        assert source.report().state == "absent"
         pauses.append(clock.waits[-1] - clock.now_ns())
         clock.move_to(clock.waits[-1])
     source.close()
     assert pauses[-1] > 2 * pauses[0]
-    assert max(pauses) <= 2.5 * NS_PER_S
+    assert max(pauses) <= 5 * NS_PER_S
 
 
 def test_what_arrives_is_stamped_at_arrival() -> None:
@@ -160,7 +162,7 @@ def test_what_arrives_is_stamped_at_arrival() -> None:
 
 
 @pytest.mark.parametrize("error", [None, TimeoutError("read timed out"), ConnectionResetError("reset by peer")])
-def test_a_stream_that_breaks_is_stale_then_back_with_a_gap(error: Exception | None) -> None:
+def test_a_stream_that_breaks_is_lost_then_back_with_a_gap(error: Exception | None) -> None:
     clock = SteppedClock()
     sinks = make_sinks(clock)
     readers = [ScriptedReader(clock, [sound()], error), ScriptedReader(clock, [sound()])]
@@ -168,7 +170,7 @@ def test_a_stream_that_breaks_is_stale_then_back_with_a_gap(error: Exception | N
     source = NetworkSource("rtsp://cam/", BOTH, sinks, lambda *_: readers.pop(0))
     source.start()
     assert eventually(lambda: first.closed and len(clock.waits) == 1)
-    assert source.report().state == "stale"
+    assert source.report().state == "lost"
     assert source.report().counts["reconnects"] == 0
     clock.move_to(ORIGIN_NS + NS_PER_S)
     assert eventually(lambda: second.closed)
@@ -184,7 +186,7 @@ def test_a_read_that_times_out_is_told_in_words() -> None:
     source = NetworkSource("rtsp://cam/", BOTH, make_sinks(clock), lambda *_: reader)
     source.start()
     assert eventually(lambda: reader.closed and len(clock.waits) == 1)
-    assert (source.report().state, source.report().reason) == ("stale", "nothing arrived for 1 s; trying again")
+    assert (source.report().state, source.report().reason) == ("lost", "nothing arrived for 1 s; trying again")
     source.close()
 
 
@@ -201,16 +203,16 @@ class HangingReader(ScriptedReader):
         self.let_go.wait(10)
 
 
-def test_a_stream_that_hangs_is_reported_stale_after_a_second() -> None:
+def test_a_stream_that_hangs_is_reported_stale_within_a_second() -> None:
     clock = SteppedClock()
     reader = HangingReader(clock, [picture()])
     source = NetworkSource("rtsp://cam/", BOTH, make_sinks(clock), lambda *_: reader)
     source.start()
     assert reader.hangs.wait(10)
     assert source.report().state == "live"
-    clock.move_to(clock.now_ns() + NS_PER_S)
+    clock.move_to(clock.now_ns() + STALE_PICTURE_NS)
     assert source.report().state == "live"
     clock.move_to(clock.now_ns() + 1)
-    assert (source.report().state, source.report().reason) == ("stale", "nothing arrives")
+    assert (source.report().state, source.report().reason) == ("stale", "no new picture for 0.6 s")
     reader.let_go.set()
     source.close()

@@ -52,7 +52,7 @@ def test_a_network_camera_gives_predictions_and_one_that_freezes_is_flagged_and_
             frozen_ns = session.now_ns()
             camera.freeze()
             flagged = session.expect(stale, 10, after_ns=frozen_ns)
-            told = session.expect(lambda message: source_state(message) == "stale", 10, "status", frozen_ns)
+            told = session.expect(lambda message: source_state(message) in ("stale", "lost"), 10, "status", frozen_ns)
             session.expect(lambda message: message["seq"] >= flagged.message["seq"] + 5, 10)  # it goes on meanwhile
             thawed_ns = session.now_ns()
             camera.thaw()
@@ -63,11 +63,10 @@ def test_a_network_camera_gives_predictions_and_one_that_freezes_is_flagged_and_
     assert code == 0, session.stderr()
     assert session.files_left() == ["stderr.txt"], "the session left files behind"
     flagged_s, back_s = (flagged.arrived_ns - frozen_ns) / NS_PER_S, (back.arrived_ns - thawed_ns) / NS_PER_S
-    assert flagged_s <= 1.5 * slowdown()
+    assert flagged_s <= 1.0 * slowdown()
     assert back_s <= 3.0 * slowdown()
-    assert (told.arrived_ns - frozen_ns) / NS_PER_S <= 2.6 * slowdown(), (
-        "a heartbeat each second tells the source's state"
-    )
+    told_s = (told.arrived_ns - frozen_ns) / NS_PER_S
+    assert told_s <= 1.0 * slowdown(), "a change of a source's state is told at once"
     predictions = [got for got in received if got.message["type"] == "prediction"]
     delivering = [got for got in predictions if first.arrived_ns <= got.arrived_ns <= frozen_ns]
     # A busy machine may stay frozen until the window is empty: then there is nothing to say, and no numbers.
@@ -77,6 +76,7 @@ def test_a_network_camera_gives_predictions_and_one_that_freezes_is_flagged_and_
         "first_picture_s": (first.arrived_ns - session.started_ns) / NS_PER_S,
         "flagged_s": flagged_s,
         "recovered_s": back_s,
+        "told_s": told_s,
         "status_live_s": (live.arrived_ns - thawed_ns) / NS_PER_S,
     }
     record_property("network_camera", figures | {name: round(wait_s, 3) for name, wait_s in waits_s.items()})

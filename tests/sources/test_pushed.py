@@ -68,7 +68,7 @@ def test_what_cannot_be_taken_is_one_line_and_leaves_no_trace(case: str) -> None
     with pytest.raises(SourceError, match=text) as raised:
         act(at.source)
     assert "\n" not in str(raised.value) and str(raised.value).startswith("robot: ")
-    assert at.source.report().state == "waiting"
+    assert at.source.report().state == "starting"
     assert (at.sinks.rings.vision.counts().received, at.sinks.rings.acoustic.counts().received) == (0, 0)
 
 
@@ -193,12 +193,13 @@ def test_one_modality_of_a_recording_far_ahead_of_the_other_is_told_instead_of_w
 
 def test_a_live_stream_that_is_not_pushed_any_more_is_stale() -> None:
     at = Place()
-    at.source.push_frame(NOW_NS, FRAME)
+    frame = np.random.default_rng(0).integers(0, 255, FRAME.shape, np.uint8)  # something to see
+    at.source.push_frame(NOW_NS, frame)
     assert at.source.report().state == "live"
     at.clock.wait_until(NOW_NS + 3 * NS_PER_S, threading.Event())
     report = at.source.report()
-    assert (report.state, report.reason) == ("stale", "nothing was pushed for 3 s")
-    at.source.push_frame(NOW_NS + 3 * NS_PER_S, FRAME)
+    assert (report.state, report.reason) == ("stale", "no new data for 1.5 s")
+    at.source.push_frame(NOW_NS + 3 * NS_PER_S, frame)
     assert at.source.report().state == "live"
 
 

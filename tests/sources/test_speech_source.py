@@ -126,7 +126,7 @@ def test_a_live_source_never_makes_a_window_wait() -> None:
     with listening(commands=[[sys.executable, "-c", "import sys; sys.stdin.read()"]]) as heard:
         heard.play(say("one"))
         assert heard.source.filled(ORIGIN_NS + 100 * NS_PER_S)
-        assert heard.source.report().state == "waiting"
+        assert heard.source.report().state == "starting"
 
 
 def test_a_process_that_is_killed_is_replaced_and_later_words_are_heard() -> None:
@@ -284,7 +284,7 @@ def test_auto_without_a_recogniser_says_what_to_install_and_goes_on(
     monkeypatch.setattr("clcr_stream.sources.speech.choose.installed", lambda: False)
     clip = write_media(tmp_path / "clip.mp4")
     media, words = open_sources(SourceSpec(input=str(clip), transcript=AUTO), make_sinks())
-    assert words.report().state == "waiting"
+    assert words.report().state == "absent"
     assert 'run `pip install "clcr-stream[asr]"`' in words.report().reason
     assert words.finished and words.filled(FOREVER_NS) and media.modalities == ("vision", "acoustic")
 

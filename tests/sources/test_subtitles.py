@@ -279,3 +279,39 @@ def test_without_an_origin_times_count_from_zero() -> None:
     cue = "00:01.000 --> 00:02.000\nwords\n"
     parsed = parse_srt(cue), parse_vtt(cue), parse_jsonl('{"start_s": 1, "end_s": 2, "text": "words"}')
     assert [one.arrivals[0].segment.start_ns for one in parsed] == [NS_PER_S] * 3
+
+
+@pytest.mark.parametrize(
+    ("encoding", "read_as"),
+    [
+        ("utf-8", "UTF-8"),
+        ("utf-8-sig", "UTF-8"),
+        ("latin-1", "Windows-1252"),
+        ("cp1252", "Windows-1252"),
+        ("utf-16", "UTF-16"),
+    ],
+)
+def test_accents_survive_the_encodings_that_subtitles_come_in(tmp_path: Path, encoding: str, read_as: str) -> None:
+    path = tmp_path / "a.srt"
+    path.write_bytes("1\n00:00:01,000 --> 00:00:02,000\nça va, Zoë? schön\n".encode(encoding))
+    parsed = read_transcript(path)
+    assert parsed.arrivals[0].segment.text == "ça va, Zoë? schön"
+    assert parsed.encoding == read_as
+
+
+def test_utf_16_without_its_mark_is_refused_with_what_to_run(tmp_path: Path) -> None:
+    path = tmp_path / "a.srt"
+    path.write_bytes("1\n00:00:01,000 --> 00:00:02,000\nhello\n".encode("utf-16-le"))
+    with pytest.raises(SourceError, match=r"not UTF-8, nor UTF-16 with a mark; run `iconv"):
+        read_transcript(path)
+
+
+def test_an_entry_of_two_megabytes_is_skipped_and_does_not_end_a_session(tmp_path: Path) -> None:
+    path = tmp_path / "a.srt"
+    huge = "word " * 400_000
+    path.write_text(f"1\n00:00:01,000 --> 00:00:02,000\n{huge}\n\n2\n00:00:03,000 --> 00:00:04,000\nhello\n")
+    parsed = read_transcript(path)
+    assert [one.segment.text for one in parsed.arrivals] == ["hello"] and parsed.bad_lines == (1,)
+    line = '{"start_s": 1, "end_s": 2, "text": "%s"}'
+    (tmp_path / "a.jsonl").write_text(line % huge + "\n" + line % "hello")
+    assert len(read_transcript(tmp_path / "a.jsonl").arrivals) == 1

@@ -12,7 +12,7 @@ import person_golden
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.frontends.faces import FaceFinder
 from clcr_stream.sources.base import BOTH
-from clcr_stream.sources.media import FileSource
+from clcr_stream.sources.files import FileSource
 from clcr_stream.sources.subtitles import read_transcript
 from clcr_stream.sources.synthetic.person import MANNERS, UTTERANCE_S, Person, PersonOptions, parse_test_url
 from clcr_stream.sources.synthetic.source import ALL, SyntheticSource, write_clip

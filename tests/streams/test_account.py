@@ -18,8 +18,8 @@ def test_a_status_is_degraded_by_its_sources_and_by_the_newest_prediction() -> N
     account.published(10.0, 5.0, 1.0, Last("happy", 0.9))
     live = messages.Source(name="0", kind="camera", state="live")
     assert make_status(account, (live,), header, 0.0).state == "running"
-    waiting = msgspec.structs.replace(live, state="waiting")
-    assert make_status(account, (waiting,), header, 0.0).degraded == ("camera_waiting",)
+    waiting = msgspec.structs.replace(live, state="absent")
+    assert make_status(account, (waiting,), header, 0.0).degraded == ("camera_absent",)
     account.published(10.0, 5.0, 1.0, Last("happy", 0.9, ("no_face",)))
     assert make_status(account, (live,), header, 0.0).degraded == ("no_face",)
 

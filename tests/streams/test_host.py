@@ -369,7 +369,7 @@ def test_the_output_is_what_was_sent_over_the_wire_heartbeats_and_goodbye_includ
 ) -> None:
     with hosted(bundle) as at:
         at.host.begin([options("a", tmp_path / "a")])
-        with Subscriber(stream="a", topics=messages.KINDS) as subscriber:
+        with Subscriber(stream="a", topics=[kind for kind in messages.KINDS if kind != "tokens"]) as subscriber:
             at.start()
             received: list[messages.Message] = []
             while not any(isinstance(one, messages.Status) and one.subscribers for one in received):
@@ -388,6 +388,38 @@ def test_the_output_is_what_was_sent_over_the_wire_heartbeats_and_goodbye_includ
     assert [written[type(one), one.seq] for one in received] == received
     statuses = [one.seq for one in lines(tmp_path / "a") if isinstance(one, messages.Status)]
     assert statuses == list(range(1, len(statuses) + 1))
+
+
+def test_tokens_go_to_who_asks_for_them_alone_with_a_byte_for_each_of_the_window(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    with hosted(bundle) as at:
+        at.host.begin([options("a", tmp_path / "a")])
+        with Subscriber(stream="a", topics=("prediction",)) as subscriber:
+            at.start()
+            assert subscriber.receive(timeout_ms=30_000) is not None
+            with Subscriber(stream="a", topics=("prediction", "tokens")) as asking:
+                found: dict[tuple[type, int], messages.Message] = {}
+                pairs: set[int] = set()
+                while not pairs:
+                    arrival = asking.receive(timeout_ms=30_000)
+                    assert arrival is not None
+                    found[type(arrival.message), arrival.message.seq] = arrival.message
+                    pairs = {seq for kind, seq in found if (messages.Prediction, seq) in found} & {
+                        seq for kind, seq in found if kind is messages.Tokens
+                    }
+            at.stop.set()
+            at.host.wake()
+            at.join()
+    seq = pairs.pop()
+    prediction, tokens = found[messages.Prediction, seq], found[messages.Tokens, seq]
+    assert isinstance(prediction, messages.Prediction) and isinstance(tokens, messages.Tokens)
+    assert tokens.window == prediction.window
+    manifest = bundle.manifest
+    counts = (manifest.vision.tokens, manifest.acoustic.tokens, manifest.language.tokens)
+    for index, levels in enumerate((tokens.vision, tokens.acoustic, tokens.language)):
+        assert [len(level) for level in levels] == [counts[index]] * 3
+    assert not [one for one in lines(tmp_path / "a") if isinstance(one, messages.Tokens)], "no file holds them"
 
 
 def test_without_publishing_the_output_has_the_same_topics_numbered_from_one(bundle: Bundle, tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from clcr_stream.streams.prediction import (
     Answer,
     Identity,
     compose,
+    compose_tokens,
     degraded_reasons,
     newest_capture_ns,
     why_invalid,
 )
-from clcr_stream.window.cutter import Chunk, ModalityView
+from clcr_stream.window.cutter import Chunk, ModalityView, SeenFace
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.wire import messages
 from tiny_bundle import LABELS, tiny_manifest
@@ -78,6 +79,16 @@ def answer(
 
 def composed(given_answer: Answer, published_ns: int = END_NS + 50 * MS) -> messages.Prediction:
     return compose(given_answer, CLASSES, IDENTITY, published_ns, {"total": 1.23456})
+
+
+def test_tokens_are_the_alphas_as_bytes_by_modality_then_level() -> None:
+    alpha = tuple(np.full(size, (1 + level * 3 + at) / 10) for level in range(3) for at, size in enumerate((3, 5, 2)))
+    sent = composed(answer())
+    tokens = compose_tokens(answer(outputs=replace(OUTPUTS, alpha=alpha)), sent)
+    assert (tokens.seq, tokens.window, tokens.session) == (sent.seq, sent.window, sent.session)
+    assert [list(level) for level in tokens.vision] == [[26] * 3, [102] * 3, [178] * 3]
+    assert [list(level) for level in tokens.acoustic] == [[51] * 5, [128] * 5, [204] * 5]
+    assert [list(level) for level in tokens.language] == [[76] * 2, [153] * 2, [230] * 2]
 
 
 # --- what is refused
@@ -160,7 +171,7 @@ def test_each_fault_has_its_name_in_modality_order(
     assert degraded_reasons(answer(vision, acoustic).chunk, language) == reasons
 
 
-@pytest.mark.parametrize(("modality", "limit_ms"), [("vision", 1000.0), ("acoustic", 500.0)])
+@pytest.mark.parametrize(("modality", "limit_ms"), [("vision", 600.0), ("acoustic", 500.0)])
 def test_data_is_stale_when_older_than_the_limit_not_when_as_old(modality: str, limit_ms: float) -> None:
     for age_ms, reasons in ((limit_ms, ()), (limit_ms + 0.001, (f"{modality}_stale",))):
         views = {"vision": seen(10), "acoustic": seen(10)} | {modality: seen(age_ms, count=0)}
@@ -270,3 +281,39 @@ def test_the_age_of_words_runs_from_their_end_and_words_that_go_on_are_not_of_th
     ends_before_ms: float, age_ms: float
 ) -> None:
     assert composed(answer(language=words(ends_before_ms))).modalities.language.age_ms == age_ms
+
+
+@pytest.mark.parametrize(
+    ("vision", "acoustic", "reasons"),
+    [
+        (replace(seen(10), condition="dark"), seen(10), ("vision_dark",)),
+        (replace(seen(None, coverage=0.0), condition="covered"), seen(10), ("no_face", "vision_covered")),
+        (replace(seen(900, count=0), condition="frozen"), seen(10), ("vision_stale", "vision_frozen")),
+        (replace(seen(900, count=0), condition="dark"), seen(10), ("vision_stale",)),
+        (seen(10), replace(seen(600, count=0), condition="silent"), ("acoustic_stale", "acoustic_silent")),
+        (seen(10), replace(seen(10), condition="noisy"), ("acoustic_noisy",)),
+        (ABSENT, replace(ABSENT, condition="silent"), ("vision_absent", "acoustic_absent", "acoustic_silent")),
+    ],
+)
+def test_what_is_wrong_with_data_has_its_name_as_long_as_they_come(
+    vision: ModalityView, acoustic: ModalityView, reasons: tuple[str, ...]
+) -> None:
+    assert degraded_reasons(answer(vision, acoustic).chunk, words(0)) == reasons
+
+
+def test_nothing_but_a_muted_microphone_says_why_there_is_no_input() -> None:
+    chunk = answer(ABSENT, replace(ABSENT, condition="silent")).chunk
+    assert degraded_reasons(chunk, SILENT) == ("no_input", "acoustic_silent")
+
+
+def test_the_message_carries_the_numbers_and_the_face_as_they_were_measured() -> None:
+    vision = replace(seen(10), numbers={"luma": 0.123456, "sharpness": None})
+    chunk = replace(answer(vision).chunk, face=SeenFace((0.25, 0.1, 0.5, 0.66666), person=3, faces=2))
+    message = composed(replace(answer(vision), chunk=chunk))
+    assert message.modalities.vision.numbers == {"luma": 0.1235, "sharpness": None}
+    assert message.modalities.acoustic.numbers == {}
+    assert message.face == messages.Face(box=(0.25, 0.1, 0.5, 0.6667), track=3, size=0.6667, seen=2)
+    cut_out = replace(chunk, face=SeenFace(None, person=0, faces=1))
+    face = composed(replace(answer(vision), chunk=cut_out)).face
+    assert face == messages.Face(box=None, track=0, size=None, seen=1)
+    assert composed(answer(vision)).face is None

@@ -23,7 +23,7 @@ import pytest
 
 import clcr_stream
 from clcr_stream.cli.main import main
-from clcr_stream.sources.media import FileSource
+from clcr_stream.sources.files import FileSource
 from clcr_stream.sources.synthetic.person import PersonOptions
 from clcr_stream.sources.synthetic.source import write_clip
 from clcr_stream.wire import messages
@@ -377,8 +377,8 @@ def test_no_camera_and_no_microphone_wait_as_absent_and_say_so(command: Command,
     done = command.run(*given, "--output", output, "--json")
     assert done.returncode == 0, done.stderr
     for told in (
-        "camera /dev/video97: waiting: no such camera; looking every 2 s, ",
-        "microphone name:no such microphone: waiting: ",
+        "camera /dev/video97: absent: no such camera; looking every second, ",
+        "microphone name:no such microphone: absent: ",
     ):
         assert done.stderr.count(told) == 1
     summary = json.loads(done.stdout)
@@ -388,7 +388,7 @@ def test_no_camera_and_no_microphone_wait_as_absent_and_say_so(command: Command,
     for kind in ("camera", "microphone"):
         assert source(summary, kind)["reason"]
     statuses = [line for line in output.read_bytes().splitlines() if b'"type":"status"' in line]
-    assert any(b'"state":"waiting"' in line for line in statuses)
+    assert any(b'"state":"absent"' in line for line in statuses)
 
 
 def test_malformed_transcript_lines_are_skipped_and_counted(inside: Inside, place: Path) -> None:

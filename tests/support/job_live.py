@@ -1,6 +1,6 @@
 """Live devices made of software: a sound server of one's own with a virtual microphone, and a network camera.
 
-    python tests/support/job_live.py FOLDER_OF_JPEGS [RATE_HZ]
+    python tests/support/job_live.py FOLDER_OF_JPEGS [RATE_HZ [PORT]]
 
 serves the pictures as endless MJPEG on a loopback port, which it prints.
 """
@@ -134,8 +134,8 @@ class SoundServer:
 class MjpegCamera:
     """A network camera in a process of its own, so that it can be frozen as a camera freezes; a context manager."""
 
-    def __init__(self, pictures: Path, rate_hz: float = 15.0) -> None:
-        self._command = [sys.executable, str(Path(__file__)), str(pictures), str(rate_hz)]
+    def __init__(self, pictures: Path, rate_hz: float = 15.0, port: int = 0) -> None:
+        self._command = [sys.executable, str(Path(__file__)), str(pictures), str(rate_hz), str(port)]
 
     def __enter__(self) -> MjpegCamera:
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
@@ -155,13 +155,19 @@ class MjpegCamera:
         """Every connection stays open and nothing more comes."""
         self._process.send_signal(signal.SIGSTOP)
 
+    def repeat(self) -> None:
+        """Send one picture again and again from now on; called once more, go on."""
+        self._process.send_signal(signal.SIGUSR1)
+
     def thaw(self) -> None:
         """Go on."""
         self._process.send_signal(signal.SIGCONT)
 
 
-def serve(pictures: Path, rate_hz: float) -> None:
-    """Serve MJPEG until killed; the port goes to stdout."""
+def serve(pictures: Path, rate_hz: float, port: int) -> None:
+    """Serve MJPEG until killed, on any port if it is 0, which goes to stdout. SIGUSR1: repeat one picture, or not."""
+    repeats = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: repeats.clear() if repeats.is_set() else repeats.set())
     jpegs = [path.read_bytes() for path in sorted(pictures.glob("*.jpg"))]
     pause = threading.Event()
 
@@ -172,7 +178,8 @@ def serve(pictures: Path, rate_hz: float) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
             self.end_headers()
-            for jpeg in itertools.cycle(jpegs):
+            for next_jpeg in itertools.cycle(jpegs):
+                jpeg = jpegs[0] if repeats.is_set() else next_jpeg
                 head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 try:
                     self.wfile.write(head.encode() + jpeg + b"\r\n")
@@ -183,7 +190,7 @@ def serve(pictures: Path, rate_hz: float) -> None:
         def log_message(self, *_: object) -> None:
             return
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
@@ -191,4 +198,5 @@ def serve(pictures: Path, rate_hz: float) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 15.0)
+    rate, chosen = [*sys.argv[2:], *("15", "0")[len(sys.argv) - 2 :]]
+    serve(Path(sys.argv[1]), float(rate), int(chosen))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from clcr.network.config import MODALITIES
 from clcr_stream.frontends.faces import FaceFinder
-from clcr_stream.frontends.mel import MelSpec, log_mel
+from clcr_stream.frontends.mel import MelSpec
 from clcr_stream.frontends.positions import sinusoid, speech_positions
 from clcr_stream.frontends.text import Tokenizer
 from clcr_stream.window.transcript import Segment
@@ -155,7 +155,8 @@ def by_graphs(bundle: Path, recording: Recording, manifest: dict[str, Any]) -> I
     graphs = Graphs(bundle)
     laid = Laid(Tokenizer(bundle / "tokenizer.json"), recording)
     acoustic = manifest["acoustic"]
-    mel = log_mel(laid.heard, MelSpec(**{name: acoustic[name] for name in MEL_FIELDS if name in acoustic}))
+    spec = MelSpec(**{name: acoustic[name] for name in MEL_FIELDS if name in acoustic})
+    mel = laid.mel(spec, 0, recording.hops)
     valid: list[Arrays] = []
     for hop in range(recording.hops):
         slots = laid.slots[hop * SLOTS : (hop + 1) * SLOTS]

@@ -1,8 +1,8 @@
 """Recordings for tests, a feeder that pushes them into the rings in pieces, and how they lie on the time grid.
 
 No torch: a program that compares graphs with the runtime need not load it. The layout shares no code with the runtime
-but the tokenizer: the time grid, the visibility of words and the order of tokens are written down a second time here,
-from ARCHITECTURE.md.
+but the tokenizer, log-mel and the loudness: the time grid, the visibility of words and the order of tokens are written
+down a second time here, from ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.frontends.loudness import Loudness
+from clcr_stream.frontends.mel import MelSpec, log_mel
 from clcr_stream.frontends.text import Tokenizer
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
@@ -191,6 +193,8 @@ class Laid:
         hops = recording.hops
         heard = recording.samples * recording.present
         self.heard = np.concatenate([np.zeros(LEFT_SAMPLES, np.float32), heard])
+        loudness, by_hop = Loudness(), zip(heard.reshape(hops, -1), recording.present.reshape(hops, -1), strict=True)
+        self.gains = np.array([loudness.gain(samples[present]) for samples, present in by_hop])
         self.acoustic_valid = recording.present.reshape(hops * TOKENS, -1).min(axis=1).astype(np.float32)
         self.slots: list[Frame | None] = [None] * (hops * SLOTS)
         for frame in reversed(recording.frames):  # so that the first frame of a slot is the one that stays
@@ -198,6 +202,15 @@ class Laid:
             slot = ((frame.captured_ns - ORIGIN_NS) * 30 + NS_PER_S) // (2 * NS_PER_S) - recording.first_hop * SLOTS
             if 0 <= slot < len(self.slots):
                 self.slots[slot] = frame
+
+    def mel(self, spec: MelSpec, begin: int, end: int) -> NDArray[np.float32]:
+        """Log-mel of hops [begin, end), each raised by its own gain."""
+        return np.concatenate(
+            [
+                log_mel(self.heard[hop * SAMPLES : (hop + 1) * SAMPLES + LEFT_SAMPLES] * self.gains[hop], spec)
+                for hop in range(begin, end)
+            ]
+        )
 
     def place_words(self, hops: int) -> list[Said]:
         """The segments known at the end of hop `hops` that overlap its window, in time order, with their steps."""

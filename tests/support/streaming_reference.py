@@ -1,6 +1,6 @@
 """The PyTorch model on the whole of a recording: what the runtime, fed in pieces, must compute.
 
-The reference shares no code with the runtime but the model, the mel front-end, the tokenizer and the sinusoid.
+The reference shares no code with the runtime but the model, log-mel, the loudness, the tokenizer and the sinusoid.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from clcr.network.batch import Batch
 from clcr.network.config import MODALITIES
 from clcr.network.intraced import Described
 from clcr.network.model import CLCR, Tokens
-from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.text import Tokenizer
-from recordings import LEFT_SAMPLES, SAMPLES, SIZE_PX, SLOTS, TEXT_TOKENS, TOKENS, WINDOW_HOPS, Laid, Recording, Said
+from recordings import SIZE_PX, SLOTS, TEXT_TOKENS, TOKENS, WINDOW_HOPS, Laid, Recording, Said
 
 
 class Offline(Laid):
@@ -35,7 +34,7 @@ class Offline(Laid):
         slots, tokens = slice(begin * SLOTS, hops * SLOTS), slice(begin * TOKENS, hops * TOKENS)
         crops = [None if frame is None else frame.crop for frame in self.slots[slots]]
         faces = [crop for crop in crops if crop is not None]
-        mel = log_mel(self.heard[begin * SAMPLES : hops * SAMPLES + LEFT_SAMPLES], self.model.config.mel)
+        mel = self.mel(self.model.config.mel, begin, hops)
         batch = replace(
             nothing(),
             frames=torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2) if faces else nothing().frames,

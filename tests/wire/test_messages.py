@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from any_text import texts
 from clcr_stream.errors import PublishError
 from clcr_stream.wire import messages
-from clcr_stream.wire.messages import KINDS, Format, Kind, Message, Prediction, Transcript, decode, encode
+from clcr_stream.wire.messages import KINDS, Format, Kind, Message, Prediction, Transcript, decode, encode, kind_of
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "wire"
@@ -29,12 +29,56 @@ HEAD: dict[str, Any] = {
     "boot_id": "6a1f6f2e-8f1c-4b3a-9a39-000000000001",
     "published_ns": 12_345_678_901_234,
 }
-SOURCE = messages.Source(name="0", kind="camera", state="live", counts={"used": 90, "late": 1})
+COUNTS = {"used": 90, "late": 1}
+SOURCE = messages.Source(
+    name="0",
+    kind="camera",
+    state="live",
+    counts=COUNTS,
+    since_ns=12_000_000_000_000,
+    entered={"starting": 1, "live": 1},
+)
+
+
+def tokens(window: messages.Window) -> messages.Tokens:
+    """Three of vision, two of sound, one of the words."""
+    return messages.Tokens(
+        **HEAD,
+        seq=42,
+        window=window,
+        vision=(b"\x00\xff\x80", b"\x01\x02\x03", b"\x00\x00\x00"),
+        acoustic=(b"\x10\x20", b"\x30\x40", b"\x50\x60"),
+        language=(b"\x00", b"\x00", b"\x00"),
+    )
+
+
+def status() -> messages.Status:
+    """A status with every field set."""
+    return messages.Status(
+        **HEAD,
+        seq=9,
+        recording=True,
+        state="degraded",
+        uptime_s=61.5,
+        sources=(SOURCE,),
+        ticks=messages.Ticks(due=300, published=299, skipped={"late": 1}),
+        latency_ms=messages.Latency(p50=70.0, p95=90.0, p99=None),
+        rss_mb=210.5,
+        degraded=("no transcript",),
+        subscribers=2,
+        refused_peers=1,
+        backend="onnxruntime",
+        backend_reason="tensorrt is not installed",
+        record=messages.Recording(
+            media=True, part=2, bytes=3_000_000, messages=412, dropped=1, failure="No space left"
+        ),
+    )
 
 
 def samples() -> dict[Kind, Message]:
     """One message of each kind with every field set; the golden files hold their bytes."""
     part = messages.Modality(present=True, quality=0.9, age_ms=12.5, coverage=1.0, weight=0.25, gate=0.5)
+    part = msgspec.structs.replace(part, numbers={"luma": 0.5, "sharpness": 120.25, "face_size": None})
     gone = messages.Modality(present=False, quality=None, age_ms=None, coverage=0.0, weight=0.0, gate=0.0)
     rows = ((0.5, 0.25, 0.0), (0.75, 0.5, 0.0), (1.0, 0.125, 0.0))
     session = messages.Session(
@@ -69,27 +113,13 @@ def samples() -> dict[Kind, Message]:
         degraded=("no transcript",),
         bundle="ab" * 32,
         backend="onnxruntime",
+        face=messages.Face(box=(0.25, 0.125, 0.5, 0.75), track=3, size=0.75, seen=1),
     )
     transcript = Transcript(
         **HEAD, seq=3, id="7", start_ns=1, end_ns=2, text="grüß Gott, \U0001f600", final=True, revision=2
     )
-    status = messages.Status(
-        **HEAD,
-        seq=9,
-        recording=True,
-        state="degraded",
-        uptime_s=61.5,
-        sources=(SOURCE,),
-        ticks=messages.Ticks(due=300, published=299, skipped={"late": 1}),
-        latency_ms=messages.Latency(p50=70.0, p95=90.0, p99=None),
-        rss_mb=210.5,
-        degraded=("no transcript",),
-        subscribers=2,
-        refused_peers=1,
-        backend="onnxruntime",
-        backend_reason="tensorrt is not installed",
-    )
-    return {"session": session, "prediction": prediction, "transcript": transcript, "status": status}
+    four: list[Message] = [session, prediction, transcript, status()]
+    return {kind_of(message): message for message in (*four, tokens(prediction.window))}
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -103,7 +133,23 @@ def test_the_bytes_of_a_message_are_those_of_the_golden_file(kind: Kind, format:
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_status_of_before_there_was_a_choice_of_backends_is_still_read(format: Format) -> None:
     older = decode((GOLDEN / "older" / f"status.{format}").read_bytes(), format)
-    assert older == msgspec.structs.replace(samples()["status"], backend="", backend_reason=None)
+    assert older == msgspec.structs.replace(
+        samples()["status"],
+        sources=(messages.Source(name="0", kind="camera", state="live", counts=COUNTS),),
+        backend="",
+        backend_reason=None,
+        record=None,
+    )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_messages_of_before_sources_said_since_when_are_still_read(format: Format) -> None:
+    source = messages.Source(name="0", kind="camera", state="live", counts=COUNTS)
+    session = decode((GOLDEN / "older" / f"session.{format}").read_bytes(), format)
+    assert session == msgspec.structs.replace(samples()["session"], sources=(source,))
+    prediction = decode((GOLDEN / "older" / f"prediction.{format}").read_bytes(), format)
+    assert isinstance(prediction, Prediction)
+    assert prediction.face is None and prediction.modalities.vision.numbers == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -26,6 +26,7 @@ from clcr_stream.wire.endpoint import CurveServer
 from clcr_stream.wire.messages import Message, Prediction, Status, Transcript, decode, split
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from crowd import slowdown
+from media import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "wire"
@@ -403,6 +404,20 @@ def test_an_allow_list_that_is_not_there_is_refused_and_not_an_empty_one(tmp_pat
 def test_a_message_of_another_stream_is_refused(tmp_path: Path) -> None:
     with publishing(tmp_path, stream="other") as publisher, pytest.raises(PublishError, match="'default'"):
         publisher.publish(prediction(1))
+
+
+def test_tokens_are_wanted_while_somebody_subscribes_to_exactly_that_topic(tmp_path: Path) -> None:
+    with publishing(tmp_path) as publisher:
+        assert not publisher.wanted("tokens")
+        with reading(publisher.endpoint, b"clcr/default/") as everything:
+            publisher.beat()
+            assert read(everything).seq == 1  # the subscription has arrived
+            assert not publisher.wanted("tokens")
+        with reading(publisher.endpoint, b"clcr/default/tokens "):
+            assert eventually(lambda: publisher.wanted("tokens"), 30)
+            with reading(publisher.endpoint, b"clcr/default/tokens"):
+                publisher.beat()
+        assert eventually(lambda: not publisher.wanted("tokens"), 30)
 
 
 def test_transcripts_are_all_delivered_in_order(tmp_path: Path) -> None:

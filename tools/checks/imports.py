@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 FOLDERS = ("runtime", "model", "export")
-_LEVELS = ("frontends", "bundle", "wire", "window", "sources", "inference", "streams")
+_LEVELS = ("frontends", "bundle", "wire", "window", "sources", "recording", "inference", "streams")
 
 # Room of clcr_stream -> the rooms that it may import, besides itself and the ground.
 RUNTIME: dict[str, tuple[str, ...]] = {
@@ -25,18 +25,20 @@ RUNTIME: dict[str, tuple[str, ...]] = {
     "frontends": (),
     "bundle": ("frontends",),
     "wire": (),
+    "dashboard": ("wire",),
     "window": ("frontends", "bundle"),
     "processes": (),
     "sources": ("window", "frontends", "processes"),
+    "recording": ("wire", "window", "sources"),
     "inference": ("bundle", "frontends", "processes"),
-    "streams": ("frontends", "bundle", "wire", "window", "sources", "inference"),
+    "streams": ("frontends", "bundle", "wire", "window", "sources", "recording", "inference"),
     "config_file": (),
     "config_tree": (),
     "config": (*_LEVELS, "config_file", "config_tree"),
     "run": (*_LEVELS, "config", "config_tree"),
     "embedding": (*_LEVELS, "config", "config_tree", "run"),
     "__init__": (*_LEVELS, "config", "run", "embedding"),
-    "cli": (*_LEVELS, "config", "config_tree", "run", "embedding"),
+    "cli": (*_LEVELS, "dashboard", "config", "config_tree", "run", "embedding"),
     "__main__": ("cli",),
 }
 GROUND = ("errors", "clock", "__init__")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from clcr_stream.errors import ConfigError
 
+if TYPE_CHECKING:
+    from clcr_stream.wire.client import CurveClient
+
 EXIT_CODES = """exit codes:
   0 ok; also after SIGINT, SIGTERM or a closed terminal (a session and `sub`)   1 anything not below
-  2 configuration   3 source   4 bundle   5 backend   6 publish   7 output"""
+  2 configuration   3 source   4 bundle   5 backend   6 publish   7 output   8 a required input is not live"""
 
 # flag destination -> key of the configuration
 KEYS = {
@@ -19,6 +23,13 @@ KEYS = {
     "input": "sources.input",
     "transcript": "sources.transcript",
     "pace": "sources.pace",
+    "rotate": "sources.rotate",
+    "flip": "sources.flip",
+    "region": "sources.region",
+    "start": "sources.start_s",
+    "end": "sources.end_s",
+    "loop": "sources.loop",
+    "face_model": "sources.face_model",
     "bundle": "model.bundle",
     "backend": "model.backend",
     "gamma": "model.gamma",
@@ -29,11 +40,18 @@ KEYS = {
     "curve_clients": "publish.curve.clients_folder",
     "output": "publish.output",
     "append": "publish.append",
+    "preview": "publish.preview",
+    "record": "record.file",
+    "record_media": "record.media",
+    "record_rotate": "record.rotate",
     "calibrate": "person.calibrate_s",
     "profile": "person.profile",
     "duration": "run.duration_s",
     "settle_ms": "run.settle_ms",
     "quiet": "run.quiet",
+    "require": "run.require",
+    "require_s": "run.require_s",
+    "require_action": "run.require_action",
 }
 
 
@@ -57,3 +75,30 @@ def check_seconds(flag: str, value: float | None) -> None:
     """ConfigError for a time that is not a number above 0."""
     if value is not None and not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{flag} {value:g}: must be a number of seconds above 0")
+
+
+def add_curve(flags: argparse.ArgumentParser) -> None:
+    """The keys of a reader."""
+    flags.add_argument("--curve-secret", metavar="FILE", help="our .key_secret, for an endpoint with CURVE")
+    flags.add_argument("--curve-server", metavar="FILE", help="the publisher's server.key")
+
+
+def add_reading(flags: argparse.ArgumentParser, more: str = "") -> None:
+    """Which streams a command reads, and its keys."""
+    flags.add_argument(
+        "endpoints",
+        nargs="*",
+        metavar="ENDPOINT",
+        help="a stream's NAME, ipc:///PATH, tcp://ADDRESS:PORT or NAME=ENDPOINT (default: your running sessions, as "
+        f"they come){more}",
+    )
+    add_curve(flags)
+
+
+def curve_of(flags: argparse.Namespace) -> CurveClient | None:
+    """The reader's keys, None when there are none. ConfigError when one is missing."""
+    from clcr_stream.wire.client import CurveClient
+
+    if (flags.curve_secret is None) != (flags.curve_server is None):
+        raise ConfigError("--curve-secret FILE and --curve-server FILE go together; docs/wire.md makes both")
+    return None if flags.curve_secret is None else CurveClient(Path(flags.curve_secret), Path(flags.curve_server))

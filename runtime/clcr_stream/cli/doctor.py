@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from clcr_stream.config import load_config
 from clcr_stream.config_tree import Config
 from clcr_stream.errors import BackendError, ClcrError
 from clcr_stream.sources import devices
+from clcr_stream.sources.base import SourceSpec
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "PyYAML", "tokenizers")
 NVIDIA_DEVICES = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvgpu"))
 SHARED_FLAGS = ("bundle", "backend", "bind", "stream", "curve_secret", "curve_clients")  # those of a plain run
+SOURCE_FLAGS = ("camera", "mic", "input")
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,16 @@ def command(arguments: Sequence[str]) -> int:
     """`clcr-stream doctor`: exit code 1 when something that is required fails."""
     parser = Parser(
         prog="clcr-stream doctor",
-        description="Check the installation, the bundle, the backend, devices and the endpoint.",
+        description="Check the installation, the bundle, the backend, devices and the endpoint. Devices that are "
+        "there, or a source that is named, are opened for 3 s: how they are doing is said, nothing is kept.",
         epilog=f"exit code 0 when nothing that is required fails, 1 otherwise\n\n{EXIT_CODES}",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    for name in SHARED_FLAGS:
+    for name in (*SHARED_FLAGS, *SOURCE_FLAGS):
         parser.add_argument(f"--{name.replace('_', '-')}", help="as in a plain run")
     parser.add_argument("--config", metavar="FILE", help="as in a plain run")
     flags = parser.parse_args(arguments)
-    config = load_config(flags.config, {KEYS[name]: getattr(flags, name) for name in SHARED_FLAGS})
+    config = load_config(flags.config, {KEYS[name]: getattr(flags, name) for name in (*SHARED_FLAGS, *SOURCE_FLAGS)})
     checks = examine(config)
     if flags.json:
         put_json(as_plain(checks))
@@ -66,6 +70,7 @@ def examine(config: Config) -> list[Check]:
     checks.append(_tensorrt(config))
     checks.append(_cameras())
     checks.append(_microphones())
+    checks += _sources(config)
     checks.append(_speech())
     checks.append(_guarded("endpoint", lambda: _endpoint(config)))
     return checks
@@ -167,6 +172,37 @@ def _microphones() -> Check:
         return Check("microphones", False, str(error), required=False)
     text = ", ".join(f"{microphone['index']}: {microphone['name']}" for microphone in microphones)
     return Check("microphones", bool(microphones), text or "none; use --input FILE or --mic none", required=False)
+
+
+def _sources(config: Config) -> list[Check]:
+    """How the sources are doing that a run would open; a device that is not there was told of already."""
+    from clcr_stream.bundle.loader import load_bundle
+    from clcr_stream.config import engine_options, stream_options
+    from clcr_stream.sources.trial import try_sources
+    from clcr_stream.window.grid import TimeGrid
+
+    checks: list[Check] = []
+    try:
+        manifest = load_bundle(engine_options(config).folder).manifest
+        for stream in stream_options(config):
+            spec = _present(stream.sources, config)
+            for report in try_sources(spec, TimeGrid.of(manifest, time.monotonic_ns()), manifest.vision.size_px):
+                detail = report.state + (f": {report.reason}" if report.reason else "")
+                well = report.state in ("live", "ended")
+                checks.append(Check(f"{report.kind} {report.name}", well, detail, required=False))
+    except ClcrError as error:
+        checks.append(Check("sources", False, str(error), required=False))
+    return checks
+
+
+def _present(spec: SourceSpec, config: Config) -> SourceSpec:
+    """Without the first camera and the default microphone, which nobody named, where there is none."""
+    named = config.sources
+    camera = spec.camera if named.camera is not None or config.streams or devices.list_cameras() else "none"
+    microphone = spec.microphone if named.mic is not None or config.streams or _microphones().ok else "none"
+    if spec.input is not None:
+        camera = microphone = "none"
+    return dataclasses.replace(spec, camera=camera, microphone=microphone, transcript="none")
 
 
 def _speech() -> Check:

@@ -1,4 +1,4 @@
-"""The command line: `clcr-stream` runs a session; `build`, `devices`, `doctor`, `models` and `sub` help around it.
+"""The command line: `clcr-stream` runs a session; its other commands, such as `doctor` and `sub`, help around it.
 
 Signal handlers stand before anything slow is imported, which is why the imports are inside the functions.
 """
@@ -9,8 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from clcr_stream.cli import signals
-
-COMMANDS = ("build", "devices", "doctor", "models", "sub")
+from clcr_stream.cli.commands import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "run"
     if argv is not None:
         return _exit_code(name, arguments)
-    if name in ("run", "sub"):
+    if name in ("run", "sub", "top", "view"):
         signals.end_at_once()
     else:
         signals.die_of()
@@ -65,10 +64,22 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
             from clcr_stream.cli.devices import command
         case "doctor":
             from clcr_stream.cli.doctor import command
+        case "export":
+            from clcr_stream.cli.export import command
         case "models":
             from clcr_stream.cli.models import command
+        case "predict":
+            from clcr_stream.cli.predict import command
+        case "replay":
+            from clcr_stream.cli.replay import command
+        case "report":
+            from clcr_stream.cli.report import command
         case "sub":
             from clcr_stream.cli.sub import command
+        case "top":
+            from clcr_stream.cli.top import command
+        case "view":
+            from clcr_stream.cli.view import command
         case _:
             from clcr_stream.cli.run import command
     return command

@@ -16,6 +16,7 @@ from typing import Any
 from clcr_stream import __version__, run
 from clcr_stream.cli import signals, terminal
 from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
+from clcr_stream.cli.commands import COMMANDS
 from clcr_stream.cli.standard_streams import check_stdout, put_json, say
 from clcr_stream.config import load_config, stream_entries
 from clcr_stream.config_tree import Config
@@ -28,7 +29,10 @@ EXAMPLES = """examples:
   clcr-stream --input talk.mp4 --transcript talk.srt --pace max --output talk.jsonl
   clcr-stream --camera rtsp://host/stream --mic none --bind tcp://127.0.0.1:5556
   clcr-stream --camera test:// --mic test:// --duration 10
-  clcr-stream build | devices | doctor | sub         see `clcr-stream COMMAND --help`
+  clcr-stream top | view                             watch running sessions in the terminal, in a browser
+  clcr-stream --record talk.mcap                     keep predictions and words, for `replay`, `report` and Foxglove
+  clcr-stream build | devices | doctor | export | models | predict | replay | report | sub
+                                                     see `clcr-stream COMMAND --help`
 """
 
 
@@ -61,7 +65,7 @@ def run_parser() -> argparse.ArgumentParser:
     )
     sources.add_argument("--mic", metavar="WHICH", help="default, name:TEXT, an index, a file, test://, none")
     sources.add_argument(
-        "--input", metavar="FILE|URL", help="video and sound from one file or URL, instead of --camera and --mic"
+        "--input", metavar="FILE|URL|-", help="video and sound of one file, URL or pipe, instead of --camera and --mic"
     )
     sources.add_argument(
         "--transcript",
@@ -72,6 +76,7 @@ def run_parser() -> argparse.ArgumentParser:
     sources.add_argument(
         "--pace", choices=("real", "max"), help="play files at their own pace (default) or as fast as possible"
     )
+    _add_framing(sources)
     model = flags.add_argument_group("model")
     model.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
     model.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
@@ -94,14 +99,69 @@ def run_parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--append", action="store_true", default=None, help="let --output add to a file that holds something already"
     )
+    publish.add_argument(
+        "--preview",
+        action="store_true",
+        default=None,
+        help="let `clcr-stream view` show the face crop; without it no pixel leaves the process",
+    )
+    _add_record(flags)
     _add_person(flags)
+    _add_session(flags)
+    return flags
+
+
+def _add_session(flags: argparse.ArgumentParser) -> None:
     session = flags.add_argument_group("session")
     session.add_argument("--config", metavar="FILE", help="YAML like configs/default.yaml; a flag beats it")
     session.add_argument("--duration", type=float, metavar="SECONDS", help="stop after so much input")
     session.add_argument("--settle-ms", type=float, metavar="MS", help="wait after a window's end (default: 60)")
+    _add_required(session)
     session.add_argument("--quiet", action="store_true", default=None, help="no status line and no summary on stderr")
     session.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
-    return flags
+
+
+def _add_framing(sources: Any) -> None:
+    """What is seen of a picture, and which part of a recording."""
+    sources.add_argument(
+        "--rotate", type=int, choices=(0, 90, 180, 270), help="turn pictures so many degrees clockwise"
+    )
+    sources.add_argument("--flip", choices=("h", "v", "hv"), help="h: left and right change sides, v: above and below")
+    sources.add_argument(
+        "--region", metavar="X,Y,W,H", help="look for a face there only; shares 0..1 of the turned picture"
+    )
+    sources.add_argument("--start", type=float, metavar="SECONDS", help="begin there in a recording")
+    sources.add_argument("--end", type=float, metavar="SECONDS", help="and end there, both from its beginning")
+    sources.add_argument("--loop", action="store_true", default=None, help="play it again and again")
+    sources.add_argument(
+        "--face-model",
+        metavar="FILE.onnx",
+        help="find faces with YuNet, whose file this is (default: OpenCV's cascade)",
+    )
+
+
+def _add_required(session: Any) -> None:
+    session.add_argument(
+        "--require",
+        metavar="vision,acoustic",
+        help="end with exit code 8 when one of these is not live for --require-s",
+    )
+    session.add_argument("--require-s", type=float, metavar="SECONDS", help="(default: 10)")
+    session.add_argument("--require-action", choices=("end", "alert"), help="alert: go on, and say so in `degraded`")
+
+
+def _add_record(flags: argparse.ArgumentParser) -> None:
+    record = flags.add_argument_group("recording", "of what happens, for replay, reports and Foxglove; docs/guide.md")
+    record.add_argument("--record", metavar="FILE.mcap", help="predictions, words, status and session, in a new file")
+    record.add_argument(
+        "--record-media",
+        action="store_true",
+        default=None,
+        help="with --record: also the faces and the sound that the model gets, of whoever is there",
+    )
+    record.add_argument(
+        "--record-rotate", metavar="LIMIT", help="begin a new part at a size or time: 1GiB, 10min (default: 1GiB,6h)"
+    )
 
 
 def _add_person(flags: argparse.ArgumentParser) -> None:
@@ -121,7 +181,7 @@ def command(arguments: Sequence[str]) -> int:
     """Run until the input ends or a signal comes; OutputError's exit code when an --output is not complete."""
     parser = run_parser()
     if arguments and not arguments[0].startswith("-"):
-        parser.error(f"unknown command {arguments[0]!r}; commands are build, devices, doctor, sub")
+        parser.error(f"unknown command {arguments[0]!r}; commands are {', '.join(COMMANDS)}")
     flags = parser.parse_args(arguments)
     read = partial(_read_config, flags)
     config = read()
@@ -166,8 +226,20 @@ def _observed(ending: Ending, config: Config, read: Any, host: Host) -> Iterator
         ending.host = None
 
 
+def _say_media(host: Host) -> None:
+    """Faces and sound are never recorded in silence, not even with --quiet."""
+    for stream in host.streams():
+        record = stream.options.record
+        if record is not None and record.media:
+            say(
+                f"RECORDING faces, sound and words of whoever is there to {record.shown}; tell them. "
+                "Without --record-media only predictions and words are kept."
+            )
+
+
 @contextlib.contextmanager
 def _shown(host: Host, quiet: bool) -> Iterator[None]:
+    _say_media(host)
     if quiet:
         yield
         return
@@ -193,4 +265,5 @@ def _report(result: Summary, flags: argparse.Namespace, config: Config) -> int:
             say(f"{stream.name}: {text}" if len(result.streams) > 1 else text)
     # A reader of standard output that has gone, as `| head` does, wanted no more.
     failed = [one for one in result.streams if one.output_failure not in (None, os.strerror(errno.EPIPE))]
+    failed += [one for one in result.streams if one.record is not None and one.record.failure is not None]
     return OutputError.exit_code if failed else 0

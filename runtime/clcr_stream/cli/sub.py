@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from clcr_stream.cli import signals
-from clcr_stream.cli.arguments import EXIT_CODES, Parser, check_seconds
+from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_curve, check_seconds, curve_of
 from clcr_stream.cli.standard_streams import put
 from clcr_stream.errors import ConfigError, PublishError
-from clcr_stream.wire.client import CurveClient, Received, Subscriber
-from clcr_stream.wire.messages import KINDS, Kind, Prediction, Session, Transcript, encode
+from clcr_stream.wire.client import Received, Subscriber
+from clcr_stream.wire.messages import KINDS, Kind, Prediction, Session, Tokens, Transcript, encode
 
 EXAMPLES = """examples:
   clcr-stream sub                                    predictions of the user's own stream
@@ -32,26 +31,23 @@ def parser() -> Parser:
     flags.add_argument("endpoint", nargs="?", help="ipc:///PATH or tcp://ADDRESS:PORT (default: the user's own stream)")
     flags.add_argument("--stream", default="default", help="name of the stream (default: default)")
     flags.add_argument(
-        "--topics", default="prediction", help="of session,prediction,transcript,status (default: prediction)"
+        "--topics", default="prediction", help="of session,prediction,transcript,status,tokens (default: prediction)"
     )
     flags.add_argument("--count", type=int, metavar="N", help="end after N messages, 1 or more")
     flags.add_argument("--timeout", type=float, metavar="SECONDS", help="exit 6 when nothing comes for so long")
     flags.add_argument("--json", action="store_true", help="print each payload as one line of JSON")
-    flags.add_argument("--curve-secret", metavar="FILE", help="our .key_secret, for an endpoint with CURVE")
-    flags.add_argument("--curve-server", metavar="FILE", help="the publisher's server.key")
+    add_curve(flags)
     return flags
 
 
 def command(arguments: Sequence[str]) -> int:
     """Print messages until `--count` are there, a signal comes or the reader of our output has gone."""
     flags = parser().parse_args(arguments)
-    if (flags.curve_secret is None) != (flags.curve_server is None):
-        raise ConfigError("--curve-secret FILE and --curve-server FILE go together; docs/wire.md makes both")
+    curve = curve_of(flags)
     if flags.count is not None and flags.count < 1:
         raise ConfigError(f"--count {flags.count}: must be 1 or more; leave it out to go on until Ctrl-C")
     check_seconds("--timeout", flags.timeout)
     topics = _topics(flags.topics)
-    curve = None if flags.curve_secret is None else CurveClient(Path(flags.curve_secret), Path(flags.curve_server))
     stop = threading.Event()
     with (
         signals.handled(signals.ENDING, stop.set, once=True),
@@ -92,6 +88,9 @@ def line(received: Received) -> str:
             text += f"  {','.join(message.degraded)}" if message.degraded else ""
         case Transcript():
             text = repr(message.text)
+        case Tokens():
+            counts = (sum(map(bool, level[2])) for level in (message.vision, message.acoustic, message.language))
+            text = "take part at level 3: vision {}, acoustic {}, language {}".format(*counts)
         case Session():
             text = f"session {message.session}, bundle {message.bundle_name}, {message.backend}"
         case _:

@@ -12,11 +12,12 @@ from typing import TextIO
 
 from clcr_stream.cli.standard_streams import CLEAR_LINE, redrawable
 from clcr_stream.clock import NS_PER_S
-from clcr_stream.sources.base import NOT_STARTED, STARTING
+from clcr_stream.recording.seen import SIGNS, Moment, Seen, clock_text
 from clcr_stream.streams.reports import StreamSummary, View
 from clcr_stream.wire import messages
 
-TROUBLED = ("waiting", "stale", "failed")
+UNTROUBLED = ("starting", "live", "ended")
+ADVICE = "give --"  # in the reason of a live source: something that a person can do
 NOTICE_PERIOD_S = 0.5
 NOTICES_AT_ONCE = 6.0  # three times gone and back
 NOTICE_EVERY_S = 60.0
@@ -33,7 +34,41 @@ def summary_text(summary: StreamSummary) -> str:
     ):
         if measure.p50 is not None:
             lines.append(f"{title}: p50 {measure.p50:.1f} ms, p95 {measure.p95:.1f} ms, p99 {measure.p99:.1f} ms")
+    lines += seen_lines(summary.seen)
+    record = summary.record
+    if record is not None:
+        parts = f" in {record.part} files" if record.part > 1 else ""
+        stopped = f"; stopped: {record.failure}" if record.failure is not None else ""
+        lost = f"; {record.dropped} were lost, the disk was too slow" if record.dropped else ""
+        lines.append(f"recorded {record.messages} messages, {record.bytes / 1e6:.1f} MB{parts}{lost}{stopped}")
     return "\n".join(lines)
+
+
+def seen_lines(seen: Seen) -> list[str]:
+    """What was seen, for a person: shares of the labels or range of the values, strongest moments, what was there."""
+    if not seen.predictions:
+        return []
+    length = f"saw {seen.end_s - seen.start_s:.1f} s"
+    if not seen.answers:
+        return [f"{length}: nobody was seen or heard"]
+    lines = []
+    if seen.values is not None:
+        values = seen.values
+        lines.append(f"{length}: mean {values.mean:+.2f}, from {values.low:+.2f} to {values.high:+.2f}")
+    else:
+        shares = sorted(seen.shares.items(), key=lambda item: item[1], reverse=True)
+        lines.append(f"{length}: " + ", ".join(f"{label} {share:.0%}" for label, share in shares if share >= 0.005))
+    if seen.moments:
+        lines.append("strongest: " + "; ".join(moment_text(moment) for moment in seen.moments))
+    there = {"vision": "face", "acoustic": "sound", "language": "words"}
+    lines.append("there: " + ", ".join(f"{there[name]} {share:.0%}" for name, share in seen.present.items()))
+    return lines
+
+
+def moment_text(moment: Moment) -> str:
+    """A moment in a few words."""
+    strength = f"{moment.label} {moment.strength:.2f}" if moment.strength > 0 and moment.label not in SIGNS else ""
+    return f"{strength or f'{moment.strength:+.2f}'} at {clock_text(moment.peak_s)}"
 
 
 def status_line(views: Sequence[View], columns: int | None = None) -> str:
@@ -68,6 +103,7 @@ def _line_of(view: View, details: Sequence[str]) -> str:
         answer = "no answer" if last.value is None else f"{last.value:+.2f}"
     measured = tick.p50 is not None and tick.p95 is not None
     parts = (
+        recording_text(view.record),
         view.note,
         " ".join(f"{source.kind}:{source.state}" for source in view.sources) if "sources" in details else "",
         answer,
@@ -78,6 +114,17 @@ def _line_of(view: View, details: Sequence[str]) -> str:
     return " | ".join(part for part in parts if part)
 
 
+def recording_text(record: messages.Recording | None) -> str:
+    """That a recording is being made, of what, and whether all of it gets there; "" without one."""
+    if record is None:
+        return ""
+    if record.failure is not None:
+        return "recording stopped"
+    what = "REC faces and sound" if record.media else "REC"
+    lost = f" ({record.dropped} lost)" if record.dropped else ""
+    return f"{what} {record.bytes / 1e6:.1f} MB{lost}"
+
+
 @dataclass
 class _Shown:
     """What was shown of one source, and how many lines about it may still come."""
@@ -85,6 +132,7 @@ class _Shown:
     counted_ns: int
     state: str | None = None  # the one last shown; None: that it is live, or not yet anything
     newest: str | None = None
+    advice: str = ""  # the one last given
     changes: int = 0  # since the last line
     lines: float = NOTICES_AT_ONCE
 
@@ -122,10 +170,16 @@ class Notices:
         return lines
 
     def _text(self, source: messages.Source, shown: _Shown) -> str | None:
-        troubled = source.state in TROUBLED and source.reason not in (None, NOT_STARTED, STARTING)
+        troubled = source.state not in UNTROUBLED and source.reason is not None
         if not troubled and source.state != "live":
             return None
-        state = source.state if troubled else None  # the state alone is compared: a reason may count seconds
+        if source.state == "live" and source.reason is not None and ADVICE in source.reason:
+            if shown.advice == source.reason:
+                return None
+            shown.advice = source.reason
+            return source.reason
+        # Not the reason: it may count seconds. A source that is opened again and again is lost, whatever it is at.
+        state = None if not troubled else "lost" if source.state == "reconnecting" else source.state
         if state != shown.newest:
             shown.newest = state
             shown.changes += 1

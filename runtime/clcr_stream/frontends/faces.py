@@ -40,14 +40,26 @@ class Detector(Protocol):
     def detectMultiScale2(self, image: Any, /, **limits: Any) -> tuple[Any, Any]: ...
 
 
+class FaceSearch(Protocol):
+    """Another way to find faces than the cascade: boxes in pixels of the RGB frame, and how many votes each has."""
+
+    def faces(self, rgb: NDArray[np.uint8], /) -> list[tuple[Box, int]]: ...
+
+
 class FaceFinder:
     """Follows one face through the frames of one stream, in order; deterministic in their sequence, one thread.
 
     The largest face is taken first and kept while it is found; another replaces it only after it is lost. A missed
-    face keeps its box for 0.4 s (6 calls). `detector` None: OpenCV's frontal Haar cascade, alt2.
+    face keeps its box for 0.4 s (6 calls). `detector` None: OpenCV's frontal Haar cascade, alt2; `search` replaces it.
     """
 
-    def __init__(self, size_px: int = 112, detect_every: int = 3, detector: Detector | None = None) -> None:
+    def __init__(
+        self,
+        size_px: int = 112,
+        detect_every: int = 3,
+        detector: Detector | None = None,
+        search: FaceSearch | None = None,
+    ) -> None:
         if size_px < 8 or detect_every < 1:
             raise ConfigError(
                 f"FaceFinder was given size_px={size_px}, detect_every={detect_every}; "
@@ -55,7 +67,8 @@ class FaceFinder:
             )
         self._size_px = size_px
         self._detect_every = detect_every
-        self._cascade = detector if detector is not None else _load_cascade()
+        self._model = search
+        self._cascade = detector if detector is not None or search is not None else _load_cascade()
         self.reset()
 
     def reset(self) -> None:
@@ -87,14 +100,8 @@ class FaceFinder:
         return self._cut(rgb, self._box)
 
     def _detect(self, rgb: NDArray[np.uint8]) -> None:
-        import cv2
-
-        grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
-        candidates = self._search(grey)
-        self._faces = len(candidates)
         tracked = self._box
-        if tracked is not None:
-            candidates = [hit for hit in candidates if _same_face(hit[0], tracked)] or self._search_near(grey, tracked)
+        candidates = self._candidates(rgb, tracked)
         if candidates:
             found, self._votes = max(candidates, key=lambda hit: (hit[0][2], hit[1], hit[0]))
             self._box = found if tracked is None else _blend(tracked, found)
@@ -107,10 +114,26 @@ class FaceFinder:
             if self._missed_calls > _HOLD_CALLS:
                 self._box, self._missed_calls, self._state = None, 0, "lost"
 
+    def _candidates(self, rgb: NDArray[np.uint8], tracked: Box | None) -> list[tuple[Box, int]]:
+        """The faces of a frame, only those that may be the tracked one if there is one; counts all."""
+        import cv2
+
+        if self._model is not None:
+            found = self._model.faces(rgb)
+            self._faces = len(found)
+            return found if tracked is None else [hit for hit in found if _same_face(hit[0], tracked)]
+        grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+        found = self._search(grey)
+        self._faces = len(found)
+        if tracked is None:
+            return found
+        return [hit for hit in found if _same_face(hit[0], tracked)] or self._search_near(grey, tracked)
+
     def _search(self, grey: NDArray[np.uint8]) -> list[tuple[Box, int]]:
         """Every face of the frame with the detector's votes."""
         import cv2
 
+        assert self._cascade is not None  # as always without another search
         scale = min(1.0, _SEARCH_PX / max(grey.shape))
         small = cv2.equalizeHist(_shrink(grey, scale))
         boxes, votes = self._cascade.detectMultiScale2(
@@ -125,6 +148,7 @@ class FaceFinder:
         x, y, side, _ = box
         left, top = max(0, int(x - side / 2)), max(0, int(y - side / 2))
         region = grey[top : int(y + 1.5 * side), left : int(x + 1.5 * side)]
+        assert self._cascade is not None
         scale = min(1.0, _NEAR_SIDE_PX / side)
         if min(region.shape) * scale < _CASCADE_PX:
             return []

@@ -7,7 +7,7 @@ nothing is gathered: taking a seat away moves the last one into its place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class LevelOutputs:
     mass: F64  # sum of alpha per valid token [level, modality]
     budget: F64  # B in tokens [level, modality]
     present: F64  # [modality]
+    alpha: tuple[F64, ...] = field(default=())  # of each token: [tokens] by level, then modality
 
 
 class Levels:
@@ -112,6 +113,7 @@ class Levels:
         """What the last run said of a seat; `valid` are the window's valid tokens [modality]."""
         said = self._runner.outputs
         alpha = np.concatenate([array[seat] for array in self._alphas], dtype=np.float64)
+        each = tuple(np.split(alpha, self._edges[1:]))
         counts = np.maximum(1.0, valid)
         shape = (len(LEVELS), len(MODALITIES))
         return LevelOutputs(
@@ -123,6 +125,7 @@ class Levels:
             mass=np.add.reduceat(alpha, self._edges).reshape(shape) / counts,
             budget=np.stack([array[seat] for array in self._budgets], dtype=np.float64),
             present=_copy(said["present"][seat]),
+            alpha=each,
         )
 
     def close(self) -> None:

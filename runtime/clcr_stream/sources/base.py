@@ -6,22 +6,23 @@ A new kind of input is a class that keeps `Source`; with a thread of its own it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock
+from clcr_stream.sources.framing import UPRIGHT, Framing
+from clcr_stream.sources.health import State
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import Rings
 
-NOT_STARTED, STARTING = "not started", "starting"  # reasons of a source that is only being opened
 LEAD_MARGIN_NS = 500 * NS_PER_MS  # a lossless source leaves this much of the ring to what the loop has just read
 
 Modality = Literal["vision", "acoustic", "language"]
 BOTH: tuple[Modality, ...] = ("vision", "acoustic")  # what a file or stream of video with sound brings
-State = Literal["waiting", "live", "stale", "ended", "failed"]
 Pace = Literal["real", "max"]
 AUTO = "auto"  # as a transcript: speech recognition, if it is installed and there is sound without words
 Flag = Literal["input", "camera", "mic"]  # where a source's text was given: what an error begins with
@@ -62,6 +63,7 @@ class Sinks:
     rings: Rings
     finder: FaceCropper | None = None
     notify: Callable[[], object] = nobody
+    framing: Framing = UPRIGHT
 
     @property
     def grid(self) -> TimeGrid:
@@ -81,6 +83,15 @@ class Sinks:
 
 
 @dataclass(frozen=True)
+class Span:
+    """The part of a recording that is played, in seconds from its start, and whether again and again."""
+
+    start_s: float = 0.0
+    end_s: float | None = None
+    loop: bool = False
+
+
+@dataclass(frozen=True)
 class SourceSpec:
     """The sources asked for, as given on the command line; `input` excludes `camera` and `microphone`."""
 
@@ -89,14 +100,17 @@ class SourceSpec:
     input: str | None = None
     transcript: str = "none"
     pace: Pace = "real"
+    framing: Framing = UPRIGHT
+    span: Span = Span()
+    face_model: Path | None = None  # YuNet's file, in place of OpenCV's cascade
 
 
 @dataclass(frozen=True)
 class SourceReport:
     """How a source is doing: never holds credentials or words that were said.
 
-    `state`: `waiting` for something that never came yet, `live`, `stale` (came, and stays away now), `ended`, or
-    `failed` (ended by an error). `reason` says why in one line; "" when there is nothing to say.
+    The states are those of `sources.health`. `reason` says why in one line, "" when there is nothing to say; `since_ns`
+    is when the state began, by the session's clock, and `entered` how often each state has begun.
     """
 
     name: str
@@ -104,6 +118,8 @@ class SourceReport:
     state: State
     reason: str
     counts: Mapping[str, int]
+    since_ns: int | None = None
+    entered: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

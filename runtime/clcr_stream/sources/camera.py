@@ -11,15 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.base import Sinks, SourceIdentity, SourceReport
+from clcr_stream.sources.base import Sinks, SourceIdentity
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 
-STALE_NS = 1000 * NS_PER_MS
-FROZEN_NS = 2 * NS_PER_S  # a sensor's noise never gives the same bytes twice
-ABSENT_PAUSE_NS = 2 * NS_PER_S
+ABSENT_PAUSE_NS = NS_PER_S
 BY_ID = Path("/dev/v4l/by-id")
 ALLOWED = "an index (0), /dev/videoN, v4l2:/dev/videoN, by-id:NAME, a URL, a file, test:// or none"
 
@@ -71,7 +69,7 @@ def _resolve_by_id(name: str, by_id: Path) -> str | None:
 
 
 class CameraSource(ThreadedSource):
-    """One camera. Absent: it waits and looks every 2 s; another camera is never taken instead."""
+    """One camera. Absent: it waits and looks every second; another camera is never taken instead."""
 
     def __init__(
         self,
@@ -84,22 +82,21 @@ class CameraSource(ThreadedSource):
         counts = {"frames": 0, "bad_frames": 0, "frozen_frames": 0, "reopened": 0}
         super().__init__(SourceIdentity(device, "camera", ("vision",)), sinks, counts)
         self._device, self._opener, self._resolve = device, opener, resolve
-        self._feeder = FrameFeeder(sinks)
-        self._last_ns: int | None = None  # of the last frame that could be used
-        self._print = b""  # of the last picture, to tell a frozen one
-        self._changed_ns = 0
+        self._feeder = FrameFeeder(sinks, live=True)
+        self._opened = False  # at least once
         self._random = random.Random()
 
     def run(self) -> None:
         attempt = 0
         while not self.stop.is_set():
+            self.opening()
             path = self._resolve(self._device)
             capture = self._opener(path) if path is not None else None
             if capture is None or not capture.isOpened():
                 if capture is not None:
                     capture.release()
                 what = "no such camera" if path is None else f"{path} does not open (in use, or not permitted)"
-                self._pause(f"{what}; looking every 2 s, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
+                self._pause(f"{what}; looking every second, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
                 continue
             try:
                 grabbed = self._drain(capture)
@@ -110,51 +107,38 @@ class CameraSource(ThreadedSource):
                 "the camera stopped; opening it again", int(backoff_s(attempt, self._random.random()) * NS_PER_S)
             )
 
-    def report(self) -> SourceReport:
-        report = super().report()
-        if report.state == "live" and self._last_ns is not None:
-            quiet_ns = self.sinks.clock.now_ns() - self._last_ns
-            if quiet_ns > STALE_NS:
-                reason = f"no new picture for {quiet_ns / NS_PER_S:.1f} s"
-                return SourceReport(report.name, report.kind, "stale", reason, report.counts)
-        return report
-
     def _pause(self, reason: str, pause_ns: int) -> None:
         if self.stop.is_set():
             return
-        self.set_state("waiting" if self._last_ns is None else "stale", reason)
+        self.gone(reason)
         self.sinks.clock.wait_until(self.sinks.clock.now_ns() + pause_ns, self.stop)
 
     def _drain(self, capture: Capture) -> bool:
         """Grab until the camera fails; True when it gave at least one frame."""
         self._feeder.reset()
-        if self._last_ns is not None:
+        if self._opened:
             self.count("reopened")
         grabbed = False
-        self._changed_ns = self.sinks.clock.now_ns()
         while not self.stop.is_set() and capture.grab():
             captured_ns = self.sinks.clock.now_ns()
             grabbed = True
             self.count("frames")
             # Only frames that the ring wants are decoded (a MJPEG camera at 60 Hz costs a core otherwise).
-            if self._feeder.offer(captured_ns, lambda at_ns=captured_ns: self._picture(capture, at_ns)):  # type: ignore[misc]
-                self._last_ns = captured_ns
-                self.set_state("live")
+            used = self._feeder.offer(captured_ns, lambda: self._picture(capture))
+            frozen = self._feeder.condition == "frozen"
+            if used or frozen:
+                self.set_counts(frozen_frames=self._feeder.frozen_frames)
+                self._opened = True
+                self.note(self._feeder.hint)
+                self.came("vision", self._feeder.condition)
         return grabbed
 
-    def _picture(self, capture: Capture, captured_ns: int) -> NDArray[np.uint8] | None:
-        """The grabbed frame as (height, width, 3) RGB; None when it is unusable or frozen."""
+    def _picture(self, capture: Capture) -> NDArray[np.uint8] | None:
+        """The grabbed frame as (height, width, 3) RGB; None when it is unusable."""
         import cv2
 
         done, bgr = capture.retrieve()
         if not done or not isinstance(bgr, np.ndarray) or bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8:
             self.count("bad_frames")
-            return None
-        fingerprint = bgr[::8, ::8].tobytes()
-        if fingerprint != self._print:
-            self._print, self._changed_ns = fingerprint, captured_ns
-        elif captured_ns - self._changed_ns >= FROZEN_NS:
-            self.count("frozen_frames")
-            self.set_state("stale", "frozen: the camera repeats one picture")
             return None
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

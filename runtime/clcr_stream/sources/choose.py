@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from clcr_stream.errors import ConfigError, SourceError, redact
-from clcr_stream.sources.base import AUTO, BOTH, Flag, Modality, Sinks, Source, SourceSpec
+from clcr_stream.sources.base import AUTO, BOTH, Flag, Modality, Sinks, Source, SourceSpec, Span
 from clcr_stream.sources.speech import choose as recognisers
 from clcr_stream.sources.speech.choose import names_recogniser
 
@@ -15,8 +17,18 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _WITHOUT_GSTREAMER = "OpenCV is built without GStreamer here; give 0, v4l2:/dev/videoN, by-id:NAME or an rtsp:// URL"
 
 
-def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
-    """The sources of `spec`, not started; nothing is opened twice.
+class FileKind(Protocol):
+    """Files of an ending that another room reads, such as recordings."""
+
+    def open(self, location: str, requested: tuple[Modality, ...], sinks: Sinks, spec: SourceSpec) -> Source: ...
+    def check(self, location: str, flag: Flag) -> None: ...
+
+
+FileKinds = Mapping[str, FileKind]  # by the ending, with its dot
+
+
+def open_sources(spec: SourceSpec, sinks: Sinks, kinds: FileKinds = {}) -> list[Source]:  # noqa: B006
+    """The sources of `spec`, not started; nothing is opened twice. A file of one of `kinds` is opened by it.
 
     SourceError for anything that can never work (a file that is missing or empty, an unknown scheme); a device or a
     network stream that is merely absent now gives a source that waits for it. ConfigError for a contradiction.
@@ -25,17 +37,38 @@ def open_sources(spec: SourceSpec, sinks: Sinks) -> list[Source]:
         raise ConfigError("--input gives video and audio: leave out --camera and --mic, or give those alone")
     if spec.pace not in ("real", "max"):
         raise ConfigError(f"pace {spec.pace}: allowed are real and max")
-    sources = [_open(flag, text, requested, spec, sinks) for flag, text, requested in _inputs(spec)]
+    sources: list[Source] = []
+    for flag, text, requested in _inputs(spec):
+        kind = _kind_of(text, kinds)
+        if kind is None:
+            sources.append(_open(flag, text, requested, spec, sinks))
+        else:
+            sources.append(kind.open(text, requested, sinks, spec))
     words = _open_words(spec, sinks, sources)
     return sources if words is None else [*sources, words]
 
 
-def check_spec(spec: SourceSpec) -> None:
+def _kind_of(text: str, kinds: FileKinds) -> FileKind | None:
+    return kinds.get(Path(text).suffix) if _names_file(text) else None
+
+
+def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
     """SourceError for files that can never work, before anything slow is loaded; touches no device and no network."""
     from clcr_stream.sources.media import check_media_file
+    from clcr_stream.sources.pipes import STDIN, is_pipe
 
+    _check_span(spec)
+    if spec.face_model is not None:
+        from clcr_stream.frontends.yunet import YuNet
+
+        YuNet(spec.face_model)
     for flag, text, requested in _inputs(spec):
-        if not _is_device(text) and _names_file(text):
+        if text == STDIN and spec.transcript == STDIN:
+            raise ConfigError(f"{flag} - and transcript - are both standard input; give one of them a name")
+        kind = _kind_of(text, kinds)
+        if kind is not None:
+            kind.check(text, flag)
+        elif not _is_device(text) and _names_file(text) and not is_pipe(text):
             check_media_file(text, requested, flag)
     if spec.transcript.endswith((".srt", ".vtt", ".jsonl")) and not _SCHEME.match(spec.transcript):
         from clcr_stream.sources.subtitles import read_transcript
@@ -43,6 +76,32 @@ def check_spec(spec: SourceSpec) -> None:
         read_transcript(Path(spec.transcript).expanduser())
     elif names_recogniser(spec.transcript):
         recognisers.check(recognisers.parse(spec.transcript))
+
+
+def _check_span(spec: SourceSpec) -> None:
+    """ConfigError when a part of a recording is asked for, and there is none that can be cut so."""
+    from clcr_stream.sources.pipes import is_pipe
+
+    if spec.span == Span():
+        return
+    start_s, end_s = spec.span.start_s, spec.span.end_s
+    if not 0 <= start_s < float("inf") or (end_s is not None and not start_s < end_s < float("inf")):
+        raise ConfigError(
+            f"--start {start_s:g}, --end {end_s}: allowed are seconds, 0 or more, the end after the start"
+        )
+    inputs = [text for _, text, _ in _inputs(spec)]
+    live = [text for text in inputs if not _is_recording(text)]
+    if live:
+        raise ConfigError(f"--start, --end and --loop are for recordings, {redact(live[0])} is none; leave them out")
+    pipes = [text for text in inputs if is_pipe(text)]
+    if pipes and spec.span.loop:
+        raise ConfigError(f"--loop: {pipes[0]} is a pipe, which can be read once; give a file")
+
+
+def _is_recording(text: str) -> bool:
+    from clcr_stream.sources.network import names_recording
+
+    return not _is_device(text) and (_names_file(text) or names_recording(text))
 
 
 def _inputs(spec: SourceSpec) -> list[tuple[Flag, str, tuple[Modality, ...]]]:
@@ -71,7 +130,7 @@ def _open(flag: Flag, text: str, requested: tuple[Modality, ...], spec: SourceSp
 
 
 def _names_file(text: str) -> bool:
-    return text.startswith("file://") or (_SCHEME.match(text) is None and not _is_word(text))
+    return text == "-" or text.startswith("file://") or (_SCHEME.match(text) is None and not _is_word(text))
 
 
 def _is_device(text: str) -> bool:
@@ -105,7 +164,7 @@ def _open_microphone(spec: SourceSpec, sinks: Sinks) -> Source:
 
 def _is_word(text: str) -> bool:
     """True when `text` looks neither like a path nor like a URL: more likely a device that was misspelt."""
-    return "/" not in text and "." not in text
+    return text != "-" and "/" not in text and "." not in text
 
 
 def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks, flag: Flag) -> Source:
@@ -118,16 +177,28 @@ def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, si
 
         return SyntheticSource(text, requested, sinks, spec.pace, flag)
     if scheme is None or scheme.group(1).lower() == "file":
-        from clcr_stream.sources.media import FileSource
-
-        return FileSource(text, requested, sinks, spec.pace, flag)
-    from clcr_stream.sources.network import SCHEMES, NetworkSource
+        return _open_file(text, requested, spec, sinks, flag)
+    from clcr_stream.sources.network import SCHEMES, NetworkSource, names_recording, open_recording
 
     if scheme.group(1).lower() not in SCHEMES:
         raise SourceError(
             f"{flag} {redact(text)}: scheme {scheme.group(1)}:// is not read; allowed are {', '.join(SCHEMES)}"
         )
+    if names_recording(text):
+        from clcr_stream.sources.files import FileSource
+
+        return FileSource(text, requested, sinks, spec.pace, flag, spec.span, open_recording)
     return NetworkSource(text, requested, sinks)
+
+
+def _open_file(text: str, requested: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks, flag: Flag) -> Source:
+    from clcr_stream.sources.files import FileSource
+    from clcr_stream.sources.pipes import PipeFile, is_pipe, open_pipe
+
+    if not is_pipe(text):
+        return FileSource(text, requested, sinks, spec.pace, flag, spec.span)
+    pipe = PipeFile(text)
+    return FileSource(text, requested, sinks, spec.pace, flag, spec.span, partial(open_pipe, pipe), pipe.cancel)
 
 
 def _open_words(spec: SourceSpec, sinks: Sinks, others: Sequence[Source]) -> Source | None:

@@ -1,4 +1,4 @@
-"""Video and sound out of one container through PyAV: decoding on the container's own timeline, and files as sources."""
+"""Video and sound out of one container through PyAV: decoding on the container's own timeline."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError, one_line, redact
 from clcr_stream.sources.audio import Resampler
-from clcr_stream.sources.base import Flag, Modality, Pace, Sinks, SourceIdentity
-from clcr_stream.sources.frames import FrameFeeder
-from clcr_stream.sources.threaded import ThreadedSource
+from clcr_stream.sources.base import Flag, Modality
 
 STREAM_KIND: dict[Modality, str] = {"vision": "video", "acoustic": "audio"}
 JUMP_S = 0.04  # audio time stamps of containers with ms time bases wobble by less
 BLOCK_S = 0.2  # the longest block of sound that is pushed at once
-INTERLEAVE_NS = 2 * NS_PER_S  # a stream that is further behind the other in the file is not waited for
 MAX_READ_FAILURES = 100
 SEEK_FROM_NS = 5 * NS_PER_S  # what begins earlier is read from the start
 SEEK_MARGIN_NS = 2 * NS_PER_S  # decoded before the place that was sought: codecs of sound need a run-up
@@ -74,6 +70,7 @@ class MediaReader:
         # Read now: a stream of a closed container is freed memory.
         self.ends_ns = {modality: _end_ns(stream, self._start) for modality, stream in self._streams.items()}
         self._resampler = Resampler(rate_hz)
+        self.seekable = True  # what a pipe is not
         self._next_sample = 0
         self._expected_s: float | None = None
 
@@ -82,6 +79,11 @@ class MediaReader:
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
+
+    @property
+    def length_s(self) -> float | None:
+        """How long a recording is; None for what has no end, or does not say."""
+        return self._end_s
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -93,7 +95,7 @@ class MediaReader:
 
         Times count from the container's start either way.
         """
-        if from_ns > SEEK_FROM_NS and self._start is not None:
+        if from_ns > SEEK_FROM_NS and self._start is not None and self.seekable:
             self._container.seek(int(self._start * 1_000_000) + (from_ns - SEEK_MARGIN_NS) // 1000)
         for packet in self._packets():
             for frame in self._decoded(packet):
@@ -258,96 +260,3 @@ def _refusal(container_format: str) -> str | None:
 
 def _reason(error: Exception) -> str:
     return redact(one_line(getattr(error, "strerror", None) or str(error)))
-
-
-class FileSource(ThreadedSource):
-    """A media file: lossless at both paces, so that a replay gives the same data every time.
-
-    File time t is origin_ns + t. At pace `real` nothing is pushed before its time, at `max` only the loop's
-    consumption holds it back. Raises SourceError at construction when nothing in the file can be used.
-    """
-
-    def __init__(
-        self, location: str, requested: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real", flag: Flag = "input"
-    ) -> None:
-        self._opened = False
-        self._early_errors = 0
-        self._reader = open_file(location, requested, sinks.grid.sample_rate_hz, self._count_error, flag)
-        items = self._reader.items()
-        begin = list(islice(items, 2))
-        if not begin or (len(begin) == 1 and isinstance(begin[0], VideoItem)):
-            self._reader.__exit__()
-            if begin:
-                raise SourceError(f"{flag} {location}: a still picture; give a video or audio file")
-            errors = self._early_errors
-            raise SourceError(f"{flag} {location}: nothing in it decodes ({errors} errors); give another file")
-        counts = {"decode_errors": self._early_errors, "frames": 0, "samples": 0}
-        super().__init__(SourceIdentity(location, "file", self._reader.modalities, lossless=True), sinks, counts)
-        self._opened = True
-        self._items = chain(begin, items)
-        self._pace = pace
-        self._feeder = FrameFeeder(sinks) if "vision" in self.modalities else None
-        self._reached_ns: dict[Modality, int] = dict.fromkeys(self.modalities, 0)
-        self._ends_ns = self._reader.ends_ns
-        absent = [STREAM_KIND[modality] for modality in requested if modality not in self.modalities]
-        self._note = f"the file holds no {absent[0]}" if absent else ""
-
-    def run(self) -> None:
-        with self._reader:
-            for item in self._items:
-                if not self._release(item):
-                    return
-
-    def close(self) -> None:
-        super().close()
-        if not self.started:
-            self._reader.__exit__()
-
-    def _release(self, item: Item) -> bool:
-        """Wait until the item is due and fits, then push it; False when stopping."""
-        modality: Modality = "vision" if isinstance(item, VideoItem) else "acoustic"
-        start_ns, end_ns = self._span_ns(item)
-        self._reach(modality, start_ns)
-        origin_ns = self.sinks.origin_ns
-        if not self.await_room(origin_ns + end_ns):
-            return False
-        if self._pace == "real" and not self.sinks.clock.wait_until(origin_ns + start_ns, self.stop):
-            return False
-        self.set_state("live", self._note)
-        if isinstance(item, AudioItem):
-            self.sinks.rings.acoustic.put(item.first_sample, item.samples)
-            self.count("samples", len(item.samples))
-        elif self._feeder is not None:
-            self._feeder.offer(origin_ns + item.time_ns, item.rgb)
-            self.count("frames")
-        self._reach(modality, end_ns)
-        return True
-
-    def _reach(self, modality: Modality, time_ns: int) -> None:
-        """Everything of this modality before `time_ns` is pushed; the watermark waits for the one that lags.
-
-        Not for one that is over by the container's index, nor for one further behind than files are interleaved:
-        the ring would fill up with the leading one and both would wait for ever.
-        """
-        self._reached_ns[modality] = max(self._reached_ns[modality], time_ns)
-        leading_ns = max(self._reached_ns.values())
-        awaited_ns = leading_ns
-        for other, reached_ns in self._reached_ns.items():
-            end_ns = self._ends_ns[other]
-            if end_ns is None or leading_ns < end_ns + 200 * NS_PER_MS:
-                awaited_ns = min(awaited_ns, reached_ns)
-        self.advance(self.sinks.origin_ns + max(awaited_ns, leading_ns - INTERLEAVE_NS))
-
-    def _count_error(self, _reason: str) -> None:
-        if self._opened:
-            self.count("decode_errors")
-        else:
-            self._early_errors += 1
-
-    def _span_ns(self, item: Item) -> tuple[int, int]:
-        """Start and end from the container's start; a picture has no length."""
-        if isinstance(item, VideoItem):
-            return item.time_ns, item.time_ns
-        rate_hz = self.sinks.grid.sample_rate_hz
-        stop = item.first_sample + len(item.samples)
-        return item.first_sample * NS_PER_S // rate_hz, stop * NS_PER_S // rate_hz

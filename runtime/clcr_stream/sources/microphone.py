@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,11 +18,12 @@ from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.audio import Resampler, SampleClock
 from clcr_stream.sources.base import Sinks, SourceIdentity
-from clcr_stream.sources.threaded import POLL_S, ThreadedSource
+from clcr_stream.sources.sound import SoundFeeder
+from clcr_stream.sources.threaded import POLL_S, ThreadedSource, backoff_s
 
 BLOCK_S = 0.02
 QUIET_NS = 500 * NS_PER_MS
-RETRY_NS = 2 * NS_PER_S
+FIRST_RETRY_S, RETRY_S = 0.25, 2.0  # looking for devices costs 0.1 s of CPU
 QUEUE_BLOCKS = 256  # 5 s: more than the reader thread can ever be late without being dead
 ALLOWED = "default, an index, name:TEXT, a file, test:// or none"
 INSTALL = (
@@ -97,7 +99,7 @@ def choose_device(audio: Any, device: str) -> dict[str, Any]:
 
 
 class MicrophoneSource(ThreadedSource):
-    """One microphone. Absent: it waits and looks every 2 s. Nothing for 0.5 s: PortAudio is started anew."""
+    """One microphone. Absent: it waits and looks every 0.25 to 2 s. Nothing for 0.5 s: PortAudio is started anew."""
 
     def __init__(self, device: str, sinks: Sinks, load: Callable[[], Any] = load_pyaudio) -> None:
         counts = {"blocks": 0, "overflows": 0, "queue_drops": 0, "gaps": 0, "reopened": 0, "skew_ppm": 0}
@@ -109,16 +111,23 @@ class MicrophoneSource(ThreadedSource):
         self._arrived = threading.Event()
         self._queue_drops = 0  # written by PortAudio's thread only
         self._sample_clock = SampleClock(sinks.grid)
-        self._was_live = False
+        self._feeder = SoundFeeder(sinks, microphone=True)
+        self._lives = 0  # how often blocks began to come
 
     def run(self) -> None:
+        attempt = 0
+        jitter = random.Random()
         while not self.stop.is_set():
+            before = self._lives
+            self.opening()
             try:
                 self._listen(self._load())
             except (SourceError, OSError, ValueError) as error:
                 if not self.stop.is_set():
-                    self.set_state("stale" if self._was_live else "waiting", f"{error}; looking every 2 s")
-                    self.sinks.clock.wait_until(self.sinks.clock.now_ns() + RETRY_NS, self.stop)
+                    attempt = 0 if self._lives != before else attempt + 1
+                    self.gone(f"{error}; looking again and again")
+                    pause_s = backoff_s(attempt, jitter.random(), FIRST_RETRY_S, RETRY_S)
+                    self.sinks.clock.wait_until(self.sinks.clock.now_ns() + int(pause_s * NS_PER_S), self.stop)
 
     def _listen(self, module: Any) -> None:
         """One life of PortAudio: it looks for devices only when it starts."""
@@ -135,6 +144,7 @@ class MicrophoneSource(ThreadedSource):
         info = choose_device(audio, self._device)
         self._blocks.clear()
         self._sample_clock.restart()
+        self._feeder.reset()
         stream, opened = self._open(module, audio, info)
         try:
             self._pump(opened)
@@ -191,19 +201,19 @@ class MicrophoneSource(ThreadedSource):
                     self._on_first()
                 self._place(_mono(data, opened, resampler), arrived_ns, overflowed)
             if clock.now_ns() - heard_ns > QUIET_NS:
-                self.set_state("stale" if self._was_live else "waiting", "no sound for 0.5 s; opening the device again")
+                self.gone("no sound for 0.5 s; opening the device again")
                 return
 
     def _on_first(self) -> None:
-        if self._was_live:
+        if self._lives:
             self.count("reopened")
-        self._was_live = True
-        self.set_state("live")
+        self._lives += 1
 
     def _place(self, samples: NDArray[np.float32], arrived_ns: int, overflowed: bool) -> None:
         if len(samples):
             first, samples = self._sample_clock.place(samples, arrived_ns, overflowed)
-            self.sinks.rings.acoustic.put(first, samples)
+            self._feeder.put(first, samples)
+        self.came("acoustic", self._feeder.condition)
         self._heard_blocks += 1
         self._overflows += overflowed
         self.set_counts(

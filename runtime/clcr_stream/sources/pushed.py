@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 
 from clcr_stream.clock import FOREVER_NS, NS_PER_MS, NS_PER_S
 from clcr_stream.errors import ClcrError, SourceError
-from clcr_stream.sources.base import Modality, Sinks, SourceIdentity, SourceReport, State
+from clcr_stream.frontends.quality import sharpness
+from clcr_stream.sources.base import Modality, Sinks, SourceIdentity, SourceReport
 from clcr_stream.sources.frames import FrameFeeder
+from clcr_stream.sources.health import Health
+from clcr_stream.sources.sound import SoundFeeder
+from clcr_stream.window.conditions import FINE, Condition
+from clcr_stream.window.ring import Look
 from clcr_stream.window.transcript import Segment
 
 FUTURE_NS = 100 * NS_PER_MS  # how far ahead of the clock a capture time may lie: clocks of devices are not exact
@@ -43,14 +48,15 @@ class PushedSource:
         self._feeder = FrameFeeder(sinks) if live and "vision" in identity.modalities else None
         self._frames_lock, self._audio_lock = threading.Lock(), threading.Lock()
         self._sound = _SoundPlacer(sinks)
+        self._sound_feeder = SoundFeeder(sinks)
         self._changed = threading.Condition()
         media: list[Modality] = [modality for modality in identity.modalities if modality != "language"]
         self._reached_ns = dict.fromkeys(media or identity.modalities, sinks.origin_ns)
         self._last_ns: dict[Modality, int] = {}
         self._consumed_ns = sinks.origin_ns
         self._awaited_ns: int | None = None
-        self._state: State = "waiting"
-        self._pushed_ns = 0  # when, by the session's clock
+        stale_ns = {"push": int(STALE_S * NS_PER_S)} if live else {}
+        self._health = Health(sinks.clock.now_ns(), stale_ns)
         self._finished = False
         self._error: ClcrError | None = None
         self._counts = {"frames": 0, "samples": 0, "segments": 0}
@@ -74,7 +80,7 @@ class PushedSource:
         """Nothing more will be pushed; `error` is what later pushes are told. Idempotent."""
         with self._changed:
             self._finished = True
-            self._state = "ended"
+            self._health.over("ended", self._sinks.clock.now_ns(), "")
             self._error = self._error or error
             self._changed.notify_all()
         self._sinks.notify()
@@ -104,13 +110,10 @@ class PushedSource:
 
     def report(self) -> SourceReport:
         with self._changed:
-            state, reason = self._state, ""
-            silent_s = (self._sinks.clock.now_ns() - self._pushed_ns) / NS_PER_S
-            if state == "waiting":
-                reason = "nothing was pushed yet"
-            elif state == "live" and not self.lossless and silent_s > STALE_S:
-                state, reason = "stale", f"nothing was pushed for {silent_s:.0f} s"
-            return SourceReport(self.name, self._kind, state, reason, dict(self._counts))
+            now = self._health.at(self._sinks.clock.now_ns())
+            reason = "nothing was pushed yet" if now.state == "starting" else now.reason
+            counts = dict(self._counts)
+        return SourceReport(self.name, self._kind, now.state, reason, counts, now.since_ns, now.entered)
 
     def push_frame(self, captured_ns: SupportsIndex, rgb: NDArray[np.uint8]) -> None:
         """One picture, (height, width, 3) uint8 RGB; searched for a face in this call, in the caller's thread.
@@ -126,7 +129,8 @@ class PushedSource:
             if self._feeder is None:
                 self._feeder = FrameFeeder(self._sinks)
             self._feeder.offer(time_ns, lambda: np.ascontiguousarray(rgb))
-            self._pushed("vision", time_ns, "frames", 1)
+            self._health.note = self._feeder.hint
+            self._pushed("vision", time_ns, "frames", 1, self._feeder.condition)
 
     def wants_frame(self, captured_ns: SupportsIndex) -> bool:
         """Whether a frame of this time would be used; a refused one counts as seen and dropped."""
@@ -147,7 +151,7 @@ class PushedSource:
             time_ns = self._checked_ns("vision", captured_ns, "captured_ns")
             self._await_room("vision", time_ns, time_ns)
             if ring.wants(time_ns):
-                ring.put(time_ns, rgb, quality, 1)
+                ring.put(time_ns, rgb, quality, 1, look=Look(sharpness=sharpness(rgb)))
             self._pushed("vision", time_ns, "frames", 1)
 
     def push_gap(self, modality: Modality, end_ns: SupportsIndex) -> None:
@@ -173,8 +177,9 @@ class PushedSource:
             self._sound.check(self.name, time_ns, len(samples))
             self._await_room("acoustic", time_ns, time_ns + length_ns)
             first = self._sound.place(time_ns, len(samples))
-            self._sinks.rings.acoustic.put(first, samples)
-            self._pushed("acoustic", self._sinks.grid.sample_ns(first + len(samples)), "samples", len(samples))
+            self._sound_feeder.put(first, samples)
+            end_ns = self._sinks.grid.sample_ns(first + len(samples))
+            self._pushed("acoustic", end_ns, "samples", len(samples), self._sound_feeder.condition)
 
     def push_text(
         self,
@@ -258,13 +263,14 @@ class PushedSource:
                     )
                 self._changed.wait(POLL_S)
 
-    def _pushed(self, modality: Modality, reached_ns: int, what: str, count: int) -> None:
+    def _pushed(self, modality: Modality, reached_ns: int, what: str, count: int, condition: Condition = FINE) -> None:
         with self._changed:
             if what:
                 self._counts[what] += count
-            if self._state == "waiting":
-                self._state = "live"
-            self._pushed_ns = self._sinks.clock.now_ns()
+            if what or modality == "language":
+                now_ns = self._sinks.clock.now_ns()
+                self._health.came(now_ns, modality, condition)
+                self._health.came(now_ns, "push")
             arrived = self._reach(modality, reached_ns)
         if arrived:
             self._sinks.notify()

@@ -5,10 +5,11 @@ A segment of a file arrives when its speech ends, unless a .jsonl line says `arr
 
 from __future__ import annotations
 
+import codecs
 import html
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,8 @@ from clcr_stream.errors import SourceError
 from clcr_stream.window.transcript import Arrival, Segment
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_TEXT_BYTES = 64 * 1024  # of an entry: more is no segment of speech, and a message holds it many times over
+UTF8, UTF16, WESTERN = "UTF-8", "UTF-16", "Windows-1252"
 
 
 class TranscriptLine(msgspec.Struct, forbid_unknown_fields=False):
@@ -40,6 +43,7 @@ class ParsedTranscript:
 
     arrivals: tuple[Arrival, ...]
     bad_lines: tuple[int, ...]
+    encoding: str = UTF8
 
 
 _DECODER = msgspec.json.Decoder(TranscriptLine)
@@ -56,6 +60,8 @@ def parse_json_line(line: str | bytes, origin_ns: int, default_id: str = "") -> 
     end_ns = _moment(entry.end_ns, entry.end_s, origin_ns)
     if start_ns is None or end_ns is None or end_ns < start_ns:
         raise ValueError("needs start_s <= end_s (seconds from the session's start) or start_ns <= end_ns (monotonic)")
+    if len(entry.text.encode()) > MAX_TEXT_BYTES:
+        raise ValueError(f"longer than {MAX_TEXT_BYTES} bytes")
     key = default_id or f"{start_ns}" if entry.id is None else str(entry.id)
     segment = Segment(key, start_ns, end_ns, " ".join(entry.text.split()), entry.final, entry.revision)
     arrived_ns = _moment(None, entry.arrival_s, origin_ns)
@@ -113,7 +119,7 @@ def _parse_blocks(text: str, origin_ns: int, aside: Callable[[list[str]], bool])
         assert match is not None  # found two lines above
         start_ns, end_ns = (origin_ns + _cue_ns(match.groups()[at : at + 4]) for at in (0, 4))
         words = " ".join(html.unescape(_MARKUP.sub("", " ".join(block[cue + 1 :]))).split())
-        if end_ns <= start_ns or not words:
+        if end_ns <= start_ns or not words or len(words.encode()) > MAX_TEXT_BYTES:
             bad.append(first_line)
             continue
         arrivals.append(Arrival(Segment(f"cue-{first_line}", start_ns, end_ns, words), end_ns))
@@ -159,7 +165,7 @@ def read_transcript(path: Path, origin_ns: int = 0) -> ParsedTranscript:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise SourceError(f"transcript {path}: larger than {MAX_FILE_BYTES >> 20} MiB; is it a transcript?")
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+        text, encoding = decode_text(path.read_bytes(), path)
     except OSError as error:
         raise SourceError(f"transcript {path}: {error.strerror or error}; give the path of an existing file") from None
     parsed = parse(text, origin_ns)
@@ -168,7 +174,21 @@ def read_transcript(path: Path, origin_ns: int = 0) -> ParsedTranscript:
             f"transcript {path}: no valid entry ({len(parsed.bad_lines)} malformed, first at line "
             f"{parsed.bad_lines[0] if parsed.bad_lines else 1}); allowed is {_EXAMPLES[path.suffix.lower()]}"
         )
-    return parsed
+    return replace(parsed, encoding=encoding)
+
+
+def decode_text(data: bytes, path: Path) -> tuple[str, str]:
+    """A text and its encoding: UTF-8, UTF-16 with its mark, else Windows-1252, which holds Latin-1. SourceError."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace"), UTF16
+    if b"\0" in data:
+        raise SourceError(
+            f"transcript {path}: not UTF-8, nor UTF-16 with a mark; run `iconv -f OLD -t utf-8 {path.name}`"
+        )
+    try:
+        return data.decode("utf-8-sig"), UTF8
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace"), WESTERN
 
 
 _EXAMPLES = {

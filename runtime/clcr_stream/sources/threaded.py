@@ -8,21 +8,31 @@ from collections.abc import Mapping
 
 from clcr_stream.clock import FOREVER_NS
 from clcr_stream.errors import ClcrError, one_line, redact
-from clcr_stream.sources.base import NOT_STARTED, STARTING, Modality, Sinks, SourceIdentity, SourceReport, State
+from clcr_stream.sources.base import Modality, Sinks, SourceIdentity, SourceReport
+from clcr_stream.sources.health import STALE_PICTURE_NS, STALE_SOUND_NS, Health, State
+from clcr_stream.window.conditions import FINE, Condition
 
 CLOSE_TIMEOUT_S = 2.0
 POLL_S = 0.05  # how soon a waiter notices a stop event that nobody announces
+LIVE_STALE_NS: Mapping[str, int] = {"vision": STALE_PICTURE_NS, "acoustic": STALE_SOUND_NS}
 
 
 class ThreadedSource(ABC):
     """A source with one daemon thread that runs `run` once; an error there ends the source, never the process.
 
-    For `run` and what it calls: `stop` is set when the source is closed; `set_state`, `count` and `set_counts` make the
-    report. A lossless source pushes everything before it says `advance`, and asks `await_room` first instead of
-    overrunning its ring. A live one is always `filled`: its ring holds whatever came in time.
+    For `run` and what it calls: `stop` is set when the source is closed; `opening`, `came`, `gone` or `set_state` say
+    how it is doing, `count` and `set_counts` what it did. A lossless source pushes everything before it says `advance`,
+    and asks `await_room` first instead of overrunning its ring. A live one is always `filled`: its ring holds whatever
+    came in time.
     """
 
-    def __init__(self, identity: SourceIdentity, sinks: Sinks, counts: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        identity: SourceIdentity,
+        sinks: Sinks,
+        counts: Mapping[str, int],
+        stale_ns: Mapping[str, int] = LIVE_STALE_NS,
+    ) -> None:
         self.identity, self.sinks = identity, sinks
         self.stop = threading.Event()
         self._counts = dict(counts)
@@ -31,8 +41,7 @@ class ThreadedSource(ABC):
         self._watermark_ns = sinks.origin_ns
         self._consumed_ns = sinks.origin_ns
         self._awaited_ns: int | None = None  # what a tick was refused for: its arrival is worth waking somebody
-        self._state: State = "waiting"
-        self._reason = NOT_STARTED
+        self._health = Health(sinks.clock.now_ns(), {} if identity.lossless else stale_ns)
         self._stated: tuple[str, str] | None = None
 
     @property
@@ -75,7 +84,6 @@ class ThreadedSource(ABC):
     def start(self) -> None:
         if self._thread is not None:
             raise RuntimeError(f"{self.name}: started twice")
-        self.set_state("waiting", STARTING)
         self._thread = threading.Thread(target=self._guarded_run, name=f"source {self.name}", daemon=True)
         self._thread.start()
 
@@ -107,7 +115,10 @@ class ThreadedSource(ABC):
     def report(self) -> SourceReport:
         with self._changed:
             counts = dict(sorted(self._counts.items()))
-            return SourceReport(self.identity.name, self.identity.kind, self._state, self._reason, counts)
+            now = self._health.at(self.sinks.clock.now_ns())
+        return SourceReport(
+            self.identity.name, self.identity.kind, now.state, now.reason, counts, now.since_ns, now.entered
+        )
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a counter of the report."""
@@ -125,7 +136,33 @@ class ThreadedSource(ABC):
             return
         with self._changed:
             self._stated = state, reason
-            self._state, self._reason = state, redact(one_line(reason))
+            self._health.put(state, self.sinks.clock.now_ns(), redact(one_line(reason)))
+
+    def opening(self) -> None:
+        """A try to open the device begins."""
+        with self._changed:
+            self._health.opening(self.sinks.clock.now_ns())
+
+    def gone(self, reason: str) -> None:
+        """A try has failed, or what was open has ended; `reason` says what is done about it."""
+        with self._changed:
+            self._stated = None
+            now_ns = self.sinks.clock.now_ns()
+            self._health.gone(now_ns, redact(one_line(reason)))
+        for modality, ring in (("vision", self.sinks.rings.vision), ("acoustic", self.sinks.rings.acoustic)):
+            if modality in self.modalities:
+                ring.conditions.put(now_ns, FINE)
+
+    def came(self, modality: Modality, condition: Condition = FINE) -> None:
+        """A picture or sound came, with what is wrong with it."""
+        with self._changed:
+            self._health.came(self.sinks.clock.now_ns(), modality, condition)
+
+    def note(self, text: str) -> None:
+        """What is worth saying of it while it is live."""
+        if text != self._health.note:
+            with self._changed:
+                self._health.note = redact(one_line(text))
 
     def advance(self, watermark_ns: int) -> None:
         """Everything before `watermark_ns` has been pushed."""
@@ -161,13 +198,15 @@ class ThreadedSource(ABC):
 
     def _end(self, state: State, reason: str) -> None:
         with self._changed:
-            if self._state not in ("ended", "failed"):
-                self._state, self._reason = state, one_line(reason)
+            self._health.over(state, self.sinks.clock.now_ns(), one_line(reason))
             self._watermark_ns = FOREVER_NS
             self._changed.notify_all()
         self.sinks.notify()
 
 
-def backoff_s(attempt: int, jitter: float, first_s: float = 0.25, limit_s: float = 2.0) -> float:
-    """Pause before try `attempt` (0, 1, ...): doubles up to `limit_s`, times 0.75..1.25 by `jitter` in 0..1."""
-    return float(min(limit_s, first_s * 2.0 ** min(attempt, 16)) * (0.75 + 0.5 * jitter))
+def backoff_s(attempt: int, jitter: float, first_s: float = 0.25, limit_s: float = 5.0) -> float:
+    """Pause before try `attempt` (0, 1, ...): doubles up to `limit_s`, less up to 40 % by `jitter` in 0..1.
+
+    Never under `first_s`. Sources that lost the same server at the same time do not come back in step.
+    """
+    return max(first_s, float(min(limit_s, first_s * 2.0 ** min(attempt, 16)) * (1.0 - 0.4 * jitter)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError, redact
 from clcr_stream.sources.base import Sinks, SourceIdentity
-from clcr_stream.sources.subtitles import parse_json_line, read_transcript
+from clcr_stream.sources.subtitles import WESTERN, parse_json_line, read_transcript
 from clcr_stream.sources.threaded import ThreadedSource
 from clcr_stream.window.transcript import Arrival, Segment
 
@@ -28,7 +28,10 @@ class TranscriptFileSource(ThreadedSource):
         super().__init__(SourceIdentity(path, "transcript", ("language",), lossless=True), sinks, counts)
         self._arrivals = parsed.arrivals
         lines = ", ".join(map(str, parsed.bad_lines[:5])) + (", ..." if len(parsed.bad_lines) > 5 else "")
-        self._note = f"skipped malformed entries at lines {lines}" if parsed.bad_lines else ""
+        notes = [f"skipped malformed entries at lines {lines}"] if parsed.bad_lines else []
+        if parsed.encoding == WESTERN:
+            notes.append(f"not UTF-8: read as {WESTERN}")
+        self._note = "; ".join(notes)
 
     def run(self) -> str:
         self.set_state("live", self._note)
@@ -136,7 +139,7 @@ class ZmqTranscriptSource(LiveTranscriptSource):
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
             socket.setsockopt(zmq.SUBSCRIBE, self._topic.encode())
             socket.connect(self._endpoint)
-            self.set_state("waiting", f"no line from {self._endpoint} yet")
+            self.set_state("starting", f"no line from {self._endpoint} yet")
             while not self.stop.is_set():
                 if socket.poll(POLL_MS):
                     self._receive(socket.recv_multipart())

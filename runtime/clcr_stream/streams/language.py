@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ class LanguageTokens:
     coverage: float
     newest_ns: int | None
     ran: int
+    segments: tuple[Segment, ...] = ()  # what the arrays hold, in the revision that was encoded
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class LanguageStream:
         if tuple((segment.id, self._cache[segment.id].place.text) for segment in known) != self._shown:
             self._show(known)
         newest_ns = max((segment.end_ns for segment in known), default=None)
-        return LanguageTokens(self._levels, self._revision, self._coverage, newest_ns, ran)
+        encoded = tuple(replace(segment, text=self._cache[segment.id].place.text) for segment in known)
+        return LanguageTokens(self._levels, self._revision, self._coverage, newest_ns, ran, encoded)
 
     def _ask(self, segment: Segment) -> bool:
         """Have a segment encoded, unless this revision of it was; whether it is now."""

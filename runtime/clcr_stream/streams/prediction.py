@@ -11,12 +11,15 @@ from clcr_stream.bundle.manifest import MODALITIES, Manifest
 from clcr_stream.clock import NS_PER_MS
 from clcr_stream.inference.levels import LevelOutputs
 from clcr_stream.streams.language import LanguageTokens
-from clcr_stream.window.cutter import Chunk, ModalityView
+from clcr_stream.window.conditions import FINE
+from clcr_stream.window.cutter import Chunk, ModalityView, SeenFace
 from clcr_stream.wire import messages
 
 SUM_TOLERANCE = 1e-3
 NO_INPUT = "no_input"  # the reason for a window in which no modality is present
-STALE_AFTER_MS = {"vision": 1000.0, "acoustic": 500.0}
+# 1 s is promised for a stalled camera, and a tick with its settling takes 0.3 s of it.
+STALE_AFTER_MS = {"vision": 600.0, "acoustic": 500.0}
+REPLACED = ("frozen", "silent")  # conditions in which nothing is put into a ring: they are the reason why it is stale
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ def why_invalid(outputs: LevelOutputs, classification: bool) -> str | None:
 def degraded_reasons(chunk: Chunk, language: LanguageTokens) -> tuple[str, ...]:
     """What is not as it should be in this window, by name, in modality order."""
     if chunk.vision.coverage == 0 and chunk.acoustic.coverage == 0 and language.coverage == 0:
-        return (NO_INPUT, "no_face") if chunk.vision.seen else (NO_INPUT,)
-    reasons = []
+        no_face = ("no_face",) if chunk.vision.seen else ()
+        return (NO_INPUT, *no_face, *_wrong("vision", chunk.vision), *_wrong("acoustic", chunk.acoustic))
+    reasons: list[str] = []
     for modality, view in (("vision", chunk.vision), ("acoustic", chunk.acoustic)):
         stale = view.age_ms is not None and view.age_ms > STALE_AFTER_MS[modality]
         if modality == "vision" and view.seen and (view.coverage == 0 or stale):
@@ -66,9 +70,17 @@ def degraded_reasons(chunk: Chunk, language: LanguageTokens) -> tuple[str, ...]:
             reasons.append(f"{modality}_absent")
         elif stale:
             reasons.append(f"{modality}_stale")
+        reasons += _wrong(modality, view)
     if language.coverage == 0:
         reasons.append("language_absent")
     return tuple(reasons)
+
+
+def _wrong(modality: str, view: ModalityView) -> tuple[str, ...]:
+    """What is wrong with data that still comes."""
+    if view.condition in REPLACED or (view.condition != FINE and view.seen):
+        return (f"{modality}_{view.condition}",)
+    return ()
 
 
 def newest_capture_ns(answer: Answer) -> int:
@@ -112,7 +124,39 @@ def compose(
         degraded=(*degraded, *answer.notes),
         bundle=identity.bundle,
         backend=identity.backend,
+        face=_face(answer.chunk.face),
     )
+
+
+def compose_tokens(answer: Answer, sent: messages.Prediction) -> messages.Tokens:
+    """How much each token of a prediction takes part, as bytes."""
+    levels = [np.rint(255.0 * np.clip(alpha, 0.0, 1.0)).astype(np.uint8).tobytes() for alpha in answer.outputs.alpha]
+    count = len(MODALITIES)
+    vision, acoustic, language = ((levels[at], levels[at + count], levels[at + 2 * count]) for at in range(count))
+    return messages.Tokens(
+        stream=sent.stream,
+        session=sent.session,
+        seq=sent.seq,
+        boot_id=sent.boot_id,
+        published_ns=sent.published_ns,
+        window=sent.window,
+        vision=vision,
+        acoustic=acoustic,
+        language=language,
+    )
+
+
+def _face(face: SeenFace | None) -> messages.Face | None:
+    if face is None:
+        return None
+    if face.box is None:
+        return messages.Face(box=None, track=face.person, size=None, seen=face.faces)
+    left, top, width, height = (round(share, 4) for share in face.box)
+    return messages.Face(box=(left, top, width, height), track=face.person, size=height, seen=face.faces)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _modalities(answer: Answer) -> messages.Modalities:
@@ -132,6 +176,7 @@ def _modalities(answer: Answer) -> messages.Modalities:
             coverage=views[name].coverage,
             weight=float(answer.outputs.beta[index]),
             gate=float(answer.outputs.eta[index]),
+            numbers={key: _rounded(value) for key, value in views[name].numbers.items()},
         )
         for index, name in enumerate(MODALITIES)
     }

@@ -72,8 +72,7 @@ class Profile:
                 f"{self.where}: belongs to bundle {numbers.bundle[:12]}, this one is {self._bundle_id[:12]}; "
                 "give another file, and calibrate anew"
             )
-        levels = {"vision": numbers.vision, "acoustic": numbers.acoustic}
-        return {modality: _baseline(rows, self.where) for modality, rows in levels.items() if rows}
+        return _baselines(numbers, self.where)
 
     def keep(self, baselines: Baselines) -> None:
         """Write the file, readable by its owner alone; nothing for {}. OutputError."""
@@ -89,15 +88,13 @@ class Profile:
                 self._write(baselines)
 
     def _write(self, baselines: Baselines) -> None:
-        levels = {modality: _numbers(baseline) for modality, baseline in baselines.items()}
-        numbers = ProfileNumbers(format=FORMAT, bundle=self._bundle_id, **levels)
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
             with contextlib.suppress(FileNotFoundError):
                 part.unlink()
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(numbers) + b"\n")
+                file.write(encode_baselines(baselines, self._bundle_id) + b"\n")
                 file.flush()
                 os.fsync(descriptor)
             part.replace(self._path)
@@ -105,6 +102,26 @@ class Profile:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise OutputError(f"{self.where}: cannot be written ({error.strerror}); give another place") from error
+
+
+def encode_baselines(baselines: Baselines, bundle_id: str) -> bytes:
+    """Baselines as the JSON of a profile."""
+    levels = {modality: _numbers(baseline) for modality, baseline in baselines.items()}
+    return msgspec.json.encode(ProfileNumbers(format=FORMAT, bundle=bundle_id, **levels))
+
+
+def decode_baselines(data: bytes, bundle_id: str, where: str) -> Baselines:
+    """The baselines in the JSON of a profile; {} when they are another bundle's. ConfigError when it is none."""
+    try:
+        numbers = msgspec.json.decode(data, type=ProfileNumbers)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return _baselines(numbers, where) if numbers.bundle == bundle_id else {}
+
+
+def _baselines(numbers: ProfileNumbers, where: str) -> Baselines:
+    levels = {"vision": numbers.vision, "acoustic": numbers.acoustic}
+    return {modality: _baseline(rows, where) for modality, rows in levels.items() if rows}
 
 
 def _numbers(baseline: Baseline) -> list[LevelNumbers]:

@@ -9,12 +9,15 @@ import importlib.metadata
 import platform
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from clcr_stream import __version__
 from clcr_stream.bundle.manifest import Manifest
+from clcr_stream.recording.seen import Seen
 from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import REASONS, Account
 from clcr_stream.streams.prediction import Identity
@@ -46,6 +49,7 @@ class View:
     account: Account
     sources: Sequence[messages.Source]
     note: str = ""  # what comes first
+    record: messages.Recording | None = None
 
 
 def rss_mb() -> float | None:
@@ -80,6 +84,8 @@ class StreamSummary:
     peak_rss_mb: float  # of the process
     first_prediction_s: float | None = None
     output_failure: str | None = None
+    record: messages.Recording | None = None
+    seen: Seen = field(default_factory=Seen)
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -108,6 +114,8 @@ class StreamSummary:
             ],
             "first_prediction_s": self.first_prediction_s,
             "output_failure": self.output_failure,
+            "seen": self.seen.as_json(),
+            "record": None if self.record is None else msgspec.to_builtins(self.record),
         }
 
 
@@ -178,7 +186,13 @@ def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.S
             counts |= _ring_counts("samples", rings.acoustic.counts())
         entries.append(
             messages.Source(
-                name=report.name, kind=report.kind, state=report.state, reason=report.reason or None, counts=counts
+                name=report.name,
+                kind=report.kind,
+                state=report.state,
+                reason=report.reason or None,
+                counts=counts,
+                since_ns=report.since_ns,
+                entered=dict(report.entered),
             )
         )
     return tuple(entries)

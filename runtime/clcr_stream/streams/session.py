@@ -27,7 +27,15 @@ from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import INVALID, LATE, OVERRUN, Account, Last
 from clcr_stream.streams.language import LanguageStream, LanguageTokens
 from clcr_stream.streams.person import Person
-from clcr_stream.streams.prediction import Answer, Identity, compose, newest_capture_ns, why_invalid
+from clcr_stream.streams.prediction import (
+    Answer,
+    Identity,
+    compose,
+    compose_tokens,
+    newest_capture_ns,
+    why_invalid,
+)
+from clcr_stream.streams.required import NOTHING, Required, RequiredWatch
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import Rings, make_rings
@@ -51,6 +59,7 @@ class Pipeline:
     rings: Rings
     cutter: Cutter
     language: LanguageStream
+    tap: Callable[[Chunk, LanguageTokens], object] | None = None  # what a hop holds, before the levels get it
 
 
 def open_pipeline(
@@ -68,6 +77,22 @@ def always() -> bool:
     return True
 
 
+def never() -> bool:
+    """Nobody asks for tokens."""
+    return False
+
+
+@dataclass(frozen=True)
+class Views:
+    """What is made for people while they watch: tokens after a prediction, and the faces of a hop.
+
+    `see` gets the rows of a hop that was cut, and the hop's end in ns; it must not keep them.
+    """
+
+    wants_tokens: Callable[[], bool] = never
+    see: Callable[[Rows, int], object] | None = None
+
+
 @dataclass(frozen=True)
 class Schedule:
     """When ticks are due: `paced` follows the clock and skips when late, otherwise as fast as the sources allow.
@@ -81,6 +106,7 @@ class Schedule:
     last_tick: int | None = None
     gamma: float = 1.0
     has_room: Callable[[], bool] = always
+    required: Required = NOTHING
 
 
 @dataclass(frozen=True)
@@ -104,7 +130,10 @@ class Session:
         identity: Identity,
         send: Callable[[messages.Message], object],
         person: Person | None = None,
+        views: Views = Views(),
+        beat: Callable[[], object] = always,
     ) -> None:
+        """`send` takes every message; `beat` is called when a source is doing otherwise than before."""
         self.account = Account()
         self.person = Person() if person is None else person
         self.identity = identity
@@ -112,7 +141,10 @@ class Session:
         self._pipeline = pipeline
         self._sources = sources
         self._schedule = schedule
-        self._send = send
+        self._send, self._beat = send, beat
+        self._views = views
+        self._required = RequiredWatch(schedule.required, pipeline.grid.origin_ns)
+        self._states: tuple[str, ...] = ()  # of the sources, at the last tick
         self._lossless = [source for source in sources if source.lossless]
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
         self._live = any(not source.lossless for source in self._media or sources)  # words settle for seconds
@@ -156,6 +188,8 @@ class Session:
         rows = levels.inputs(seat)
         rows["gamma"][0] = self._schedule.gamma
         chunk = pipeline.cutter.cut(pipeline.rings, tick, rows)
+        if self._views.see is not None:
+            self._views.see(rows, tick.end_ns)
         self.person.before(levels, seat, chunk)
         for source in self._lossless:
             source.consumed(tick.end_ns)
@@ -164,6 +198,8 @@ class Session:
         if language.revision != self._words_shown:
             show_words(language, rows)
             self._words_shown = language.revision
+        if pipeline.tap is not None:
+            pipeline.tap(chunk, language)
         timing_ms = {
             "cut": (cut_ns - started_ns) / NS_PER_MS,
             "language": (time.perf_counter_ns() - cut_ns) / NS_PER_MS,
@@ -176,6 +212,9 @@ class Session:
         assert filled is not None, "finish without fill"
         manifest = self._pipeline.manifest
         self.done += 1
+        missing = self._required.missing(filled.chunk)
+        if missing and self._schedule.required.ends:
+            raise self._required.error(missing, self._sources)
         outputs = levels.outputs(seat, valid_tokens(filled.chunk, filled.language, manifest))
         invalid = why_invalid(outputs, manifest.task == "classification") is not None
         if invalid:
@@ -185,8 +224,12 @@ class Session:
         elif self.done < self._target:
             self.account.skipped(LATE)
         else:
-            self._publish(filled, outputs, engines_ms, count)
+            self._publish(filled, outputs, engines_ms, count, missing)
         self.person.after(levels, seat, self.done * manifest.hop_ns)
+        states = tuple(source.report().state for source in self._sources)
+        if states != self._states:
+            self._states = states
+            self._beat()
 
     def leave(self, levels: Levels, seat: int) -> None:
         """Take along what is asked for later; no hop comes after it."""
@@ -241,8 +284,16 @@ class Session:
             newest -= 1
         return newest
 
-    def _publish(self, filled: _Filled, outputs: LevelOutputs, engines_ms: Mapping[str, float], count: int) -> None:
-        answer = Answer(filled.chunk, filled.language, outputs, self._schedule.gamma, self.person.notes)
+    def _publish(
+        self,
+        filled: _Filled,
+        outputs: LevelOutputs,
+        engines_ms: Mapping[str, float],
+        count: int,
+        missing: tuple[str, ...] = (),
+    ) -> None:
+        notes = (*self.person.notes, *(f"{modality}_required" for modality in missing))
+        answer = Answer(filled.chunk, filled.language, outputs, self._schedule.gamma, notes)
         self._tell_transcript(answer)
         published_ns = self._schedule.clock.now_ns()
         timing_ms = filled.timing_ms | dict(engines_ms) | {"batch": float(count)}
@@ -250,6 +301,8 @@ class Session:
         timing_ms["total"] = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS
         message = compose(answer, self._pipeline.manifest, self.identity, published_ns, timing_ms)
         self._send(message)
+        if self._views.wants_tokens():
+            self._send(compose_tokens(answer, message))
         if self.first_published_ns is None:
             self.first_published_ns = time.monotonic_ns()
         tick_ms = (time.perf_counter_ns() - filled.started_ns) / NS_PER_MS

@@ -11,16 +11,23 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, VirtualClock, read_boot_id
 from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.inference.baselines import Baselines, check_baselines
 from clcr_stream.inference.engines import LoadedEngines
+from clcr_stream.recording.options import RecordOptions
+from clcr_stream.recording.recorder import Recorder, RecorderHooks
+from clcr_stream.recording.seen import Watch
+from clcr_stream.recording.source import KINDS
 from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.frames import make_finder
+from clcr_stream.streams.faces_shown import show_faces
 from clcr_stream.streams.person import Person, PersonPlan
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.profile import NO_BASELINES, Profile
+from clcr_stream.streams.profile import NO_BASELINES, Profile, encode_baselines
 from clcr_stream.streams.reports import (
     Header,
     StreamSummary,
@@ -30,10 +37,13 @@ from clcr_stream.streams.reports import (
     source_messages,
     summarise,
 )
-from clcr_stream.streams.session import Schedule, Session, always, open_pipeline
+from clcr_stream.streams.required import NOTHING, Required
+from clcr_stream.streams.session import Schedule, Session, Views, always, open_pipeline
+from clcr_stream.window.cutter import Rows
 from clcr_stream.wire import messages
 from clcr_stream.wire.jsonl import JsonLines, Output
 from clcr_stream.wire.outbox import Outbox, Sink
+from clcr_stream.wire.preview import Preview
 from clcr_stream.wire.publisher import PublishOptions
 
 
@@ -43,6 +53,7 @@ class StreamOptions:
 
     Without `publish` no socket is opened. `origin_ns` is the zero of a recording read without a pace; None: now.
     `calibrate_s` sets the person's baselines after so many seconds, `profile` is a file that keeps them.
+    `preview` lets the user see the face crops.
     """
 
     name: str
@@ -55,6 +66,9 @@ class StreamOptions:
     origin_ns: int | None = None
     calibrate_s: float | None = None
     profile: Path | None = None
+    preview: bool = False
+    required: Required = NOTHING
+    record: RecordOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,9 @@ class Stream:
         self._hooks = hooks
         self._closing = threading.Lock()
         self._lines: JsonLines | None = None
+        self._recorder: Recorder | None = None
+        self._watch = Watch()
+        self._initial: Baselines = {}  # of the person, at the stream's start
         self._profile: Profile | None = None
         self._stack = contextlib.ExitStack()
         try:
@@ -124,9 +141,9 @@ class Stream:
         self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder, engines.worker)
         # Closed in reverse: goodbye and endpoint, sources, and the output last, which gets the goodbye too.
         output = self._stack.enter_context(contextlib.ExitStack())
-        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify)
-        opened = open_sources(options.sources, sinks) if hooks.open_sources is None else hooks.open_sources(sinks)
-        self._sources = tuple(opened)
+        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify, options.sources.framing)
+        open_all = hooks.open_sources or partial(open_sources, options.sources, kinds=KINDS)
+        self._sources = tuple(open_all(sinks))
         for source in self._sources:
             self._stack.callback(source.close)
         check_sources(options, self._sources)
@@ -134,22 +151,66 @@ class Stream:
             options.name, messages.new_session_id(), read_boot_id(), engines.bundle_id, engines.backend
         )
         self._stack.callback(self._keep_profile)
-        outbox = Outbox(options.name, options.publish, self._status)
+        outbox = Outbox(options.name, options.publish, self._status, self._is_recording)
         self._stack.callback(outbox.close)
         self.endpoint = outbox.endpoint
+        if options.record is not None:
+            self._open_recorder(options.record, outbox, output)
         self.session = Session(
-            self._pipeline, self._sources, self._schedule(), self._identity, outbox.send, self._person
+            self._pipeline,
+            self._sources,
+            self._schedule(),
+            self._identity,
+            outbox.send,
+            self._person,
+            Views(partial(outbox.wanted, "tokens"), self._open_preview()),
+            outbox.beat,
         )
         if options.output is not None:
             # After all that can fail: a run that does not begin leaves no file behind.
             self._lines = JsonLines(options.output, self._shared.say)
             output.callback(self._lines.close)
             outbox.add(self._lines)
-        for sink in hooks.sinks:
+        for sink in (self._watch, *hooks.sinks):
             outbox.add(sink)
         outbox.send(session_message(engines.manifest, self._identity, self._pipeline.grid, self.sources()))
         for source in self._sources:
             source.start()
+
+    def _open_preview(self) -> Callable[[Rows, int], object] | None:
+        """What shows the faces of each hop, if that was asked for: nothing else gives pixels away."""
+        if not self.options.preview:
+            return None
+        preview = self._stack.enter_context(Preview(self.options.name))
+        self._shared.say(
+            f"stream {self.options.name}: PREVIEW: face crops can be seen at {preview.endpoint}, by you alone"
+        )
+        return partial(show_faces, preview)
+
+    def _open_recorder(self, record: RecordOptions, outbox: Outbox, output: contextlib.ExitStack) -> None:
+        """From now on every message is recorded, and with media every hop; `output` closes the file. ConfigError."""
+        options, manifest = self.options, self._shared.engines.manifest
+        gamma = manifest.gamma if options.gamma is None else options.gamma
+        about = {
+            "gamma": repr(gamma),
+            "calibrate_s": "" if options.calibrate_s is None else repr(options.calibrate_s),
+        }
+        if record.media and self._initial:
+            about["baselines"] = encode_baselines(self._initial, self._shared.engines.bundle_id).decode()
+        self._recorder = recorder = Recorder(record, RecorderHooks(self._shared.say, self._shared.notify, about))
+        output.callback(recorder.close)
+        outbox.add(recorder)
+        if record.media:
+            rate_hz = manifest.acoustic.sample_rate_hz
+            self._pipeline = replace(
+                self._pipeline, tap=lambda chunk, words: recorder.hop(chunk, rate_hz, words.segments)
+            )
+
+    def _is_recording(self) -> bool:
+        return self._recorder is not None and self._recorder.active
+
+    def _has_room(self) -> bool:
+        return self._hooks.has_room() and (self._recorder is None or self._recorder.has_room())
 
     def _open_person(self) -> Person:
         """The stream's person, with what a profile or the program says of them. ConfigError."""
@@ -163,6 +224,7 @@ class Stream:
             self._profile = Profile(options.profile, engines.bundle_id)
             initial, where = {**self._profile.read(), **initial}, self._profile.where
         check_baselines(initial, states, where)
+        self._initial = initial
         return Person(PersonPlan(options.calibrate_s or 0.0, initial, self._tell, self._calibrated))
 
     def _tell(self, text: str) -> None:
@@ -186,7 +248,8 @@ class Stream:
         """What a status line shows of it. Any thread."""
         left_s = self._person.calibration_left_s
         note = f"calibrating, {math.ceil(left_s)} s left" if left_s else ""
-        return View(self.options.name, self.session.account, self.sources(), note)
+        record = None if self._recorder is None else self._recorder.state()
+        return View(self.options.name, self.session.account, self.sources(), note, record)
 
     def summary(self) -> StreamSummary:
         """What the stream did until now."""
@@ -195,6 +258,8 @@ class Stream:
             summarise(self.options.name, self.session.account, self.sources()),
             first_prediction_s=None if first_ns is None else round((first_ns - started_ns) / NS_PER_S, 3),
             output_failure=None if self._lines is None else self._lines.failure,
+            record=None if self._recorder is None else self._recorder.state(),
+            seen=self._watch.seen(),
         )
 
     def close(self) -> None:
@@ -224,7 +289,8 @@ class Stream:
             paced=options.sources.pace == "real",
             last_tick=None if duration_s is None else max(1, int(duration_s * NS_PER_S) // manifest.hop_ns),
             gamma=manifest.gamma if options.gamma is None else options.gamma,
-            has_room=self._hooks.has_room,
+            has_room=self._has_room,
+            required=options.required,
         )
 
     def _status(self) -> messages.Status:
@@ -239,13 +305,16 @@ class Stream:
             engines.backend_reason(),
         )
         uptime_s = (time.monotonic_ns() - self._shared.started_ns) / NS_PER_S
-        return make_status(self.session.account, self.sources(), header, uptime_s)
+        status = make_status(self.session.account, self.sources(), header, uptime_s)
+        if self._recorder is None:
+            return status
+        return msgspec.structs.replace(status, recording=self._recorder.active, record=self._recorder.state())
 
 
 def load_finder(options: StreamOptions, size_px: int) -> FaceCropper | None:
     """What searches faces, for a stream that will see any: loaded before the streams begin, because it takes long."""
     watches = options.sources.input is not None or options.sources.camera != "none"
-    return make_finder(size_px) if watches else None
+    return make_finder(size_px, options.sources.face_model) if watches else None
 
 
 def check_sources(options: StreamOptions, sources: Sequence[Source]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.frontends.loudness import Loudness
 from clcr_stream.frontends.mel import log_mel
 from clcr_stream.frontends.positions import sinusoid, speech_positions
+from clcr_stream.window.conditions import FINE, Condition
 from clcr_stream.window.grid import Tick, TimeGrid
-from clcr_stream.window.ring import NEVER_NS, AudioRing, Rings, VisionRing
+from clcr_stream.window.meters import SoundMeter
+from clcr_stream.window.persons import Box
+from clcr_stream.window.ring import NEVER_NS, AudioItems, AudioRing, Rings, VisionItems, VisionRing
 from clcr_stream.window.transcript import Segment
 
 F32 = NDArray[np.float32]
@@ -31,6 +35,26 @@ class ModalityView:
     newest_ns: int | None
     age_ms: float | None
     seen: int  # items captured in the newest hop, usable or not: frames without a face count here
+    condition: Condition = FINE  # at the window's end
+    numbers: Mapping[str, float | None] = field(default_factory=dict)  # its quality, by the names in messages
+
+
+@dataclass(frozen=True)
+class SeenFace:
+    """The newest face of a hop: where, in shares of the picture as it was searched, whose, and how many there were."""
+
+    box: Box | None
+    person: int
+    faces: int
+
+
+@dataclass(frozen=True)
+class Hop:
+    """The newest hop as it was read from the rings; `pictures.frames` are the caller's rows, until the next cut."""
+
+    pictures: VisionItems
+    first_sample: int
+    sound: AudioItems
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,8 @@ class Chunk:
     acoustic: ModalityView
     segments: list[Segment]
     persons: tuple[int, ...] = ()  # whose faces the hop's slots hold, in order of time
+    face: SeenFace | None = None
+    hop: Hop | None = None
 
 
 class _History:
@@ -52,9 +78,11 @@ class _History:
         self._rows = np.zeros((hops, 2), dtype=np.float64)  # valid tokens, summed quality
         self._newest_ns: int | None = None
         self._seen = 0
+        self.numbers: dict[str, float | None] = {}
 
     def clear(self) -> None:
         self._rows.fill(0.0)
+        self.numbers = {}
         self._seen = 0
         self._newest_ns = None
 
@@ -65,7 +93,7 @@ class _History:
     def arrived(self, newest_ns: int) -> None:
         self._newest_ns = newest_ns
 
-    def view(self, tick: Tick, with_quality: bool) -> ModalityView:
+    def view(self, tick: Tick, condition: Condition, with_quality: bool) -> ModalityView:
         valid, quality_sum = (float(total) for total in self._rows.sum(axis=0))
         newest_ns = self._newest_ns if self._newest_ns is not None and self._newest_ns >= tick.start_ns else None
         return ModalityView(
@@ -74,6 +102,8 @@ class _History:
             newest_ns=newest_ns,
             age_ms=None if newest_ns is None else (tick.end_ns - newest_ns) / NS_PER_MS,
             seen=self._seen,
+            condition=condition,
+            numbers=self.numbers,
         )
 
 
@@ -90,6 +120,7 @@ class Cutter:
         self._vision = _History(manifest.window_hops, vision.tokens)
         self._acoustic = _History(manifest.window_hops, acoustic.tokens)
         self._loudness = self._unheard()
+        self._meter = SoundMeter(acoustic.sample_rate_hz, grid.window_ns / NS_PER_S)
         # The tables behind both are made now: they would cost the first tick 20 to 40 ms.
         log_mel(np.zeros(self._left + acoustic.samples_per_hop, np.float32), self._mel)
         self._positions(0)
@@ -98,6 +129,7 @@ class Cutter:
         """Forget the window's counts and the voice's loudness, as the levels forget their state."""
         self._vision.clear()
         self._acoustic.clear()
+        self._meter.clear()
         self._loudness = self._unheard()
 
     def _unheard(self) -> Loudness:
@@ -110,19 +142,21 @@ class Cutter:
         width), acoustic_in (mel frames, bands), acoustic_valid (tokens,), acoustic_position (tokens, width) and, for a
         speech encoder, speech_position (its steps, its width).
         """
-        persons = self._cut_vision(rings.vision, tick, rows)
-        self._cut_acoustic(rings.acoustic, tick, rows)
+        pictures = self._cut_vision(rings.vision, tick, rows)
+        sound = self._cut_acoustic(rings.acoustic, tick, rows)
         self._cut_positions(tick, rows)
         return Chunk(
             tick=tick,
-            vision=self._vision.view(tick, with_quality=True),
-            acoustic=self._acoustic.view(tick, with_quality=False),
+            vision=self._vision.view(tick, rings.vision.conditions.at(tick.end_ns), with_quality=True),
+            acoustic=self._acoustic.view(tick, rings.acoustic.conditions.at(tick.end_ns), with_quality=False),
             segments=rings.transcript.between(tick.start_ns, tick.end_ns),
-            persons=persons,
+            persons=tuple(pictures.person[pictures.valid > 0].tolist()),
+            face=_newest_face(pictures),
+            hop=Hop(pictures, (tick.number - 1) * self._manifest.acoustic.samples_per_hop, sound),
         )
 
-    def _cut_vision(self, ring: VisionRing, tick: Tick, rows: Rows) -> tuple[int, ...]:
-        """Fill the rows; whose faces they hold."""
+    def _cut_vision(self, ring: VisionRing, tick: Tick, rows: Rows) -> VisionItems:
+        """Fill the rows; the slots that they are made of."""
         count = self._manifest.vision.slots_per_hop
         first = (tick.number - 1) * count
         items = ring.read(first, count, into=rows["vision_in"])
@@ -132,9 +166,12 @@ class Cutter:
         self._vision.add(tick.number, int(np.count_nonzero(valid)), float(items.quality[valid].sum()), seen)
         if valid.any():
             self._vision.arrived(int(items.captured_ns[valid].max()))
-        return tuple(items.person[valid].tolist())
+        luma, sharp = items.look[:, 0], items.look[:, 1]
+        self._vision.numbers = {"luma": _mean(luma), "sharpness": _mean(sharp), "face_size": _mean(items.box[:, 3])}
+        return items
 
-    def _cut_acoustic(self, ring: AudioRing, tick: Tick, rows: Rows) -> None:
+    def _cut_acoustic(self, ring: AudioRing, tick: Tick, rows: Rows) -> AudioItems:
+        """Fill the rows; the hop's own samples."""
         spec = self._manifest.acoustic
         start = (tick.number - 1) * spec.samples_per_hop
         items = ring.read(start - self._left, start + spec.samples_per_hop)
@@ -148,6 +185,18 @@ class Cutter:
         if heard:
             end_sample = start + len(present) - int(present[::-1].argmax())
             self._acoustic.arrived(self._grid.sample_ns(end_sample))
+            new = items.samples[self._left :]
+            self._meter.add(new if heard == len(present) else new[present])
+        else:
+            self._meter.gap()
+        numbers = self._meter.numbers()
+        self._acoustic.numbers = {
+            "level_dbfs": numbers.level_dbfs,
+            "noise_dbfs": numbers.noise_dbfs,
+            "snr_db": numbers.snr_db,
+            "speech_share": numbers.speech_share,
+        }
+        return AudioItems(items.samples[self._left :], present)
 
     def _cut_positions(self, tick: Tick, rows: Rows) -> None:
         for name, positions in self._positions(tick.number - 1).items():
@@ -164,3 +213,19 @@ class Cutter:
             steps = np.arange(past * speech.steps_per_hop, (past + 1) * speech.steps_per_hop, dtype=np.int64)
             positions["speech_position"] = speech_positions(steps, speech.width, speech.period_steps)
         return positions
+
+
+def _mean(values: NDArray[np.float32]) -> float | None:
+    """Of those that were measured; None without one."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _newest_face(items: VisionItems) -> SeenFace | None:
+    rows = np.flatnonzero(items.valid > 0)
+    if not len(rows):
+        return None
+    row = int(rows[-1])
+    left, top, width, height = (float(share) for share in items.box[row])
+    box = None if math.isnan(left) else (left, top, width, height)
+    return SeenFace(box, int(items.person[row]), int(items.faces[row]))

@@ -5,6 +5,7 @@ One writer and one reader per ring, in different threads; every call takes the r
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.window.conditions import Conditions
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.persons import Box, Persons
 from clcr_stream.window.transcript import Transcript
@@ -21,6 +23,14 @@ from clcr_stream.window.transcript import Transcript
 NEVER_NS = -1  # captured_ns of an empty slot
 NOBODY = -1  # the person of a slot without a face
 EXTRA_S = 2.0  # what rings hold beyond a window
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a picture looks: its mean luma 0..1, and the sharpness of its face; NaN where it was not measured."""
+
+    luma: float = math.nan
+    sharpness: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class VisionItems:
     quality: NDArray[np.float32]  # (n,), 0..1
     faces: NDArray[np.int32]  # (n,), faces seen in the frame
     person: NDArray[np.int32]  # (n,), whose face it is, counted from 0; NOBODY where `valid` is 0
+    look: NDArray[np.float32]  # (n, 2), as a Look; NaN where no frame was seen
+    box: NDArray[np.float32]  # (n, 4), where the face was, in shares of its frame; NaN where that is not known
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,10 @@ class RingCounts:
     used: int
     dropped: Mapping[str, int]
     held: int
+
+
+UNSEEN = Look()
+UNKNOWN_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 
 
 class VisionRing:
@@ -79,7 +95,10 @@ class VisionRing:
         self._quality = np.zeros(slots, np.float32)
         self._faces = np.zeros(slots, np.int32)
         self._person = np.full(slots, NOBODY, np.int32)
+        self._look = np.full((slots, 2), np.nan, np.float32)
+        self._box = np.full((slots, 4), np.nan, np.float32)
         self._persons = Persons()
+        self.conditions = Conditions()
         self._newest_slot = -1
         self._newest_ns: int | None = None
         self._read_until = 0
@@ -107,7 +126,13 @@ class VisionRing:
             return False
 
     def put(
-        self, captured_ns: int, crop: NDArray[np.uint8] | None, quality: float, faces: int, box: Box | None = None
+        self,
+        captured_ns: int,
+        crop: NDArray[np.uint8] | None,
+        quality: float,
+        faces: int,
+        box: Box | None = None,
+        look: Look = UNSEEN,
     ) -> None:
         """Take one frame: `crop` (size_px, size_px, 3) RGB, or None when the frame was seen but shows no face.
 
@@ -130,12 +155,15 @@ class VisionRing:
             self._captured_ns[place] = captured_ns
             self._quality[place] = quality
             self._faces[place] = faces
+            self._look[place] = look.luma, look.sharpness
+            self._box[place] = UNKNOWN_BOX if box is None else box
             self._face[place] = self._unread[place] = crop is not None
             if crop is None:
                 self.dropped["no_face"] += 1
             else:
                 self._frames[place] = crop.transpose(2, 0, 1)
                 self._person[place] = self._persons.seen(captured_ns, box)
+                self._box[place] = np.nan if box is None else box
             self._newest_slot = max(self._newest_slot, slot)
 
     def read(self, first_slot: int, count: int, into: NDArray[Any] | None = None) -> VisionItems:
@@ -150,6 +178,8 @@ class VisionRing:
             np.zeros(count, np.float32),
             np.zeros(count, np.int32),
             np.full(count, NOBODY, np.int32),
+            np.full((count, 2), np.nan, np.float32),
+            np.full((count, 4), np.nan, np.float32),
         )
         with self._lock:
             for row in range(count):
@@ -160,12 +190,15 @@ class VisionRing:
                     items.captured_ns[row] = self._captured_ns[place]
                     items.quality[row] = self._quality[place]
                     items.faces[row] = self._faces[place]
+                    items.look[row] = self._look[place]
+                    items.box[row] = self._box[place]
                 if not (filled and self._face[place]):
                     items.frames[row] = 0
                 else:
                     items.frames[row] = self._frames[place]
                     items.valid[row] = 1.0
                     items.person[row] = self._person[place]
+                    items.box[row] = self._box[place]
                     self.used += int(self._unread[place])
                     self._unread[place] = False
             self._read_until = max(self._read_until, first_slot + count)
@@ -206,6 +239,7 @@ class AudioRing:
         self._samples = np.zeros(self.capacity_samples, np.float32)
         self._present = np.zeros(self.capacity_samples, np.bool_)
         self._unread = np.zeros(self.capacity_samples, np.bool_)
+        self.conditions = Conditions()
         self._end = 0  # index after the newest sample; the ring covers [_end - capacity, _end)
         self._read_until = 0
 

@@ -140,18 +140,10 @@ class Subscriber:
             if received is not None:
                 return received
             now_ns = time.monotonic_ns()
-            if deadline_ns is not None and now_ns >= deadline_ns:
-                return None
-            if now_ns - self._heard_ns > self._quiet_ns:
-                self._disconnect()
-                self._connect()
-                self.reconnects += 1
-                self._heard_ns = now_ns
-            wake_ns = self._heard_ns + self._quiet_ns
-            if self._absent:
-                self._connect_to(self._absent)
-                wake_ns = min(wake_ns, now_ns + _LOOK_NS)
+            wake_ns = self._look_after(now_ns)
             if deadline_ns is not None:
+                if now_ns >= deadline_ns:
+                    return None
                 wake_ns = min(wake_ns, deadline_ns)
             self._poller.poll((wake_ns - now_ns) // NS_PER_MS + 1)
 
@@ -199,6 +191,19 @@ class Subscriber:
             if received is not None:
                 return received
         return None
+
+    def _look_after(self, now_ns: int) -> int:
+        """Make the sockets anew after a long silence, look for folders that were absent; when to look again."""
+        if now_ns - self._heard_ns > self._quiet_ns:
+            self._disconnect()
+            self._connect()
+            self.reconnects += 1
+            self._heard_ns = now_ns
+        wake_ns = self._heard_ns + self._quiet_ns
+        if self._absent:
+            self._connect_to(self._absent)
+            wake_ns = min(wake_ns, now_ns + _LOOK_NS)
+        return wake_ns
 
     def _judge(self, data: bytes, kind: Kind) -> Received | None:
         track = self._tracks[kind]

@@ -20,6 +20,7 @@ import zmq
 
 from clcr_stream.errors import PublishError
 from clcr_stream.wire.messages import topic
+from clcr_stream.wire.names import STREAM_NAME
 
 _SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final zero
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
@@ -77,6 +78,34 @@ def default_endpoint(stream: str) -> str:
     except OSError as error:
         raise PublishError(f"no folder for the socket: {error}; set XDG_RUNTIME_DIR or pass --bind") from None
     return endpoint_in(folder, stream)
+
+
+def running_streams() -> dict[str, Path]:
+    """The user's sessions that run now: the socket of each stream by name, in order; nothing is connected or locked."""
+    found: dict[str, Path] = {}
+    for folder in default_folders():
+        try:
+            check_private(folder)
+            paths = sorted(folder.glob("*.sock"))
+        except (PublishError, OSError):
+            continue
+        for path in paths:
+            name = path.name.removesuffix(".sock")
+            if STREAM_NAME.fullmatch(name) and _is_held(path):
+                found.setdefault(name, path)
+    return dict(sorted(found.items()))
+
+
+def _is_held(path: Path) -> bool:
+    """True when the process that the lock beside a socket names is alive.
+
+    Trying the lock instead would refuse a publisher that starts at this very moment.
+    """
+    try:
+        holder = int(_lock_of(path).read_bytes()[:32] or b"0")
+    except (OSError, ValueError):
+        return False
+    return holder > 0 and Path(f"/proc/{holder}").exists()
 
 
 def checked_endpoint(text: str, curve: CurveServer | None) -> str:

@@ -1,7 +1,8 @@
-"""What goes over the wire: four messages, their bytes and their topics.
+"""What goes over the wire: five messages, their bytes and their topics.
 
 A frame is `topic + b" " + payload`, one ZeroMQ frame per message, because a conflating reader drops all but one frame
-of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status`; payloads are JSON or msgpack.
+of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status|tokens`; payloads are JSON or
+msgpack.
 
 Every `*_ns` is the monotonic clock of the host whose `boot_id` the message carries; wall clock appears once, in
 Session. A number that is not finite is sent as null, in both formats. Fields are only ever added, with defaults, and
@@ -28,14 +29,15 @@ MAX_PAYLOAD_BYTES = 1 << 20
 _SHA256 = r"^[0-9a-f]{64}$"
 
 Format = Literal["json", "msgpack"]
-Kind = Literal["session", "prediction", "transcript", "status"]
-KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status")
+Kind = Literal["session", "prediction", "transcript", "status", "tokens"]
+KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status", "tokens")
 
 Number: TypeAlias = float | None  # null: not finite, not measured or not applicable
 Triple: TypeAlias = tuple[Number, Number, Number]
 Table: TypeAlias = tuple[Triple, Triple, Triple]  # [level][modality]
 Sha256: TypeAlias = Annotated[str, Meta(pattern=_SHA256)]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Alphas: TypeAlias = tuple[bytes, bytes, bytes]  # by level
 Ns: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # what every reader's integers hold
 
 
@@ -43,8 +45,8 @@ class Header(Struct, frozen=True, kw_only=True, tag_field="type"):
     """What every message begins with.
 
     `session` is 64 random bits in hex, new at each start; `seq` strictly increases per topic within a session. A
-    message made with seq 0 is numbered by the publisher; on the wire seq is at least 1. `recording` says that inputs
-    are stored.
+    message made with seq 0 is numbered by the publisher; on the wire seq is at least 1. `recording` says that a
+    recording is being made: of the messages, or of faces, sound and words too, as the status says.
     """
 
     schema: Annotated[int, Meta(ge=1)] = SCHEMA
@@ -57,13 +59,18 @@ class Header(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """One input: `kind` is camera, microphone, file, transcript...; `counts` hold frames and drops by reason."""
+    """One input: `kind` is camera, microphone, file, transcript...; `counts` hold frames and drops by reason.
+
+    `state` has lasted since `since_ns`; `entered` counts how often each state has begun. docs/wire.md lists the states.
+    """
 
     name: str
     kind: str
     state: str = "unknown"
     reason: str | None = None
     counts: dict[str, int] = msgspec.field(default_factory=dict)
+    since_ns: Ns | None = None
+    entered: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class IntendedUse(Struct, frozen=True, kw_only=True):
@@ -113,7 +120,9 @@ class Levels(Struct, frozen=True, kw_only=True):
 class Modality(Struct, frozen=True, kw_only=True):
     """One modality: in the window at all, quality and coverage 0..1, age of its newest data, beta and eta.
 
-    `weight` is InterCAD's attention beta, `gate` its gate eta.
+    `weight` is InterCAD's attention beta, `gate` its gate eta. `numbers` measure what was captured. Vision, means of
+    the newest hop: luma 0..1, sharpness (variance of the face's Laplacian), face_size (share of the picture's height).
+    Acoustic: level_dbfs of the newest hop; noise_dbfs, snr_db and speech_share 0..1 of the window.
     """
 
     present: bool
@@ -122,6 +131,7 @@ class Modality(Struct, frozen=True, kw_only=True):
     coverage: Number
     weight: Number
     gate: Number
+    numbers: dict[str, Number] = msgspec.field(default_factory=dict)
 
 
 class Modalities(Struct, frozen=True, kw_only=True):
@@ -138,6 +148,20 @@ class Budget(Struct, frozen=True, kw_only=True):
     gamma: Number
     active: Table
     mass: Table
+
+
+class Face(Struct, frozen=True, kw_only=True):
+    """The newest face of the newest hop.
+
+    `box` is left, top, width and height in shares of the picture as it was searched (turned, mirrored, cut); null for
+    a face that the program cut out itself. `track` stays while it is the same face and rises when it may be another's;
+    `size` is the box's height, `seen` how many faces the picture shows.
+    """
+
+    box: tuple[float, float, float, float] | None
+    track: Count
+    size: Number
+    seen: Count
 
 
 class Prediction(Header, frozen=True, kw_only=True, tag="prediction"):
@@ -164,6 +188,7 @@ class Prediction(Header, frozen=True, kw_only=True, tag="prediction"):
     degraded: tuple[str, ...]
     bundle: Sha256
     backend: str
+    face: Face | None = None
 
 
 class Transcript(Header, frozen=True, kw_only=True, tag="transcript"):
@@ -193,11 +218,26 @@ class Latency(Struct, frozen=True, kw_only=True):
     p99: Number = None
 
 
+class Recording(Struct, frozen=True, kw_only=True):
+    """The recording that is being made: with `media`, faces, sound and words are in it too.
+
+    `bytes` and `messages` are those of all its parts; `dropped` were too many for the disk. After a `failure` nothing
+    more is recorded.
+    """
+
+    media: bool
+    part: Count = 1
+    bytes: Count = 0
+    messages: Count = 0
+    dropped: Count = 0
+    failure: str | None = None
+
+
 class Status(Header, frozen=True, kw_only=True, tag="status"):
     """The heartbeat, one per second, and the goodbye; the publisher fills in `subscribers` and `refused_peers`.
 
-    `backend` runs the engines; `backend_reason` says why it is not TensorRT where that was left to the runtime, and how
-    far its plans are. Nothing is wrong when it is set.
+    `record` is null when no recording was asked for. `backend` runs the engines; `backend_reason` says why it is not
+    TensorRT where that was left to the runtime, and how far its plans are. Nothing is wrong when it is set.
     """
 
     state: Literal["starting", "running", "degraded", "goodbye"]
@@ -211,14 +251,29 @@ class Status(Header, frozen=True, kw_only=True, tag="status"):
     refused_peers: Count = 0
     backend: str = ""
     backend_reason: str | None = None
+    record: Recording | None = None
 
 
-Message: TypeAlias = Session | Prediction | Transcript | Status
+class Tokens(Header, frozen=True, kw_only=True, tag="tokens"):
+    """How much each token of a prediction's window takes part; `seq` is that prediction's.
+
+    Sent only while somebody subscribes to this very topic, and never written to a file. Per modality and level one
+    byte a token, round(255 * alpha), oldest first, 0 for an absent one; in JSON as base64.
+    """
+
+    window: Window
+    vision: Alphas
+    acoustic: Alphas
+    language: Alphas
+
+
+Message: TypeAlias = Session | Prediction | Transcript | Status | Tokens
 _TYPES: dict[Kind, type[Message]] = {
     "session": Session,
     "prediction": Prediction,
     "transcript": Transcript,
     "status": Status,
+    "tokens": Tokens,
 }
 _from_json = msgspec.json.Decoder(Message)
 _from_msgpack = msgspec.msgpack.Decoder(Message)

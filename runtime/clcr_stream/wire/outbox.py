@@ -10,7 +10,7 @@ import msgspec
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import ClcrError, as_clcr_error
-from clcr_stream.wire.messages import Message, Status
+from clcr_stream.wire.messages import Kind, Message, Status, Tokens
 from clcr_stream.wire.numbering import Numbering
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 
@@ -31,13 +31,20 @@ class Sink(Protocol):
 class Outbox:
     """Numbers, publishes and hands on the messages of one stream; a context manager whose end is the goodbye.
 
-    `heartbeat` makes the current Status; it is called once a second and at the end. Without `publish` no socket is
-    opened, and the outbox numbers the messages itself. What a sink raises ends the stream: `send` raises it, of a
-    heartbeat the next one.
+    `heartbeat` makes the current Status; it is called once a second, by `beat` and at the end. Without `publish` no
+    socket is opened, and the outbox numbers the messages itself. What a sink raises ends the stream: `send` raises it,
+    of a heartbeat the next one. `recording` is asked for each message's field of that name.
     """
 
-    def __init__(self, stream: str, publish: PublishOptions | None, heartbeat: Callable[[], Status]) -> None:
+    def __init__(
+        self,
+        stream: str,
+        publish: PublishOptions | None,
+        heartbeat: Callable[[], Status],
+        recording: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._stream = stream
+        self._recording = recording
         self._heartbeat = heartbeat
         self._sinks: list[Sink] = []
         self._failure: ClcrError | None = None
@@ -59,13 +66,30 @@ class Outbox:
         self._sinks.append(sink)
 
     def send(self, message: _M) -> _M:
-        """A session, prediction or transcript; as it was sent. Raises PublishError and what a sink raised."""
+        """A session, prediction, transcript or tokens; as it was sent. Raises PublishError and what a sink raised.
+
+        Tokens go over the wire alone.
+        """
         if self._failure is not None:
             raise self._failure
+        if self._recording():
+            message = msgspec.structs.replace(message, recording=True)
         sent = self._numbered(message) if self._publisher is None else self._publisher.publish(message)
-        for sink in self._sinks:
-            sink.write(sent)
+        if not isinstance(sent, Tokens):
+            for sink in self._sinks:
+                sink.write(sent)
         return sent
+
+    def wanted(self, kind: Kind) -> bool:
+        """True while a reader asks for what is only sent on request."""
+        return self._publisher is not None and self._publisher.wanted(kind)
+
+    def beat(self) -> None:
+        """A heartbeat now, because something has changed. Any thread, never waits."""
+        if self._publisher is not None:
+            self._publisher.beat()
+        elif self._beats is not None:
+            self._beats.ask()
 
     def close(self) -> None:
         """The goodbye, then let go of the endpoint. Raises PublishError when the publisher had failed. Idempotent."""
@@ -101,19 +125,28 @@ class Outbox:
 
 
 class _Beats:
-    """Calls `beat` once a second on a thread of its own, and a last time, with True, at the end."""
+    """Calls `beat` once a second and when asked, on a thread of its own, and a last time, with True, at the end."""
 
     def __init__(self, beat: Callable[[bool], None]) -> None:
         self._beat = beat
-        self._stop = threading.Event()
+        self._stop = False
+        self._asked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clcr-heartbeat", daemon=True)
         self._thread.start()
 
+    def ask(self) -> None:
+        self._asked.set()
+
     def close(self) -> None:
-        self._stop.set()
+        self._stop = True
+        self._asked.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(HEARTBEAT_MS * NS_PER_MS / NS_PER_S):
+        while True:
+            self._asked.wait(HEARTBEAT_MS * NS_PER_MS / NS_PER_S)
+            self._asked.clear()
+            if self._stop:
+                break
             self._beat(False)
         self._beat(True)

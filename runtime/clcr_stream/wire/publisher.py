@@ -48,6 +48,7 @@ _INBOX_FRAMES = 256
 _EVENTS_PER_TURN = 64  # so that a flood of subscriptions cannot keep the thread from sending
 _MAX_UPSTREAM_BYTES = 1024  # a subscription is a topic; below 276 bytes the handshake itself fails
 _KEPT: tuple[Kind, ...] = ("session", "status", "prediction")
+_ON_REQUEST: tuple[Kind, ...] = ("tokens",)
 _REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 _M = TypeVar("_M", bound=Message)
@@ -91,6 +92,7 @@ class Publisher:
         self._inbox: deque[tuple[Kind, bytes]] = deque()
         self._newest: dict[Kind, bytes] = {}
         self._peers: set[int] = set()
+        self._wanted: frozenset[bytes] = frozenset()  # subscriptions to _ON_REQUEST
         self._refused = 0
         self._dropped = 0
         self._failure: BaseException | None = None
@@ -129,6 +131,10 @@ class Publisher:
         """Send a heartbeat now, as when the state has changed."""
         self._beat_asked.set()
         self._wake.set()
+
+    def wanted(self, kind: Kind) -> bool:
+        """True while somebody subscribes to this very topic, and not to what many topics begin with."""
+        return any(self._prefixes[kind].startswith(topic_text) for topic_text in self._wanted)
 
     @property
     def subscribers(self) -> int:
@@ -264,9 +270,15 @@ class Publisher:
                 event = self._xpub.recv(zmq.DONTWAIT)
             except zmq.Again:
                 break
+            self._note(event)
             if event[:1] == b"\x01":
                 requested.update(kind for kind, data in self._newest.items() if data.startswith(event[1:]))
         return requested
+
+    def _note(self, event: bytes) -> None:
+        """Remember who wants what is only sent on request; other subscriptions are not kept, however many come."""
+        if any(prefix[:-1] == event[1:].rstrip(b" ") for prefix in (self._prefixes[kind] for kind in _ON_REQUEST)):
+            self._wanted = self._wanted | {event[1:]} if event[:1] == b"\x01" else self._wanted - {event[1:]}
 
     def _count_peers(self) -> None:
         while self._monitor.poll(0):

@@ -99,13 +99,13 @@ class SpeechSource(ThreadedSource):
         """Before another try: whatever this one was sent and did not answer is not heard twice."""
         self.count("restarts")
         pause_s = backoff_s(self._incarnation - 1, 0.5, limit_s=LIMIT_S)
-        self.set_state("stale", f"{reason}; started again in {pause_s:.1f} s")
+        self.gone(f"{reason}; started again in {pause_s:.1f} s")
         self.stop.wait(pause_s)
 
     def _listen(self, process: RecogniserProcess) -> None:
         """One incarnation, until the sound ends or the source is closed; SourceError when it fails."""
         if self._incarnation > 1:
-            self.set_state("stale", "the recogniser is being loaded again")
+            self.set_state("reconnecting", "the recogniser is being loaded again")
         self._loaded = False
         self._sent, self._unanswered, self._open, self._flushes = self._heard, 0, False, 0
         self._counted = {}
@@ -245,7 +245,7 @@ class AbsentRecogniser:
         pass
 
     def report(self) -> SourceReport:
-        return SourceReport(self.name, KIND, "waiting", self._reason, {})
+        return SourceReport(self.name, KIND, "absent", self._reason, {})
 
 
 class _NeverError(SourceError):

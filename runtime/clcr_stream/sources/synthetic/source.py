@@ -12,6 +12,7 @@ from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import Flag, Modality, Pace, Sinks, SourceIdentity
 from clcr_stream.sources.frames import FrameFeeder
+from clcr_stream.sources.sound import SoundFeeder
 from clcr_stream.sources.synthetic.person import Person, PersonOptions, parse_test_url
 from clcr_stream.sources.threaded import ThreadedSource
 
@@ -36,6 +37,7 @@ class SyntheticSource(ThreadedSource):
         self._end_ns = None if options.seconds is None else round(options.seconds * NS_PER_S)
         self._fps = options.fps
         self._feeder = FrameFeeder(sinks) if "vision" in modalities else None
+        self._sound = SoundFeeder(sinks)
 
     def run(self) -> None:
         block = frame = 0
@@ -46,7 +48,6 @@ class SyntheticSource(ThreadedSource):
                 end_ns = min(end_ns, self._end_ns)
             if not self._await_turn(origin_ns + end_ns):
                 return
-            self.set_state("live")
             while frame * NS_PER_S // self._fps < end_ns:
                 self._show(frame)
                 frame += 1
@@ -67,12 +68,15 @@ class SyntheticSource(ThreadedSource):
         captured_ns = self.sinks.origin_ns + frame * NS_PER_S // self._fps
         self._feeder.offer(captured_ns, lambda: self._person.picture(time_s))
         self.count("frames")
+        self.note(self._feeder.hint)
+        self.came("vision", self._feeder.condition)
 
     def _speak(self, start_ns: int, end_ns: int) -> None:
         if "acoustic" in self.modalities:
             first, stop = start_ns * self._rate_hz // NS_PER_S, end_ns * self._rate_hz // NS_PER_S
-            self.sinks.rings.acoustic.put(first, self._person.sound(first, stop - first))
+            self._sound.put(first, self._person.sound(first, stop - first))
             self.count("samples", stop - first)
+            self.came("acoustic", self._sound.condition)
         if "language" in self.modalities:
             origin_ns = self.sinks.origin_ns
             for segment in self._person.segments(start_ns / NS_PER_S, end_ns / NS_PER_S, origin_ns):

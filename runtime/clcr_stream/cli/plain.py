@@ -1,36 +1,25 @@
-"""Show a session's predictions in the terminal as they come; `scripts/demo` ends in it.
+"""A session as plain lines: one per second, words, notices and the account; on a terminal a block redrawn in place.
 
-    clcr-stream --input test:// --quiet --output - | python tools/show.py
-
-Reads the JSON lines of `clcr-stream --output -`. On a terminal a block of bars is redrawn in place, elsewhere there is
-one plain line per second; words and the account at the end come in both.
+`clcr-stream top` shows this where the screen cannot be drawn on, and `clcr-stream top -` for the JSON lines of
+`clcr-stream --output -`, which `scripts/demo` ends in.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 import shutil
-import signal
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 
+from clcr_stream.cli.cells import bar, printable
+from clcr_stream.cli.standard_streams import CLEAR_LINE
 from clcr_stream.cli.terminal import Notices
 from clcr_stream.streams import reports
 from clcr_stream.streams.account import Account
-from clcr_stream.wire.messages import Modality, Prediction, Session, Status, Transcript, decode
+from clcr_stream.wire.messages import Message, Modality, Prediction, Session, Status, Transcript, decode
 
 BAR_CELLS = 30
 PLAIN_PERIOD_NS = 1_000_000_000
-CLEAR_LINE = "\r\x1b[K"
-
-
-def bar(share: float | None, cells: int = BAR_CELLS) -> str:
-    """A bar of eighths of a cell; empty for a share that is not known."""
-    eighths = round(max(0.0, min(1.0, share or 0.0)) * cells * 8)
-    full, rest = divmod(eighths, 8)
-    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+KEPT_SEGMENTS = 256
 
 
 def answer(prediction: Prediction) -> str:
@@ -39,7 +28,7 @@ def answer(prediction: Prediction) -> str:
         return f"value {prediction.value:+.2f}"
     if prediction.label is None or prediction.confidence is None:
         return "no input" if "no_input" in prediction.degraded else "no valid answer"
-    return f"{prediction.label:<9}{prediction.confidence:5.2f}"
+    return f"{printable(prediction.label):<9}{prediction.confidence:5.2f}"
 
 
 def inputs(prediction: Prediction) -> str:
@@ -55,41 +44,53 @@ def _share(modality: Modality) -> str:
 
 def block(prediction: Prediction, time_s: float) -> list[str]:
     """The lines of the redrawn view."""
-    probs = prediction.probs or {}
+    probs = {printable(name): share for name, share in (prediction.probs or {}).items()}
     width = max((len(name) for name in probs), default=0)
     return [
         f"{time_s:6.1f} s   {answer(prediction)}",
-        *(f"   {name:<{width}} {share or 0.0:5.2f} {bar(share)}" for name, share in probs.items()),
+        *(f"   {name:<{width}} {share or 0.0:5.2f} {bar(share, BAR_CELLS)}" for name, share in probs.items()),
         f"   {inputs(prediction)}   {prediction.latency_ms or 0.0:.0f} ms",
     ]
 
 
 class View:
-    """Turns messages into what to print; `in_place` redraws, otherwise plain lines at most once per second."""
+    """Turns messages into what to print; `in_place` redraws, otherwise plain lines at most once per second.
 
-    def __init__(self, in_place: bool) -> None:
+    `name` stands before each line where several streams are shown.
+    """
+
+    def __init__(self, in_place: bool, name: str = "") -> None:
         self._in_place = in_place
+        self._name = f"{name}: " if name else ""
         self._drawn = 0
-        self._origin_ns = 0
+        self._origin_ns: int | None = None
         self._next_ns = 0
-        self._said: set[tuple[str, str]] = set()
+        self._said: dict[str, str] = {}  # the last segments
         self._status: Status | None = None
         self._notices = Notices()
 
-    def show(self, message: Session | Prediction | Transcript | Status) -> str:
+    def show(self, message: Message) -> str:
         """What to print for `message`; often nothing."""
+        text = self._text(message)
+        if not self._name or not text:
+            return text
+        return "".join(f"{self._name}{line}\n" for line in text.splitlines())
+
+    def _text(self, message: Message) -> str:
         if isinstance(message, Session):
-            self._origin_ns = message.origin_ns
-            about = f"model {message.bundle_name} ({message.bundle[:12]}) on {message.backend}"
-            notice = textwrap.fill(message.intended_use.notice, shutil.get_terminal_size().columns - 1)
+            self._origin_ns, self._next_ns = message.origin_ns, 0
+            self._said.clear()
+            about = f"model {printable(message.bundle_name)} ({message.bundle[:12]}) on {printable(message.backend)}"
+            columns = shutil.get_terminal_size().columns - 1
+            notice = textwrap.fill(printable(message.intended_use.notice), max(20, columns))
             return f"{about}\n{notice}\n"
         if isinstance(message, Status):
             self._status = message
             seen = reports.View(message.stream, Account(), message.sources)
-            return self._above("".join(f"{line}\n" for line in self._notices.new([seen])))
+            return self._above("".join(f"{printable(line)}\n" for line in self._notices.new([seen])))
         if isinstance(message, Transcript):
             return self._words(message)
-        return self._prediction(message)
+        return self._prediction(message) if isinstance(message, Prediction) else ""
 
     def end(self) -> str:
         """The account of the session, from its last status."""
@@ -106,10 +107,12 @@ class View:
         return "\n".join(lines) + "\n"
 
     def _words(self, segment: Transcript) -> str:
-        if not segment.final or (segment.id, segment.text) in self._said:
+        if not segment.final or self._said.get(segment.id) == segment.text:
             return ""
-        self._said.add((segment.id, segment.text))
-        return self._above(f'           "{segment.text}"\n')
+        self._said[segment.id] = segment.text
+        while len(self._said) > KEPT_SEGMENTS:
+            del self._said[next(iter(self._said))]
+        return self._above(f'           "{printable(segment.text)}"\n')
 
     def _above(self, text: str) -> str:
         """Lines that stay, where the redrawn block was; the next prediction draws it again below."""
@@ -120,6 +123,8 @@ class View:
 
     def _prediction(self, prediction: Prediction) -> str:
         now_ns = prediction.window.end_ns
+        if self._origin_ns is None:  # joined before the session message came
+            self._origin_ns = prediction.window.start_ns
         time_s = (now_ns - self._origin_ns) / 1e9
         if self._in_place:
             lines = block(prediction, time_s)
@@ -142,21 +147,3 @@ def shown(lines: Iterable[bytes], in_place: bool) -> Iterator[str]:
     for line in lines:
         yield view.show(decode(line, "json"))
     yield view.end()
-
-
-def main() -> int:
-    """Show standard input until it ends."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    # Ctrl-C goes to the whole pipeline: the session says goodbye, and its last lines are still shown.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without block characters
-    for text in shown(sys.stdin.buffer, sys.stdout.isatty()):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

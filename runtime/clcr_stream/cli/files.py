@@ -1,0 +1,38 @@
+"""New files for results: never over something that is there, for the user alone, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from clcr_stream.errors import ConfigError, OutputError
+
+
+def check_new_file(target: str, flag: str) -> None:
+    """ConfigError when a file of this name cannot be made, or is there already."""
+    path = Path(target).expanduser()
+    if os.path.lexists(path):
+        raise ConfigError(f"{flag} {target!r}: exists already; give a new file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{flag} {target!r}: there is no folder {str(path.parent)!r}")
+
+
+@contextlib.contextmanager
+def new_file(target: str, flag: str) -> Iterator[TextIO]:
+    """A new text file with mode 0600. ConfigError when it cannot begin, OutputError when it does not get whole."""
+    check_new_file(target, flag)
+    path = Path(target).expanduser()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{flag} {target!r}: cannot be written ({reason}); give another file") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
+            yield file
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OutputError(f"{flag} {target!r}: could not be written ({error.strerror}); nothing was kept") from error

@@ -1,0 +1,148 @@
+"""`clcr-stream predict`: an answer for each of a handful of files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.export import csv_text
+from clcr_stream.cli.files import check_new_file, new_file
+from clcr_stream.cli.play import Player
+from clcr_stream.cli.standard_streams import put, put_json, say
+from clcr_stream.errors import BackendError, BundleError, ClcrError, ConfigError
+from clcr_stream.recording.seen import Seen
+from clcr_stream.recording.story import Story
+from clcr_stream.recording.table import Cell, harmless
+
+EXAMPLES = """examples:
+  clcr-stream predict talk.mp4 other.wav             a line for each file
+  clcr-stream predict interviews/*.mp4 --csv answers.csv
+  clcr-stream predict talk.mp4 --transcript talk.srt --json
+"""
+
+
+def parser() -> Parser:
+    """The flags of `predict`."""
+    flags = Parser(
+        prog="clcr-stream predict",
+        description="Watch files from beginning to end, as fast as it goes, and say of each what was expressed. "
+        "The label is the one with the largest mean probability over its full windows; of a clip shorter than a "
+        "window, that of its last answer.",
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}\n  3 also when only some of the files could not be read",
+    )
+    flags.add_argument("files", metavar="FILE", nargs="+", help="video or sound, or a recording with media")
+    flags.add_argument(
+        "--transcript", metavar="WHICH", help="auto (default), none, or words of the only file: talk.srt"
+    )
+    flags.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
+    flags.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
+    flags.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
+    output = flags.add_mutually_exclusive_group()
+    output.add_argument("--csv", metavar="FILE|-", help="a row a file, in a new file or on standard output")
+    output.add_argument("--json", action="store_true", help="an object a file, one line each")
+    return flags
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Answer for each file; the exit code of the first that could not be read, after all others."""
+    flags = parser().parse_args(arguments)
+    _check(flags)
+    code, labels, table = 0, (), []  # type: tuple[int, tuple[str, ...], list[tuple[str, Story | str]]]
+    with Player(_flags(flags)) as player:
+        for name in flags.files:
+            try:
+                story = player.play(name)
+                if not story.predictions:
+                    raise ClcrError(f"{name}: nothing could be predicted; it is shorter than a hop of 0.2 s")
+            except (BundleError, BackendError):
+                raise
+            except ClcrError as error:
+                code = code or error.exit_code
+                say(f"clcr-stream: error: {' '.join(str(error).split())}")
+                table.append((name, " ".join(str(error).split())))
+            else:
+                labels = story.session.labels
+                table.append((name, story))
+                if not (flags.csv or flags.json):
+                    put(line(name, story.seen()))
+            if flags.json:
+                put_json(_object(*table[-1]))
+    if flags.csv:
+        _write_csv(flags.csv, table, labels)
+    return code
+
+
+def _check(flags: argparse.Namespace) -> None:
+    if flags.csv not in (None, "-"):
+        check_new_file(flags.csv, "--csv")
+    if flags.transcript not in (None, "auto", "none") and not flags.transcript.startswith("asr:"):
+        if len(flags.files) > 1:
+            raise ConfigError(f"--transcript {flags.transcript}: is of one file, {len(flags.files)} are given")
+
+
+def _flags(flags: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "sources.transcript": flags.transcript,
+        "model.bundle": flags.bundle,
+        "model.backend": flags.backend,
+        "model.gamma": flags.gamma,
+    }
+
+
+def line(name: str, seen: Seen) -> str:
+    """A file for a person."""
+    return f"{name}  {answer_text(seen)}  {seen.end_s - seen.start_s:.1f} s  {there_text(seen)}"
+
+
+def answer_text(seen: Seen) -> str:
+    """The answer with the shares behind it."""
+    if not seen.answers:
+        return "no answer: nobody was seen or heard"
+    if seen.values is not None:
+        return f"{seen.values.mean:+.2f} ({seen.values.low:+.2f} to {seen.values.high:+.2f})"
+    label = seen.label
+    assert label is not None
+    shares = sorted(seen.shares.items(), key=lambda item: item[1], reverse=True)
+    spoken = ", ".join(f"{other} {share:.0%}" for other, share in shares if share >= 0.005)
+    return f"{label} {seen.means[label]:.2f}  ({spoken})"
+
+
+def there_text(seen: Seen) -> str:
+    """How much of the time each modality was there."""
+    names = {"vision": "face", "acoustic": "sound", "language": "words"}
+    return ", ".join(f"{names[name]} {share:.0%}" for name, share in seen.present.items())
+
+
+def _object(name: str, story: Story | str) -> dict[str, Any]:
+    if isinstance(story, str):
+        return {"file": name, "error": story}
+    return {"file": name, "error": None, **story.seen().as_json()}
+
+
+def _write_csv(target: str, table: Sequence[tuple[str, Story | str]], labels: Sequence[str]) -> None:
+    names = ["file", "label", "confidence", "value", "value_low", "value_high", *(f"p_{one}" for one in labels)]
+    names += [*(f"share_{one}" for one in labels), "duration_s", "face", "sound", "words", "error"]
+    text = csv_text(names, (_row(name, story, labels) for name, story in table))
+    if target == "-":
+        put(text.removesuffix("\n"))
+        return
+    with new_file(target, "--csv") as file:
+        file.write(text)
+    say(f"{len(table)} rows in {target}")
+
+
+def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
+    if isinstance(story, str):
+        return [harmless(name), *[None] * (5 + 2 * len(labels) + 4), story]
+    seen = story.seen()
+    values = seen.values
+    numbers: list[Cell] = [None] * 3 if values is None else [values.mean, values.low, values.high]
+    confidence = None if seen.label is None else seen.means[seen.label]
+    return [
+        *(harmless(name), seen.label, confidence, *numbers),
+        *(seen.means.get(one) for one in labels),
+        *(seen.shares.get(one) for one in labels),
+        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), None),
+    ]

@@ -1,0 +1,75 @@
+"""`clcr-stream report`: a session or a clip as one page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.files import check_new_file, new_file
+from clcr_stream.cli.standard_streams import say
+from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.recording.page import page
+from clcr_stream.recording.story import Story, read_story
+
+EXAMPLES = """examples:
+  clcr-stream report --input talk.mp4 --out talk.html      watch a clip and report on it
+  clcr-stream report talk.mcap --out talk.html             of a recording
+  clcr-stream report talk.jsonl --out talk.html            of the lines of --output
+"""
+
+
+def parser() -> Parser:
+    """The flags of `report`."""
+    flags = Parser(
+        prog="clcr-stream report",
+        description="Write one page about a session: emotions over time with the words, shares, strongest moments, "
+        "what was missing. It needs no network and holds the words, but no picture and no sound.",
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
+    )
+    flags.add_argument("file", metavar="FILE", nargs="?", help="a recording (.mcap) or the JSON lines of --output")
+    flags.add_argument("--input", metavar="CLIP", help="a video or sound file to be watched now, in place of FILE")
+    flags.add_argument("--out", metavar="FILE.html", help="the page, a new file")
+    flags.add_argument("--session", metavar="ID", help="of a FILE with several sessions (default: the last)")
+    flags.add_argument("--transcript", metavar="WHICH", help="of --input: auto (default), none, talk.srt")
+    flags.add_argument("--bundle", metavar="DIR", help="of --input: engine bundle (default: the one that is shipped)")
+    flags.add_argument("--backend", metavar="NAME", help="of --input: auto (default), onnxruntime, tensorrt")
+    return flags
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Write the page."""
+    flags = parser().parse_args(arguments)
+    if flags.out is None:
+        raise ConfigError("report: give --out FILE.html")
+    if (flags.file is None) == (flags.input is None):
+        raise ConfigError("report: give a FILE, or --input CLIP, and not both; see `clcr-stream report --help`")
+    of_clips = [f"--{name}" for name in ("transcript", "bundle", "backend") if getattr(flags, name) is not None]
+    if flags.input is None and of_clips:
+        raise ConfigError(f"report: {of_clips[0]} goes with --input CLIP; {flags.file} is reported as it is")
+    check_new_file(flags.out, "--out")
+    story = _story(flags)
+    name = flags.input if flags.input is not None else flags.file
+    with new_file(flags.out, "--out") as file:
+        file.write(page(story, Path(name).name if "://" not in name else name))
+    say(f"{flags.out}: {len(story.predictions)} predictions, {len(story.words)} segments of words")
+    return 0
+
+
+def _story(flags: argparse.Namespace) -> Story:
+    if flags.input is None:
+        story = read_story(Path(flags.file).expanduser(), flags.session)
+    else:
+        from clcr_stream.cli.play import Player
+
+        given = {
+            "sources.transcript": flags.transcript,
+            "model.bundle": flags.bundle,
+            "model.backend": flags.backend,
+        }
+        with Player(given) as player:
+            story = player.play(flags.input)
+    if not story.predictions:
+        raise ClcrError(f"{flags.file or flags.input}: holds no prediction, so there is nothing to report")
+    return story

@@ -1,0 +1,211 @@
+"""What a stream of predictions saw: shares of the labels over time, the strongest moments, what was there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.wire import messages
+
+MODALITIES = ("vision", "acoustic", "language")
+PLAIN = "neutral"  # a label that is no moment of its own while there are others
+MOMENTS = 5
+LEAST_S = 0.55  # what lasts for three hops is a moment
+GAP_HOPS = 3  # a longer pause between two answers ends a moment
+SIGNS = ("positive", "negative")  # the labels of a regression's moments
+_VALUE = "value"
+_KEPT = 4  # strongest moments of each label
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A stretch of answers with one label (of a regression: with one sign), seconds from the session's start.
+
+    `strength` is the largest confidence in it, of a regression the value farthest from zero, and `peak_s` when it was.
+    """
+
+    label: str
+    strength: float
+    peak_s: float
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Values:
+    """The answers of a regression: their mean over the windows that were full, and the range of all."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the predictions say together; shares are of the answers, which are the predictions with any input.
+
+    `shares`: how often each label was the most probable one. `means`: its mean probability over the windows that were
+    full; of a clip shorter than a window, that of its last answer. `present`: how often each
+    modality was there, `quality` its mean while it was. `degraded`: how often each reason was given.
+    """
+
+    predictions: int = 0
+    answers: int = 0
+    start_s: float = 0.0
+    end_s: float = 0.0
+    shares: Mapping[str, float] = field(default_factory=dict)
+    means: Mapping[str, float] = field(default_factory=dict)
+    values: Values | None = None
+    moments: tuple[Moment, ...] = ()
+    present: Mapping[str, float] = field(default_factory=dict)
+    quality: Mapping[str, float | None] = field(default_factory=dict)
+    degraded: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str | None:
+        """The label with the largest mean probability; None of a regression, or when nothing was answered."""
+        return max(self.means, key=lambda name: self.means[name]) if self.means else None
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values, as `--json` prints them."""
+        return {
+            "predictions": self.predictions,
+            "answers": self.answers,
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "label": self.label,
+            "confidence": None if self.label is None else round(self.means[self.label], 4),
+            "shares": _rounded(self.shares),
+            "mean_probs": _rounded(self.means),
+            "values": None if self.values is None else _rounded(vars(self.values)),
+            "moments": [{**vars(one), "strength": round(one.strength, 4)} for one in self.moments],
+            "present": _rounded(self.present),
+            "degraded": _rounded(self.degraded),
+        }
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+class Watch:
+    """A sink that sums up predictions as they come; what it keeps does not grow with them. One thread writes."""
+
+    def __init__(self) -> None:
+        self._session: messages.Session | None = None
+        self._first: messages.Prediction | None = None
+        self._last: messages.Prediction | None = None
+        self._predictions = self._answers = 0
+        self._tops: Counter[str] = Counter()
+        self._full = 0  # answers of windows that were full
+        self._sums: dict[str, float] = {}  # of those; before the first, the newest answer
+        self._range = (float("inf"), float("-inf"))
+        self._present: Counter[str] = Counter()
+        self._quality: dict[str, tuple[float, int]] = {}
+        self._degraded: Counter[str] = Counter()
+        self._run: Moment | None = None
+        self._best: dict[str, list[Moment]] = {}
+
+    def write(self, message: messages.Message) -> None:
+        """Take a message of the stream; only the session and its predictions count."""
+        if isinstance(message, messages.Session):
+            self._session = message
+        elif isinstance(message, messages.Prediction):
+            self._add(message)
+
+    def seen(self) -> Seen:
+        """What was seen until now."""
+        session, first, last = self._session, self._first, self._last
+        if session is None or first is None or last is None:
+            return Seen()
+        answers, everything = max(1, self._answers), self._predictions
+        means = {name: total / max(1, self._full) for name, total in self._sums.items()}
+        numbers = bool(self._answers) and session.task == "regression"
+        return Seen(
+            predictions=everything,
+            answers=self._answers,
+            start_s=self._time_s(first) - session.hop_ns / NS_PER_S,
+            end_s=self._time_s(last),
+            shares={label: self._tops[label] / answers for label in session.labels if self._answers},
+            means={} if numbers else means,
+            values=Values(means[_VALUE], *self._range) if numbers else None,
+            moments=self._moments(session),
+            present={name: self._present[name] / everything for name in MODALITIES},
+            quality={name: None if not count else total / count for name, (total, count) in self._quality.items()},
+            degraded={name: count / everything for name, count in self._degraded.most_common()},
+        )
+
+    def _time_s(self, prediction: messages.Prediction) -> float:
+        origin_ns = 0 if self._session is None else self._session.origin_ns
+        return round((prediction.window.end_ns - origin_ns) / NS_PER_S, 3)
+
+    def _add(self, prediction: messages.Prediction) -> None:
+        self._first, self._last = self._first or prediction, prediction
+        self._predictions += 1
+        self._degraded.update(prediction.degraded)
+        for name in MODALITIES:
+            modality: messages.Modality = getattr(prediction.modalities, name)
+            self._present[name] += modality.present
+            total, count = self._quality.get(name, (0.0, 0))
+            if modality.present and modality.quality is not None:
+                self._quality[name] = (total + modality.quality, count + 1)
+        if prediction.label is not None and prediction.confidence is not None:
+            self._answers += 1
+            self._tops[prediction.label] += 1
+            self._mean({label: share or 0.0 for label, share in (prediction.probs or {}).items()}, prediction.window)
+            self._extend(prediction.label, prediction.confidence, self._time_s(prediction))
+        elif prediction.value is not None:
+            self._answers += 1
+            self._range = min(self._range[0], prediction.value), max(self._range[1], prediction.value)
+            self._mean({_VALUE: prediction.value}, prediction.window)
+            self._extend(SIGNS[prediction.value < 0], prediction.value, self._time_s(prediction))
+
+    def _mean(self, answer: dict[str, float], window: messages.Window) -> None:
+        """Count an answer for the means: those of full windows, before the first of them the newest one."""
+        if window.filled is not None and window.filled >= 1.0:
+            before = self._sums if self._full else {}
+            self._sums = {name: before.get(name, 0.0) + value for name, value in answer.items()}
+            self._full += 1
+        elif not self._full:
+            self._sums = answer
+
+    def _extend(self, label: str, strength: float, time_s: float) -> None:
+        """Lengthen the moment that goes on, or end it and begin another."""
+        run = self._run
+        hop_s = 0.2 if self._session is None else self._session.hop_ns / NS_PER_S
+        if run is None or run.label != label or time_s - run.end_s > GAP_HOPS * hop_s:
+            self._keep(run)
+            self._run = Moment(label, strength, time_s, round(time_s - hop_s, 3), time_s)
+        elif abs(strength) > abs(run.strength):
+            self._run = replace(run, strength=strength, peak_s=time_s, end_s=time_s)
+        else:
+            self._run = replace(run, end_s=time_s)
+
+    def _keep(self, run: Moment | None) -> None:
+        if run is not None:
+            self._best[run.label] = _strongest([*self._best.get(run.label, ()), run])[:_KEPT]
+
+    def _moments(self, session: messages.Session) -> tuple[Moment, ...]:
+        best = {label: list(runs) for label, runs in self._best.items()}
+        if self._run is not None:
+            best.setdefault(self._run.label, []).append(self._run)
+        if set(best) - {PLAIN}:
+            best.pop(PLAIN, None)
+        runs = _strongest([run for runs in best.values() for run in runs])
+        lasting = [run for run in runs if run.end_s - run.start_s >= LEAST_S]
+        return tuple((lasting or runs[:1])[:MOMENTS])
+
+
+def _strongest(runs: list[Moment]) -> list[Moment]:
+    return sorted(runs, key=lambda run: abs(run.strength), reverse=True)
+
+
+def clock_text(seconds: float) -> str:
+    """1:02.4 of 62.4 s."""
+    tenths = round(seconds * 10)
+    hours, rest = divmod(max(0, tenths), 36000)
+    minutes, rest = divmod(rest, 600)
+    text = f"{rest // 10:02}.{rest % 10}"
+    return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"

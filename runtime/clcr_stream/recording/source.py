@@ -1,0 +1,185 @@
+"""A recording with media as a source: what the model got is put into the rings again, hop by hop."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.errors import SourceError
+from clcr_stream.recording import media
+from clcr_stream.recording.options import SUFFIX
+from clcr_stream.recording.reader import Entry, Recording, open_recording
+from clcr_stream.sources.base import AUTO, Flag, Modality, Pace, Sinks, Source, SourceIdentity, SourceSpec
+from clcr_stream.sources.choose import FileKinds
+from clcr_stream.sources.threaded import ThreadedSource
+from clcr_stream.window.ring import Look
+from clcr_stream.window.transcript import Segment
+from clcr_stream.wire import messages
+
+_S = TypeVar("_S", bound=msgspec.Struct)
+
+
+def open_media(location: str, flag: Flag) -> Recording:
+    """A recording that can be played; SourceError says why one cannot."""
+    path = Path(location.removeprefix("file://")).expanduser()
+    recording = open_recording(path, flag)
+    if recording.part > 1:
+        first = path.name.replace(f".{recording.part}{SUFFIX}", SUFFIX)
+        raise SourceError(f"{flag} {path}: is part {recording.part} of a recording; give its first part, {first}")
+    if not recording.has_media:
+        raise SourceError(
+            f"{flag} {path}: holds predictions and words but no faces and no sound; record with --record-media"
+        )
+    return recording
+
+
+class RecordingSource(ThreadedSource):
+    """Faces, sound and words of a recording, shifted to the session's zero; lossless at both paces.
+
+    Raises SourceError at construction when the file holds no media.
+    """
+
+    def __init__(
+        self, location: str, requested: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real", flag: Flag = "input"
+    ) -> None:
+        self._recording = open_media(location, flag)
+        counts = {"frames": 0, "samples": 0, "segments": 0}
+        super().__init__(SourceIdentity(location, "recording", requested, lossless=True), sinks, counts)
+        self._pace = pace
+        self._shift_ns: int | None = None  # from the recorded session's zero to ours
+        self._faces: dict[int, NDArray[np.uint8]] = {}  # of the hop that is being read, by capture time
+        self._sound: media.Sound | None = None
+        self._words: media.Words | None = None
+        self._shown: dict[str, Segment] = {}  # in our store, by id
+        self._last_end_ns: int | None = None  # of the predictions
+
+    def run(self) -> str | None:
+        for entry in self._recording.entries():
+            if self.stop.is_set() or not self._take(entry):
+                break
+        if self._last_end_ns is not None and self._shift_ns is not None:
+            # The recorded session answered until then, perhaps with a gap at its end.
+            grid = self.sinks.grid
+            self.sinks.rings.acoustic.reach(grid.sample_of(self._last_end_ns + self._shift_ns))
+        return "; ".join(self._recording.notes) or None
+
+    def _take(self, entry: Entry) -> bool:
+        """One message of the file; False when stopping."""
+        if entry.kind == "session":
+            session = _decoded(entry, messages.Session)
+            self._check_grid(session)
+            self._shift_ns = self.sinks.origin_ns - session.origin_ns
+        elif entry.kind == "prediction":
+            self._last_end_ns = _decoded(entry, messages.Prediction).window.end_ns
+        elif entry.kind == media.FACE:
+            face = _decoded(entry, media.Face)
+            self._faces[face.captured_ns] = media.from_png(face.data, self.sinks.rings.vision.size_px)
+        elif entry.kind == media.SOUND:
+            self._sound = _decoded(entry, media.Sound)
+        elif entry.kind == media.WORDS:
+            self._words = _decoded(entry, media.Words)
+        elif entry.kind == media.HOP:
+            return self._release(_decoded(entry, media.HopEnd))
+        return True
+
+    def _check_grid(self, session: messages.Session) -> None:
+        hop_ns = self.sinks.grid.hop_ns
+        if session.hop_ns != hop_ns:
+            raise SourceError(f"{self.name}: recorded in hops of {session.hop_ns} ns, the bundle's are of {hop_ns} ns")
+
+    def _release(self, hop: media.HopEnd) -> bool:
+        """Put a whole hop into the rings, once it is due and there is room; False when stopping."""
+        if self._shift_ns is None:
+            raise SourceError(f"{self.name}: holds no session; the file is damaged")
+        start_ns, end_ns = hop.start_ns + self._shift_ns, hop.end_ns + self._shift_ns
+        self.advance(start_ns)
+        if not self.await_room(end_ns):
+            return False
+        if self._pace == "real" and not self.sinks.clock.wait_until(end_ns, self.stop):
+            return False
+        self.set_state("live")
+        self._put_pictures(hop, self._shift_ns)
+        self._put_sound()
+        self._put_words(end_ns, self._shift_ns)
+        self.advance(end_ns)
+        return True
+
+    def _put_pictures(self, hop: media.HopEnd, shift_ns: int) -> None:
+        if "vision" in self.modalities:
+            ring = self.sinks.rings.vision
+            for slot in hop.slots:
+                captured_ns = slot.captured_ns + shift_ns
+                if ring.wants(captured_ns):
+                    crop = self._faces.get(slot.captured_ns) if slot.face else None
+                    look = Look(*(math.nan if value is None else value for value in slot.look))
+                    ring.put(captured_ns, crop, slot.quality, slot.faces, slot.box, look)
+            self.count("frames", len(hop.slots))
+        self._faces.clear()
+
+    def _put_sound(self) -> None:
+        sound, self._sound = self._sound, None
+        if sound is None or "acoustic" not in self.modalities:
+            return
+        if sound.sample_rate != self.sinks.grid.sample_rate_hz:
+            allowed_hz = self.sinks.grid.sample_rate_hz
+            raise SourceError(f"{self.name}: recorded at {sound.sample_rate} Hz, the bundle takes {allowed_hz} Hz")
+        samples = media.samples_of(sound)
+        for start, stop in sound.present:
+            self.sinks.rings.acoustic.put(sound.first_sample + start, samples[start:stop])
+            self.count("samples", stop - start)
+
+    def _put_words(self, end_ns: int, shift_ns: int) -> None:
+        """Make the store answer with the recorded words from the window on that ends at `end_ns`."""
+        words, self._words = self._words, None
+        if words is None or "language" not in self.modalities:
+            return
+        gone = set(self._shown) - {word.id for word in words.segments}
+        fresh = [
+            Segment(word.id, word.start_ns + shift_ns, word.end_ns + shift_ns, word.text, word.final)
+            for word in words.segments
+        ]
+        for segment in [*fresh, *(_taken_back(self._shown[name]) for name in gone)]:
+            before = self._shown.get(segment.id)
+            if before is not None and before.text == segment.text:
+                continue
+            revision = 0 if before is None else before.revision + 1
+            placed = Segment(segment.id, segment.start_ns, segment.end_ns, segment.text, segment.final, revision)
+            self.sinks.rings.transcript.put(placed, end_ns)
+            self._shown[segment.id] = placed
+            self.count("segments")
+        for name in gone:
+            if self._shown[name].end_ns < end_ns - self.sinks.grid.window_ns:
+                del self._shown[name]
+
+
+def _taken_back(segment: Segment) -> Segment:
+    """The segment without its text, which takes it out of the store's answers."""
+    return Segment(segment.id, segment.start_ns, segment.end_ns, "", True, segment.revision)
+
+
+def _decoded(entry: Entry, kind: type[_S]) -> _S:
+    try:
+        return msgspec.json.decode(entry.payload, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise SourceError(f"a recorded {entry.kind} cannot be read ({error}); the file is damaged") from None
+
+
+class RecordingFiles:
+    """How a recording is opened where a file is asked for: `--input FILE.mcap`."""
+
+    def open(self, location: str, requested: tuple[Modality, ...], sinks: Sinks, spec: SourceSpec) -> Source:
+        """The source; the recording's own words count unless others are asked for."""
+        words: tuple[Modality, ...] = ("language",) if spec.transcript == AUTO else ()
+        return RecordingSource(location, (*requested, *words), sinks, spec.pace)
+
+    def check(self, location: str, flag: Flag) -> None:
+        """SourceError for a file that cannot be played."""
+        open_media(location, flag)
+
+
+KINDS: FileKinds = {SUFFIX: RecordingFiles()}

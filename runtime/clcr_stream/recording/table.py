@@ -1,0 +1,51 @@
+"""A session's predictions as rows of a table, with the words that were spoken meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.recording.seen import MODALITIES
+from clcr_stream.recording.story import Story
+from clcr_stream.wire import messages
+
+Cell = str | int | float | None
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def columns(story: Story) -> list[str]:
+    """The names of the columns; the same for every session of one bundle."""
+    answers = [f"p_{label}" for label in story.session.labels] or ["value"]
+    return [
+        *("tick", "time_s", "label", "confidence", *answers),
+        *(f"{name}_{what}" for name in MODALITIES for what in ("present", "quality", "weight")),
+        *("degraded", "latency_ms", "words"),
+    ]
+
+
+def rows(story: Story) -> Iterator[list[Cell]]:
+    """A row for each prediction; `time_s` is its window's end from the session's start."""
+    origin_ns, hop_ns = story.session.origin_ns, story.session.hop_ns
+    for one in story.predictions:
+        probs = one.probs or {}
+        answers: list[Cell] = [probs.get(label) for label in story.session.labels] or [one.value]
+        modalities: list[Cell] = []
+        for name in MODALITIES:
+            modality: messages.Modality = getattr(one.modalities, name)
+            modalities += [int(modality.present), modality.quality, modality.weight]
+        end_ns = one.window.end_ns
+        yield [
+            *(one.seq, round((end_ns - origin_ns) / NS_PER_S, 3), one.label, one.confidence, *answers),
+            *modalities,
+            *(" ".join(one.degraded), one.latency_ms, harmless(_words(story, end_ns - hop_ns, end_ns))),
+        ]
+
+
+def harmless(text: str) -> str:
+    """A text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _words(story: Story, start_ns: int, end_ns: int) -> str:
+    """What was said in segments that end in this hop: each stands in one row."""
+    return " ".join(one.text for one in story.words if start_ns < one.end_ns <= end_ns)

@@ -1,0 +1,219 @@
+"""The commands around recordings as a user runs them: replay, export, predict and report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clcr_stream.cli.main import main
+from clcr_stream.recording.reader import open_recording
+from clcr_stream.sources.synthetic.person import PersonOptions
+from clcr_stream.sources.synthetic.source import write_clip
+from clcr_stream.wire import messages
+from driving import socket_folder
+from tiny_bundle import write_bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIPS = ROOT.parent / "shared/data/mosi400/clips"
+SHIPPED = str(ROOT / "engines/default")
+TALK = "test://?seconds=8&emotion=happy"  # long enough for words
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    with socket_folder() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield command
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "bundle"
+    write_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording with media of the shipped bundle, gamma 0.5."""
+    path = tmp_path_factory.mktemp("talk") / "talk.mcap"
+    with pytest.MonkeyPatch.context() as patch, socket_folder() as folder:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        given = ["--input", TALK, "--pace", "max", "--quiet", "--record", str(path), "--record-media", "--gamma", "0.5"]
+        assert main(["--bundle", SHIPPED, *given]) == 0
+    return path
+
+
+def test_a_replay_gives_the_same_predictions_and_another_gamma_gives_a_diff(
+    run: Run, talk: Path, tmp_path: Path
+) -> None:
+    code, out, err = run("replay", talk, "--bundle", SHIPPED, "--json")
+    told = json.loads(out)
+    assert (code, told["same"], told["compared"], told["missing"], told["added"]) == (0, True, 40, 0, 0), err
+    assert told["largest"] == 0.0  # the same machine, the same data, the same engines
+    assert told["recorded_gamma"] == told["replayed_gamma"] == 0.5
+    page = tmp_path / "diff.html"
+    code, out, err = run("replay", talk, "--bundle", SHIPPED, "--gamma", "0", "--tolerance", "0", "--out", page)
+    text = page.read_text()
+    assert text.count("<svg") == 2 and "gamma 0.5" in text and "Different" in text and "default-src 'none'" in text
+    assert code == 1 and "recorded with gamma 0.5, replayed with 0.0" in err
+    assert "different (tolerance 0)" in out and "40 predictions compared" in out and "tick " in out
+
+
+def test_a_recording_is_an_input_whose_predictions_are_those_of_the_first_run(
+    run: Run, talk: Path, tmp_path: Path
+) -> None:
+    lines = tmp_path / "again.jsonl"
+    code, _, err = run(
+        "--input", talk, "--pace", "max", "--bundle", SHIPPED, "--gamma", "0.5", "--quiet", "--output", lines
+    )
+    assert code == 0, err
+    before = {one.seq: one for one in predictions(entry.payload for entry in open_recording(talk).entries())}
+    after = {one.seq: one for one in predictions(lines.read_bytes().splitlines())}
+    assert before.keys() == after.keys()
+    for seq, one in before.items():
+        other = after[seq]
+        assert (one.label, one.probs, one.degraded) == (other.label, other.probs, other.degraded)
+        assert (one.modalities, one.budget, one.levels) == (other.modalities, other.budget, other.levels)
+    # Without its words, and with another bundle's rules, the same file is another input.
+    assert any(one.modalities.language.present for one in before.values())
+    code, out, _ = run("replay", talk, "--against", lines, "--bundle", SHIPPED, "--json")
+    assert code == 0 and json.loads(out)["same"]
+
+
+def predictions(payloads: Any) -> Iterator[messages.Prediction]:
+    for payload in payloads:
+        if payload.startswith(b'{"type":"prediction"'):
+            message = messages.decode(payload)
+            assert isinstance(message, messages.Prediction)
+            yield message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["replay", "none.mcap"], "No such file"),
+        (["replay", "plain.mcap"], "record with --record-media"),
+        (["replay", "noise.mcap"], "not an MCAP file"),
+        (["--input", "plain.mcap"], "record with --record-media"),
+        (["export", "plain.mcap"], "give --csv FILE"),
+        (["export", "noise.mcap", "--csv", "-"], "not an MCAP file"),
+        (["export", "plain.mcap", "--csv", "noise.mcap"], "exists already"),
+        (["report", "plain.mcap"], "give --out FILE.html"),
+        (["report", "plain.mcap", "--out", "no/such.html"], "there is no folder"),
+        (["report", "plain.mcap", "--out", "a.html", "--bundle", "x"], "--bundle goes with --input"),
+        (["report", "--out", "a.html"], "give a FILE, or --input CLIP"),
+        (["predict"], "FILE"),
+        (["predict", "a", "b", "--transcript", "talk.srt"], "is of one file"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "noise.mcap").write_bytes(b"noise")
+    if "plain.mcap" in arguments:
+        given = ["--input", "test://?seconds=1", "--pace", "max", "--quiet", "--record", "plain.mcap"]
+        assert run("--bundle", tiny, *given)[0] == 0
+    before = sorted(tmp_path.iterdir())
+    code, out, err = run(*arguments)
+    assert code in (2, 3) and out == "" and why in err and err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "noise.mcap").read_bytes() == b"noise"
+
+
+def test_a_table_has_a_row_for_each_prediction(run: Run, talk: Path, tmp_path: Path) -> None:
+    code, out, _ = run("export", talk, "--csv", "-")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and [row["tick"] for row in table] == [str(tick) for tick in range(1, 41)]
+    assert table[-1]["label"] in out and any(row["words"] for row in table)
+    assert float(table[5]["confidence"]) == pytest.approx(
+        max(float(table[5][name]) for name in table[5] if name[:2] == "p_")
+    )
+    path = tmp_path / "talk.csv"
+    assert run("export", talk, "--csv", path)[0] == 0 and path.read_text() == out
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_files_are_predicted_with_one_set_of_engines_and_a_bad_one_does_not_stop_the_rest(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "a.mp4", 2.0, PersonOptions(fps=15))
+    (tmp_path / "bad.mp4").write_bytes(b"no film")
+    write_clip(tmp_path / "b.mp4", 1.0, PersonOptions(fps=15))
+    monkeypatch.chdir(tmp_path)
+    given = ("a.mp4", "bad.mp4", "none.mp4", "b.mp4", "--bundle", tiny, "--transcript", "none")
+    code, out, err = run("predict", *given, "--csv", "-")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert code == 3 and [row["file"] for row in table] == ["a.mp4", "bad.mp4", "none.mp4", "b.mp4"]
+    assert [float(row["duration_s"] or 0) for row in table] == [2.0, 0.0, 0.0, 1.0]
+    assert "not a media file" in table[1]["error"] and "no such file" in table[2]["error"] and table[0]["error"] == ""
+    assert err.count("clcr-stream: error:") == 2
+    code, out, _ = run("predict", *given, "--json")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert code == 3 and [one["error"] is None for one in told] == [True, False, False, True]
+    assert sum(told[0]["shares"].values()) == pytest.approx(1.0)
+    assert float(table[0]["confidence"]) == pytest.approx(told[0]["confidence"], abs=1e-4)
+    code, out, _ = run("predict", "a.mp4", "--bundle", tiny, "--transcript", "none")
+    assert code == 0 and out.startswith(f"a.mp4  {told[0]['label']} ") and "2.0 s" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a.srt", "b.mp4", "b.srt", "bad.mp4"]
+
+
+def test_a_report_of_a_clip_a_recording_and_of_lines_say_the_same(run: Run, tiny: Path, tmp_path: Path) -> None:
+    lines, recorded = tmp_path / "a.jsonl", tmp_path / "a.mcap"
+    clip = "test://?seconds=8"
+    given = ("--input", clip, "--pace", "max", "--bundle", tiny, "--quiet", "--output", lines, "--record", recorded)
+    assert run(*given)[0] == 0
+    pages = []
+    for name, source in {"1": (lines,), "2": (recorded,), "3": ("--input", clip, "--bundle", tiny)}.items():
+        code, out, err = run("report", *source, "--out", tmp_path / f"{name}.html")
+        assert code == 0 and out == "" and "40 predictions" in err
+        pages.append((tmp_path / f"{name}.html").read_text())
+    bodies = [text[text.index("<h2>Over time") : text.index("<h2>What was there")] for text in pages]
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert all("default-src 'none'" in text and "://" not in text.replace(clip, "") for text in pages)
+
+
+def test_a_run_says_at_its_end_what_it_saw(run: Run, tiny: Path, tmp_path: Path) -> None:
+    given = ("--input", "test://?seconds=3", "--pace", "max", "--transcript", "none")
+    code, _, err = run("--bundle", tiny, *given)
+    assert (
+        code == 0 and "saw 3.0 s: " in err and "strongest: " in err and "there: face 100%, sound 100%, words 0%" in err
+    )
+    write_bundle(tmp_path / "values", task="regression")
+    code, out, _ = run("--bundle", tmp_path / "values", *given, "--json")
+    seen = json.loads(out)["seen"]
+    assert code == 0 and seen["values"]["low"] <= seen["values"]["mean"] <= seen["values"]["high"]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_real_clip_is_replayed_exactly_with_its_words(run: Run, tmp_path: Path) -> None:
+    clips = sorted(CLIPS.glob("v01_*.mp4"))
+    if not clips:
+        pytest.skip(f"no clips in {CLIPS}")
+    words = tmp_path / "words.srt"
+    words.write_text(
+        "1\n00:00:00,200 --> 00:00:01,000\nanyhow it was\n\n2\n00:00:01,100 --> 00:00:02,000\nreally good\n"
+    )
+    path = tmp_path / "talk.mcap"
+    given = ("--input", clips[0], "--transcript", words, "--pace", "real", "--bundle", SHIPPED, "--quiet")
+    assert run(*given, "--record", path, "--record-media")[0] == 0
+    code, out, err = run("replay", path, "--bundle", SHIPPED, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["largest"] == 0.0 and told["compared"] > 5, err
+    kinds = [entry.kind for entry in open_recording(path).entries()]
+    assert kinds.count("face") > 20 and "words" in kinds
