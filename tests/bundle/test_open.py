@@ -13,7 +13,7 @@ from clcr_stream import Engines
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "docs/results/open"
-PERMITTED = {"javased_av", "javased_audio", "emogator", "goemotions", "goemotions_spoken"}
+PERMITTED = {"javased_av", "javased_audio", "emogator", "goemotions", "goemotions_spoken", "nothing"}
 TEXTS = {
     "happy": "I love this so much, it made my day",
     "sad": "I miss her so much, I have been crying all night",
@@ -28,6 +28,7 @@ def test_it_was_trained_on_permitted_sets_alone() -> None:
     assert checkpoint["train_packs"] == sorted(Path(one["pack"]).name for one in stages[-1]["train"])
     fitted = [name.removesuffix(":dev") for name in checkpoint["temperature"]["fitted_on"]]
     given = [Path(one["pack"]).name for stage in stages for one in stage["train"]] + fitted
+    given += [Path(pack).name for stage in stages for pack in (stage["pairs"] or {}).get("nothing", [])]
     assert {name.removesuffix("_whisper") for name in given} - {"pairs"} <= PERMITTED
     assert stages[0]["vision"] == "runs/open/faces/best"
     faces = json.loads((RUNS / "faces/recipe.json").read_text(encoding="utf-8"))

@@ -335,6 +335,13 @@ PROOFS: dict[str, Proof] = {
     "clcr-stream --bundle engines/open": Options("needs a camera and a microphone"),
     "python tools/data/manifests.py --data ../shared/data --out cache/open/manifests --words goemotions --prepare "
     "--only javased_av javased_audio emogator goemotions goemotions_spoken": DEVELOPMENT_DATA,
+    "python tools/data/nothing.py --manifests cache/open/manifests --out cache/open/nothing --no-faces": ByTest(
+        "tests/tools/test_nothing.py::test_without_real_faces_no_set_of_faces_is_needed"
+    ),
+    "python -m clcr.training.data.prepare cache/open/nothing/nothing.csv --media-root cache/open/nothing "
+    "--cache cache/open/packs --tokenizer cache/open/tokenizer/tokenizer.json --acoustic-encoder whisper": ByTest(
+        "tests/tools/test_nothing.py::test_the_command_writes_a_set_that_is_prepared_as_others_are"
+    ),
     "python tools/data/face_sets.py --data ../shared/data --out cache/faces --sets javased": ByTest(
         "tests/model/test_face_training.py::test_the_development_sets_are_written_with_their_splits"
     ),

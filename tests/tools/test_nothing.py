@@ -81,6 +81,17 @@ def test_the_command_writes_a_set_that_is_prepared_as_others_are(
     assert len(pack) == 18 and all(pack.holds(name) for name in ("slots", "mel", "tokens"))
 
 
+def test_without_real_faces_no_set_of_faces_is_needed(
+    tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nothing, "COUNTS", {"train": 4, "dev": 2})
+    (manifests / "ferplus.csv").unlink()
+    out = tmp_path / "nothing"
+    assert nothing.main(["--manifests", str(manifests), "--out", str(out)]) == 2
+    assert nothing.main(["--manifests", str(manifests), "--out", str(out), "--no-faces"]) == 0
+    assert sum(row.kind == "face" for row in read_manifest(out / "nothing.csv")) == 6
+
+
 def test_a_missing_set_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert nothing.main(["--manifests", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "goemotions.csv" in capsys.readouterr().err

@@ -5,7 +5,7 @@
 writes sounds (WAV) and faces (PNG) under OUT and the manifest OUT/nothing.csv, all with the label "nothing", for
 `clcr.training.data.prepare` with `--media-root OUT`. Faces are flat, noise, shapes, or real faces blurred, dark or
 covered beyond reading; words are those of the texts, out of order. The faces and words of the dev part come from the
-dev parts of those sets. Same seed, same files.
+dev parts of those sets. `--no-faces` takes no real faces. Same seed, same files.
 """
 
 from __future__ import annotations
@@ -121,26 +121,24 @@ def words(texts: Sequence[str], rng: np.random.Generator) -> str:
     return " ".join(drawn)
 
 
-def write_nothing(manifests: Path, out: Path) -> int:
+def write_nothing(manifests: Path, out: Path, real_faces: bool) -> int:
     """Write all parts; returns how many samples there are. Raises ConfigError for a missing manifest."""
-    texts, faces = (
-        [row for row in read_manifest(manifests / f"{name}.csv") if row.split in COUNTS]
-        for name in ("goemotions", "ferplus")
-    )
+    texts = [row for row in read_manifest(manifests / "goemotions.csv") if row.split in COUNTS]
+    faces = [row for row in read_manifest(manifests / "ferplus.csv") if row.split in COUNTS] if real_faces else []
     for folder in ("sounds", "faces"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for place, (split, count) in enumerate(COUNTS.items()):
         said = [row.text for row in texts if row.split == split]
         seen = [row for row in faces if row.split == split]
-        if not said or not seen:
+        if not said or (real_faces and not seen):
             raise ConfigError(f"{manifests}: goemotions.csv or ferplus.csv has no {split} part; write them again")
         for index in range(count):
             rng = np.random.default_rng((place, index))
             name = f"{split}_{index:04d}"
             write_wav(out / "sounds" / f"{name}.wav", sound(rng))
             rows.append(_row(name, "audio", split, media=f"sounds/{name}.wav"))
-            if rng.random() < 0.5:
+            if rng.random() < 0.5 or not real_faces:
                 picture = no_face(rng)
             else:
                 face = load_image(manifests, seen[rng.integers(len(seen))])
@@ -169,11 +167,12 @@ def _row(name: str, kind: str, split: str, media: str = "", text: str = "") -> R
 def main(arguments: Sequence[str]) -> int:
     """Parse, write, return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifests", type=Path, required=True, help="the folder with goemotions.csv and ferplus.csv")
+    parser.add_argument("--manifests", type=Path, required=True, help="the folder with goemotions.csv, ferplus.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--no-faces", action="store_true", help="walls, textures and shapes in place of FER+'s faces")
     options = parser.parse_args(arguments)
     try:
-        count = write_nothing(options.manifests, options.out)
+        count = write_nothing(options.manifests, options.out, not options.no_faces)
     except ClcrError as error:
         print(f"nothing: error: {error}", file=sys.stderr)
         return 2
