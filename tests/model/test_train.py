@@ -425,6 +425,19 @@ def test_leaving_one_out_refuses_a_base_that_saw_the_speakers(recipe: Recipe, fi
         loso.leave_one_speaker_out(Path("loso"), recipe, finished / "final", (Path("packs/clips"),))
 
 
+def test_what_a_model_was_trained_on_before_stays_known_and_counts(recipe: Recipe, finished: Path) -> None:
+    words = _changed(recipe, train=())
+    run = train.start_run(Path("later"), words, start.model_from(finished / "final", words), init=finished / "final")
+    assert [one["train_packs"] for one in run.provenance["earlier"]] == [["clips", "faces", "texts"]]
+    later = Path("later/final")
+    info = checkpoint.CheckpointInfo(run.model.config.labels, run.provenance)
+    checkpoint.save_checkpoint(later, run.model, Path(words.tokenizer), info)
+    assert [one["train_packs"] for one in checkpoint.trainings_of(later)] == [["clips", "faces", "texts"], []]
+    (Path("later") / "recipe.yaml").unlink()
+    with pytest.raises(ConfigError, match="was trained on clips"):
+        loso.leave_one_speaker_out(Path("loso"), recipe, later, (Path("packs/clips"),))
+
+
 def test_a_fold_trains_without_its_speaker_and_the_stopped_one_reports_incomplete(recipe: Recipe, base: Path) -> None:
     seen: list[tuple[str, ...]] = []
 

@@ -145,7 +145,7 @@ def _train(options: argparse.Namespace) -> int:
         run = train.resume_run(options.run, recipe, left_out)
     else:
         model = start.new_model(recipe) if options.init is None else start.model_from(options.init, recipe)
-        run = train.start_run(options.run, recipe, model, left_out)
+        run = train.start_run(options.run, recipe, model, left_out, options.init)
         if start.sound_is_fresh(recipe, options.init):
             train.calibrate(run)
     outcome = train.train(run)

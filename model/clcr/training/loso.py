@@ -54,7 +54,7 @@ def leave_one_speaker_out(folder: Path, recipe: Recipe, init: Path, packs: tuple
 
 def trained_on(init: Path) -> set[str]:
     """Names of the packs a checkpoint was trained on, from its provenance and from the recipe of its run folder."""
-    names = set(checkpoint.load_info(init).provenance.get("train_packs", ()))
+    names = {name for one in checkpoint.trainings_of(init) for name in one.get("train_packs", ())}
     beside = init.parent / "recipe.yaml"
     if beside.exists():
         names.update(Path(use.pack).name for use in load_recipe(beside).train)
@@ -82,7 +82,7 @@ def run_fold(folder: Path, recipe: Recipe, init: Path, left_out: tuple[tuple[Pat
         run = resume_run(work, recipe, names)
     else:
         shutil.rmtree(work, ignore_errors=True)
-        run = start_run(work, recipe, model_from(init, recipe), names)
+        run = start_run(work, recipe, model_from(init, recipe), names, init)
     if train(run) != FINISHED:
         return False
     model = checkpoint.load_checkpoint(work / "final")

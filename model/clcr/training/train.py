@@ -77,13 +77,20 @@ class Run:
         return self.average.weights if self.average is not None else self.model.state_dict()
 
 
-def start_run(folder: Path, recipe: Recipe, model: CLCR, leave_out: tuple[str, ...] = ()) -> Run:
-    """Prepare a new run folder: the recipe, its provenance, an empty log. Raises ConfigError if it holds a run."""
+def start_run(
+    folder: Path, recipe: Recipe, model: CLCR, leave_out: tuple[str, ...] = (), init: Path | None = None
+) -> Run:
+    """Prepare a new run folder: the recipe, its provenance, an empty log. Raises ConfigError if it holds a run.
+
+    init: the checkpoint that the model came from; what it was trained on stays known.
+    """
     if (folder / "recipe.yaml").exists():
         raise ConfigError(f"{folder}: holds a run already; add --resume to go on with it or choose another --run")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
     provenance = describe_origin(recipe, leave_out)
+    if init is not None:
+        provenance["earlier"] = checkpoint.trainings_of(init)
     checkpoint.write_json(folder / "run.json", provenance)
     return _assemble(folder, recipe, model, leave_out, provenance)
 
@@ -234,8 +241,9 @@ def class_names(model: CLCR) -> tuple[str, ...] | None:
 
 def describe_origin(recipe: Recipe, leave_out: tuple[str, ...]) -> dict[str, Any]:
     """Where a run's numbers come from: data, revision, versions, machine, speakers left out."""
+    packs = [use.pack for use in recipe.train] + list(recipe.pairs.nothing if recipe.pairs is not None else ())
     return {
-        "train_packs": sorted({Path(use.pack).name for use in recipe.train}),
+        "train_packs": sorted({Path(pack).name for pack in packs}),
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
