@@ -33,7 +33,7 @@ from clcr.training.feed import Feed, Group, PackOpener, dev_pack
 from clcr.training.optimisation import Average, build_optimizer, freeze_statistics, rate_factor, set_rates
 from clcr.training.plots import plot_curves
 from clcr.training.recipe import Recipe, recipe_to_yaml
-from clcr.training.start import CALIBRATION_STEPS, calibrate_sound
+from clcr.training.start import CALIBRATION_STEPS, calibrate_sound, model_from, new_model, sound_is_fresh
 from clcr.training.stored import StoredPacks
 from clcr_stream.clock import Clock, MonotonicClock
 from clcr_stream.errors import ClcrError, ConfigError
@@ -93,6 +93,18 @@ def start_run(
         provenance["earlier"] = checkpoint.trainings_of(init)
     checkpoint.write_json(folder / "run.json", provenance)
     return _assemble(folder, recipe, model, leave_out, provenance)
+
+
+def begin(folder: Path, recipe: Recipe, init: Path | None = None, leave_out: tuple[str, ...] = ()) -> Run:
+    """A new run from a checkpoint, or from the recipe's encoders, whose sound gets its constants from the run's data.
+
+    Raises ConfigError and CheckpointError.
+    """
+    model = new_model(recipe) if init is None else model_from(init, recipe)
+    run = start_run(folder, recipe, model, leave_out, init)
+    if sound_is_fresh(recipe, init):
+        calibrate(run)
+    return run
 
 
 def resume_run(folder: Path, recipe: Recipe, leave_out: tuple[str, ...] = ()) -> Run:
