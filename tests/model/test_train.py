@@ -327,14 +327,11 @@ def test_a_wrong_recipe_is_refused_with_one_line(recipe: Recipe, change: str, me
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["train_base.yaml", "train_javased.yaml", "train_tiny.yaml", "train_voices.yaml"])
+@pytest.mark.parametrize(
+    "name", ["train_base.yaml", "train_films.yaml", "train_words.yaml", "train_tiny.yaml", "train_voices.yaml"]
+)
 def test_every_shipped_recipe_is_valid(name: str) -> None:
     load_recipe(CONFIGS / name)
-
-
-def test_the_base_recipe_never_touches_java_sed() -> None:
-    recipe = load_recipe(CONFIGS / "train_base.yaml")
-    assert not [pack for pack in (*(u.pack for u in recipe.train), *(u.pack for u in recipe.dev)) if "javased" in pack]
 
 
 def test_the_command_trains_stops_with_its_code_and_reports_errors_in_one_line(

@@ -125,7 +125,7 @@ def trainings_of(folder: Path) -> list[dict[str, Any]]:
     """Packs, speakers left out and steps of each training behind a checkpoint, the first one first."""
     provenance = load_info(folder).provenance
     last = {name: provenance[name] for name in ("train_packs", "leave_out", "step") if name in provenance}
-    return [*provenance.get("earlier", ()), last]
+    return [*provenance.get("earlier", ()), *([last] if last else [])]
 
 
 def store_temperatures(folder: Path, temperatures: Temperature, origin: dict[str, Any]) -> None:

@@ -18,14 +18,14 @@ _TRAIN_EXAMPLES = """examples:
   clcr-train configs/faces.yaml --run runs/faces
   clcr-train configs/train_base.yaml --run runs/base
   clcr-train configs/train_base.yaml --run runs/base --resume
-  clcr-train configs/train_javased.yaml --run runs/javased --init runs/base/final
+  clcr-train configs/train_films.yaml --run runs/films --init runs/base/final
   clcr-train configs/train_base.yaml --run runs/loso --leave-one-speaker-out --speakers-per-fold 2
 exit codes: 0 finished, 1 other error, 2 recipe or flag, 7 checkpoint, 8 diverged, 75 stopped by a signal
 """
 _EVAL_EXAMPLES = """examples:
   clcr-eval runs/base/final --pack cache/packs/ravdess --json out.json
-  clcr-eval runs/javased/final --pack cache/packs/javased_av_whisper --by-speaker --plots out/
-  clcr-eval runs/javased/final --pack cache/packs/ravdess --fit-temperature
+  clcr-eval runs/words/final --pack cache/packs/javased_av_whisper --by-speaker --plots out/
+  clcr-eval runs/words/final --pack cache/packs/ravdess --fit-temperature
   clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --json out.json
   clcr-eval --bundle engines/default --manifest a.csv b.csv --media-root /a /b --subsets V,A,VA --limit 200
   clcr-eval --bundle engines/default --manifest my.csv --media-root /data --by-time --joined 6 --people people.csv

@@ -80,7 +80,7 @@ def fold_recipe(recipe: Recipe, packs: tuple[Path, ...]) -> Recipe:
     """The recipe with every split of the packs to train on and nothing to watch. Raises ConfigError if it lacks one."""
     names = {pack.name for pack in packs}
     for lacking in sorted(names - {Path(use.pack).name for use in recipe.train}):
-        raise ConfigError(f"recipe: does not train on {lacking}; use configs/train_javased.yaml or another --pack")
+        raise ConfigError(f"recipe: does not train on {lacking}; use configs/train_base.yaml or another --pack")
     uses = tuple(
         msgspec.structs.replace(use, splits=SPLITS) if Path(use.pack).name in names else use for use in recipe.train
     )
