@@ -262,7 +262,8 @@ PROOFS: dict[str, Proof] = {
     "clcr-train configs/train_base.yaml --run runs/base --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1 --resume": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base": TRAIN,
-    "clcr-train configs/train_base.yaml --run runs/loso --steps 450 --leave-one-speaker-out --speakers-per-fold 2": FOLDS,
+    "clcr-train configs/train_base.yaml --run runs/loso --steps 450 --leave-one-speaker-out "
+    "--speakers-per-fold 2": FOLDS,
     "clcr-eval checkpoints/default --pack cache/packs/mosi_plain_whisper --subsets V,A,VA "
     "--json docs/results/plain_talk/version_7.json": EVALUATE,
     "clcr-eval runs/words/final --pack cache/packs/javased_av_whisper cache/packs/ravdess_whisper "

@@ -212,7 +212,7 @@ def tables() -> str:
     scored = [one for path in sorted((ROOT / "docs/results/bundle").glob("*.json")) for one in read(path)["sets"]]
     fusions = [
         (TOGETHER, pairs["fusion"]["pairs"]),
-        ("Java-SED, every speaker left out once", speakers["fusion"]),
+        ("Java-SED, every speaker left out once (version 6)", speakers["fusion"]),
         ("the same after 20 s of the person", speakers["fusion_after_20_s"]),
     ]
     parts = {
@@ -230,7 +230,7 @@ def tables() -> str:
         "macro-F1 after a past of the same person, from which the runtime knows what is usual for them:": (
             pasts_table(evaluation["packs"], after)
         ),
-        "Leave one speaker out, Java-SED, all 192 clips:": speakers_table(speakers),
+        "Leave one speaker out, Java-SED, all 192 clips, version 6 (revision 7b7c204):": speakers_table(speakers),
         "Sound elsewhere than in a studio, macro-F1 (changed copies of the clips):": (
             sounds_table(evaluation["packs"], changed)
         ),
