@@ -39,7 +39,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Encryption, needed off loopback: our secret certificate and the folder of the readers' public ones."""
+    """Encryption, needed off loopback: our secret key (a file, or a NAME of `clcr-stream keys`) and who may read.
+
+    A null `clients_folder` is the folder `allowed` beside the secret.
+    """
 
     secret_file: str | None = None
     clients_folder: str | None = None

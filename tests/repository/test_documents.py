@@ -44,8 +44,6 @@ FOREIGN = (
     'python -c "import tensorrt',
     "sudo",
     "export",
-    "cp",
-    "umask",
     "pip",
     "python3 -m venv",
     "kill",
@@ -116,6 +114,9 @@ LOWER = ByTest("tests/export/test_precision.py::test_wrong_arguments_are_one_lin
 PEERS = ByTest("tests/tools/test_bench_tools.py::test_peers_agree_and_their_ratios_follow_from_their_figures")
 PREPARE = ByTest("tests/model/test_data.py::test_the_command_prepares_and_reports_or_says_what_is_wrong")
 DEVELOPMENT_DATA = Options("needs the development data, which are not part of the repository")
+CURVE = ByTest(
+    "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint_until_revoked"
+)
 JETSON = Foreign("JetPack's own program, on a Jetson")
 INSTALLS = Foreign("installs packages")
 
@@ -392,18 +393,13 @@ PROOFS: dict[str, Proof] = {
     "python tools/checks/sizes.py": Run("^$"),
     "python tools/checks/imports.py": Run("^$"),
     # docs/wire.md
-    "umask 077; mkdir -p keys/allowed": Foreign("the shell's; the next test runs it"),
-    """python -c "import zmq.auth; zmq.auth.create_certificates('keys', 'server'); """
-    """zmq.auth.create_certificates('keys', 'reader')\"""": ByTest(
-        "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint"
-    ),
-    "cp keys/reader.key keys/allowed/": Foreign("the shell's; the same test runs it"),
-    "clcr-stream --bind tcp://0.0.0.0:5556 --curve-secret keys/server.key_secret --curve-clients keys/allowed": ByTest(
-        "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint"
-    ),
-    "clcr-stream sub tcp://HOST:5556 --curve-secret keys/reader.key_secret --curve-server keys/server.key": ByTest(
-        "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint"
-    ),
+    "clcr-stream keys new server": CURVE,
+    "clcr-stream keys new reader": CURVE,
+    "clcr-stream keys allow reader": CURVE,
+    "clcr-stream --bind tcp://0.0.0.0:5556 --curve-secret server": CURVE,
+    "clcr-stream sub tcp://HOST:5556 --curve-secret reader --curve-server server": CURVE,
+    "clcr-stream keys list": CURVE,
+    "clcr-stream keys revoke reader": CURVE,
 }
 
 
@@ -492,7 +488,8 @@ def test_an_option_that_a_document_shows_is_in_the_command_s_help(command: str, 
 def environment(folder: Path) -> dict[str, str]:
     """This environment's commands first, and the user's folders in `folder`."""
     path = f"{SCRIPTS}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "XDG_RUNTIME_DIR": str(folder), "HOME": str(folder), "COLUMNS": "120"}
+    own = {"XDG_RUNTIME_DIR": str(folder), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / ".config")}
+    return {**os.environ, **own, "PATH": path, "COLUMNS": "120"}
 
 
 def shell(line: str, folder: Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -664,24 +661,28 @@ def test_the_selections_of_tests_that_documents_show_select_some(command: str) -
     assert "-m" not in arguments or int(found[1]) < int(found[2] or 0), count
 
 
-def test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint(tmp_path: Path) -> None:
-    lines = commands_of(ROOT / "docs/wire.md")
+def test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint_until_revoked(tmp_path: Path) -> None:
+    lines = [line for line in commands_of(ROOT / "docs/wire.md") if PROOFS.get(line) == CURVE]
     (publish,) = (line for line in lines if line.startswith("clcr-stream --bind"))
     (read,) = (line for line in lines if line.startswith("clcr-stream sub tcp:"))
-    keys = "; ".join(line for line in lines[: lines.index(publish)])
-    made = shell(keys, tmp_path)
+    made = shell("; ".join(lines[: lines.index(publish)]), tmp_path)
     assert made.returncode == 0, made.stderr
     line = f"exec {publish.replace('0.0.0.0:5556', '127.0.0.1:*')} --input test://"
     with subprocess.Popen(
         ["bash", "-c", line], cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True
     ) as session:
-        patience = threading.Timer(60, session.kill)
+        patience = threading.Timer(120, session.kill)
         patience.start()
         assert session.stderr is not None
         endpoint = re.search(r"tcp://127\.0\.0\.1:\d+", session.stderr.readline())
         assert endpoint is not None
-        got = shell(f"{read.replace('tcp://HOST:5556', endpoint[0])} --count 1 --timeout 20 --json", tmp_path)
+        read = f"{read.replace('tcp://HOST:5556', endpoint[0])} --json --count 1"
+        got = shell(f"{read} --timeout 20", tmp_path)
+        revoked = shell("; ".join(lines[-2:]), tmp_path)
+        refused = shell(f"{read} --timeout 1", tmp_path)
         patience.cancel()
         session.kill()
     assert got.returncode == 0, got.stderr
     assert json.loads(got.stdout)["stream"] == "default"
+    assert revoked.returncode == 0 and re.search(r"^allowed +reader +\S{40}$", revoked.stdout, re.MULTILINE)
+    assert refused.returncode == 6, refused.stdout

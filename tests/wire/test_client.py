@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from clcr_stream.clock import read_boot_id
 from clcr_stream.errors import ConfigError
 from clcr_stream.wire import messages
-from clcr_stream.wire.client import CurveClient, Subscriber, TopicTrack
-from clcr_stream.wire.endpoint import CurveServer
+from clcr_stream.wire.client import Subscriber, TopicTrack
+from clcr_stream.wire.keys import CurveClient, CurveServer
 from clcr_stream.wire.messages import Message, Status, Transcript, decode
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from curve_keys import write_keys

@@ -20,6 +20,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "cli/predict": ["cli/test_recordings"],
     "cli/replay": ["cli/test_recordings"],
     "cli/report": ["cli/test_recordings"],
+    "cli/keys": ["wire/test_keys"],
     "cli/build": ["inference/test_building"],
     "cli/arguments": ["cli/test_main"],
     "cli/devices": ["cli/test_doctor", "cli/test_main"],

@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-COMMANDS = ("build", "devices", "doctor", "export", "models", "predict", "replay", "report", "sub", "top", "view")
+COMMANDS = (
+    *("build", "devices", "doctor", "export", "keys", "models"),
+    *("predict", "replay", "report", "sub", "top", "view"),
+)

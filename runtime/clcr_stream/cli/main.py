@@ -66,6 +66,8 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
             from clcr_stream.cli.doctor import command
         case "export":
             from clcr_stream.cli.export import command
+        case "keys":
+            from clcr_stream.cli.keys import command
         case "models":
             from clcr_stream.cli.models import command
         case "predict":

@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   clcr-stream --camera test:// --mic test:// --duration 10
   clcr-stream top | view                             watch running sessions in the terminal, in a browser
   clcr-stream --record talk.mcap                     keep predictions and words, for `replay`, `report` and Foxglove
-  clcr-stream build | devices | doctor | export | models | predict | replay | report | sub
+  clcr-stream build | devices | doctor | export | keys | models | predict | replay | report | sub
                                                      see `clcr-stream COMMAND --help`
 """
 
@@ -81,14 +81,28 @@ def run_parser() -> argparse.ArgumentParser:
     model.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
     model.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
     model.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
+    _add_publish(flags)
+    _add_record(flags)
+    _add_person(flags)
+    _add_session(flags)
+    return flags
+
+
+def _add_publish(flags: argparse.ArgumentParser) -> None:
     publish = flags.add_argument_group("publishing")
     publish.add_argument(
         "--bind", metavar="ENDPOINT", help="ipc:///PATH or tcp://ADDRESS:PORT (default: an ipc socket of the user)"
     )
     publish.add_argument(
-        "--curve-secret", metavar="FILE", help="our server.key_secret: encrypt, as an address off loopback needs"
+        "--curve-secret",
+        metavar="NAME|FILE",
+        help="our key, of `clcr-stream keys new NAME`: encrypt, as an address off loopback needs",
     )
-    publish.add_argument("--curve-clients", metavar="DIR", help="folder of the .key files of those who may read")
+    publish.add_argument(
+        "--curve-clients",
+        metavar="DIR",
+        help="folder of the .key files of those who may read (default: those of `clcr-stream keys allow`)",
+    )
     publish.add_argument("--stream", metavar="NAME", help="name in the topics clcr/NAME/... (default: default)")
     publish.add_argument("--format", choices=("json", "msgpack"), help="payload on the wire (default: json)")
     publish.add_argument(
@@ -105,10 +119,6 @@ def run_parser() -> argparse.ArgumentParser:
         default=None,
         help="let `clcr-stream view` show the face crop; without it no pixel leaves the process",
     )
-    _add_record(flags)
-    _add_person(flags)
-    _add_session(flags)
-    return flags
 
 
 def _add_session(flags: argparse.ArgumentParser) -> None:

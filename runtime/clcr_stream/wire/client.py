@@ -21,19 +21,12 @@ import zmq
 from clcr_stream.clock import NS_PER_MS, read_boot_id
 from clcr_stream.errors import ConfigError, PublishError
 from clcr_stream.wire.endpoint import check_private, default_folders, endpoint_in
+from clcr_stream.wire.keys import CurveClient, reader_keys
 from clcr_stream.wire.messages import KINDS, Kind, Message, decode, split, topic
 
 _QUIET_MS = 5000.0
 _LOOK_NS = 200 * NS_PER_MS  # how often a folder that does not exist yet is looked for
 _TRANSCRIPT_HWM_FRAMES = 64
-
-
-@dataclass(frozen=True)
-class CurveClient:
-    """Keys for an endpoint on another host: our secret certificate and the publisher's public one."""
-
-    secret_file: Path
-    server_file: Path
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ class Subscriber:
         boot_id = read_boot_id()
         self._names = {kind: topic(stream, kind) for kind in topics}
         self._tracks = {kind: TopicTrack(boot_id, lifespan_ms) for kind in topics}
-        self._curve = None if curve is None else _keys(curve)
+        self._curve = None if curve is None else reader_keys(curve)
         self._quiet_ns = int(quiet_ms * NS_PER_MS)
         self._places: list[tuple[Path | None, str]]
         self._places = [(None, _checked(endpoint))] if endpoint else _own_places(stream)
@@ -297,16 +290,3 @@ def _own_places(stream: str) -> list[tuple[Path | None, str]]:
     if not places:
         raise ConfigError(f"no endpoint found: {'; '.join(reasons)}; pass endpoint=")
     return places
-
-
-def _keys(curve: CurveClient) -> tuple[bytes, bytes, bytes]:
-    from zmq.auth import load_certificate
-
-    try:
-        public, secret = load_certificate(curve.secret_file)
-        server, _ = load_certificate(curve.server_file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"CURVE certificate: {error}; make one as docs/wire.md says") from None
-    if secret is None:
-        raise ConfigError(f"{curve.secret_file}: holds no secret key; give the .key_secret file")
-    return public, secret, server

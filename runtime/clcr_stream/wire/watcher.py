@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import ConfigError, PublishError
-from clcr_stream.wire.client import CurveClient, Received, Subscriber
+from clcr_stream.wire.client import Received, Subscriber
 from clcr_stream.wire.endpoint import default_folders, running_streams
+from clcr_stream.wire.keys import CurveClient
 from clcr_stream.wire.messages import Kind
 from clcr_stream.wire.names import STREAM_NAME
 from clcr_stream.wire.preview import PreviewReader, own_socket
