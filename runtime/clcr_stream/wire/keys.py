@@ -151,6 +151,8 @@ class KeyFolder:
             if path.exists():
                 raise ConfigError(f"{path}: exists already; give another name, or remove it and every copy of it")
         public, secret = zmq.curve_keypair()
+        while public.startswith(b"-"):  # a command line would take it for an option
+            public, secret = zmq.curve_keypair()
         _write(secret_file, _text(public, secret))
         _write(public_file, _text(public))
         return Key(name, public.decode(), True)
