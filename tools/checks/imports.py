@@ -26,6 +26,7 @@ RUNTIME: dict[str, tuple[str, ...]] = {
     "bundle": ("frontends",),
     "wire": (),
     "dashboard": ("wire",),
+    "client": ("wire",),
     "window": ("frontends", "bundle"),
     "processes": (),
     "sources": ("window", "frontends", "processes"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
 from clcr_stream.cli.standard_streams import put, say
 from clcr_stream.errors import ConfigError
-from clcr_stream.wire.keys import Key, KeyFolder, default_keys_folder
+from clcr_stream.wire.keys import Key, KeyFolder, default_keys_folder, expanded
 
 EXAMPLES = """examples:
   clcr-stream keys new server                        a key of ours; prints its public half
@@ -41,7 +40,7 @@ def parser() -> Parser:
 def command(arguments: Sequence[str]) -> int:
     """Do what is asked; results on standard output, advice on standard error."""
     flags = parser().parse_args(arguments)
-    folder = KeyFolder(Path(flags.dir).expanduser() if flags.dir is not None else default_keys_folder())
+    folder = KeyFolder(expanded(flags.dir) if flags.dir is not None else default_keys_folder())
     if (flags.what is None) != (flags.action == "list"):
         takes = "nothing" if flags.what else "a WHAT"
         raise ConfigError(f"keys {flags.action} takes {takes}; see `clcr-stream keys --help`")

@@ -61,9 +61,16 @@ def default_keys_folder() -> Path:
     return base / "clcr-stream" / "keys"
 
 
+def expanded(text: str | Path) -> Path:
+    """A path as a user writes it; of a home that is unknown it stays as it is."""
+    with contextlib.suppress(RuntimeError):
+        return Path(text).expanduser()
+    return Path(text)
+
+
 def secret_path(text: str | Path) -> Path:
     """The file that a user means: one that exists, else that of the key of this name in the user's own folder."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not path.exists() and STREAM_NAME.fullmatch(str(text)):
         return default_keys_folder() / f"{text}.key_secret"
     return path
@@ -71,7 +78,7 @@ def secret_path(text: str | Path) -> Path:
 
 def public_key(text: str | Path, folder: Path | None = None) -> str:
     """The public key that a user means, as z85 text: of a file, of a NAME in `folder`, or itself. ConfigError."""
-    given, path = str(text), Path(text).expanduser()
+    given, path = str(text), expanded(text)
     with contextlib.suppress(OSError):  # z85 may look like a path of any kind
         if not path.is_file() and STREAM_NAME.fullmatch(given) and len(given) != _KEY_CHARACTERS:
             path = (folder or default_keys_folder()) / f"{given}.key"

@@ -18,7 +18,7 @@ from clcr_stream.wire.preview import PreviewReader, own_socket
 from clcr_stream.wire.watched import Watched
 
 KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status")
-MAX_STREAMS = 64
+MAX_STREAMS = 32  # 22 file descriptors each, of the usual 1024
 _LOOK_NS = NS_PER_S  # how often sessions that have come are looked for
 _READ_AT_ONCE = 256  # of one stream in a turn
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)")
