@@ -206,6 +206,15 @@ PROOFS: dict[str, Proof] = {
     ),
     "clcr-stream sub --stream left": Run(r"^[^\n]*\d\.\d\d", session="left", lines=2),
     "clcr-stream sub --count 1 --timeout 5 --json": Run(r'^\{.*"type": ?"prediction".*\}$', session="default"),
+    'clcr-stream sub --where "label != neutral and confidence > 0.6"': Run(
+        r"^[^\n]*\d\.\d\d", session="default", lines=1, instead=(("label != neutral and confidence > 0.6", "seq > 1"),)
+    ),
+    "clcr-stream sub --every --csv --count 50": Run(
+        r"^seq,published_ns,label(.|\n)*^\d+,\d+,", session="default", instead=(("50", "2"),)
+    ),
+    "clcr-stream sub --table --fields seq,label,confidence,modalities.vision.quality,age_ms": Run(
+        r"^seq +label +confidence +modalities\.vision\.quality +age_ms$\n^\d+ +\w", session="default", lines=2
+    ),
     "clcr-stream build": Run(NO_TENSORRT, code=5),
     "clcr-stream --config configs/default.yaml --input test:// --duration 5": Run(PACED, instead=(("5", "1"),)),
     "clcr-train --help": Run("(?i)examples|usage"),

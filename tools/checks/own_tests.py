@@ -23,6 +23,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "client": ["wire/test_client"],
     "wire/async_client": ["wire/test_client"],
     "wire/links": ["wire/test_client"],
+    "cli/columns": ["cli/test_where"],
     "cli/keys": ["wire/test_keys"],
     "cli/build": ["inference/test_building"],
     "cli/arguments": ["cli/test_main"],

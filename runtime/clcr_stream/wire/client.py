@@ -280,7 +280,7 @@ class Subscriber:
 
 
 def _configure(source: zmq.Socket[bytes], queued: bool, keys: tuple[bytes, bytes, bytes] | None) -> None:
-    """Before connecting. MAXMSGSIZE keeps a peer from filling our memory; libzmq gives up on it then, Links does not."""
+    """Before connecting. MAXMSGSIZE keeps a peer from filling our memory; libzmq gives up on it, Links does not."""
     if queued:
         source.rcvhwm = _HWM_FRAMES
     else:

@@ -364,6 +364,11 @@ def new_session_id() -> str:
     return secrets.token_hex(8)
 
 
+def message_type(kind: Kind) -> type[Message]:
+    """The struct of one kind of message."""
+    return _TYPES[kind]
+
+
 def json_schema(kind: Kind) -> dict[str, Any]:
     """The JSON Schema (2020-12) of one kind of message; docs/schema/ holds these as files."""
     schema = msgspec.json.schema(_TYPES[kind])
