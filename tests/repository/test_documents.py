@@ -215,6 +215,9 @@ PROOFS: dict[str, Proof] = {
     "clcr-stream sub --table --fields seq,label,confidence,modalities.vision.quality,age_ms": Run(
         r"^seq +label +confidence +modalities\.vision\.quality +age_ms$\n^\d+ +\w", session="default", lines=2
     ),
+    "clcr-stream ps": Run(r"^NAME +PID .*\n^default +\d+ +\d", session="default"),
+    "clcr-stream stop left": ByTest("tests/cli/test_ps.py::test_a_session_is_listed_and_stopped_by_its_name"),
+    "clcr-stream completion bash": Run(r"^complete .* clcr-stream$"),
     "clcr-stream build": Run(NO_TENSORRT, code=5),
     "clcr-stream --config configs/default.yaml --input test:// --duration 5": Run(PACED, instead=(("5", "1"),)),
     "clcr-train --help": Run("(?i)examples|usage"),

@@ -69,6 +69,8 @@ SLOW: Mapping[str, str] = {
     "tests/inference/test_backends.py::TestTogether": "4 s",
     "tests/inference/test_building.py::test_a_session_that_ends_takes": "starts sessions that build plans",
     "tests/cli/test_sub.py::test_a_second_ctrl_c": "starts a program and fills its pipe",
+    "tests/cli/test_ps.py::test_a_session": "starts the command",
+    "tests/cli/test_completion.py": "asks every command for its options",
     "tests/cli/test_top.py::test_a_dumb_terminal": "starts the command",
     "tests/cli/test_top.py::test_ctrl_z": "starts the command",
     "tests/cli/test_top.py::test_top_in_a_terminal": "starts the command",

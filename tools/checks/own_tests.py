@@ -24,6 +24,8 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "wire/async_client": ["wire/test_client"],
     "wire/links": ["wire/test_client"],
     "cli/columns": ["cli/test_where"],
+    "cli/stop": ["cli/test_ps"],
+    "wire/running": ["cli/test_ps"],
     "cli/keys": ["wire/test_keys"],
     "cli/build": ["inference/test_building"],
     "cli/arguments": ["cli/test_main"],

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 COMMANDS = (
-    *("build", "devices", "doctor", "export", "keys", "models"),
-    *("predict", "replay", "report", "sub", "top", "view"),
+    *("build", "completion", "devices", "doctor", "export", "keys", "models"),
+    *("predict", "ps", "replay", "report", "stop", "sub", "top", "view"),
 )

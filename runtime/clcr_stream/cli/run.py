@@ -31,7 +31,8 @@ EXAMPLES = """examples:
   clcr-stream --camera test:// --mic test:// --duration 10
   clcr-stream top | view                             watch running sessions in the terminal, in a browser
   clcr-stream --record talk.mcap                     keep predictions and words, for `replay`, `report` and Foxglove
-  clcr-stream build | devices | doctor | export | keys | models | predict | replay | report | sub
+  clcr-stream ps | stop                              your running sessions; end one
+  clcr-stream build | completion | devices | doctor | export | keys | models | predict | replay | report | sub
                                                      see `clcr-stream COMMAND --help`
 """
 

@@ -91,7 +91,7 @@ def _is_held(path: Path) -> bool:
     Trying the lock instead would refuse a publisher that starts at this very moment.
     """
     try:
-        holder = int(_lock_of(path).read_bytes()[:32] or b"0")
+        holder = int(lock_of(path).read_bytes()[:32] or b"0")
     except (OSError, ValueError):
         return False
     return holder > 0 and Path(f"/proc/{holder}").exists()
@@ -140,7 +140,7 @@ def claim(path: Path, stream: str) -> int:
 
     PublishError when another process holds it. `release` gives it back.
     """
-    lock = _lock_of(path)
+    lock = lock_of(path)
     while True:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -160,7 +160,7 @@ def claim(path: Path, stream: str) -> int:
 def _take_lock(descriptor: int, path: Path, stream: str) -> None:
     text = os.pread(descriptor, 32, 0)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _LOCK_TEXT.fullmatch(text):
-        raise PublishError(f"{_lock_of(path)}: exists and is no lock of clcr-stream; pass another --bind")
+        raise PublishError(f"{lock_of(path)}: exists and is no lock of clcr-stream; pass another --bind")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -187,7 +187,7 @@ def _check_unused(path: Path) -> None:
 
 def release(path: Path, descriptor: int) -> None:
     """Remove the socket and its lock, then let the lock go: whoever opened it meanwhile sees that it was removed."""
-    lock = _lock_of(path)
+    lock = lock_of(path)
     if _is_at(descriptor, lock):  # else somebody cleaned up by hand, and what is there now may be another owner's
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(path.lstat().st_mode):
@@ -197,7 +197,8 @@ def release(path: Path, descriptor: int) -> None:
     os.close(descriptor)
 
 
-def _lock_of(path: Path) -> Path:
+def lock_of(path: Path) -> Path:
+    """The lock file beside a socket; it holds the process id of the publisher."""
     return path.with_name(path.name + ".lock")
 
 
