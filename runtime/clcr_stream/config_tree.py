@@ -99,6 +99,7 @@ class StreamEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When ticks happen and when the session ends; a null `duration_s` runs until the input ends or a signal comes.
 
+    `metrics` is an address and port for Prometheus, `log_format` how standard error is written.
     `max_streams` is how many streams may run at once, `max_batch` how many go through a level in one call (1: each
     alone). `require` names modalities, "vision,acoustic", that must be live: after `require_s` without one of them the
     stream ends, or only says so.
@@ -110,6 +111,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     require: str = ""
     require_s: float = 10.0
     require_action: Literal["end", "alert"] = "end"
+    metrics: str | None = None
+    log_format: Literal["text", "json"] = "text"
     max_streams: int = 32
     max_batch: int = 8
 

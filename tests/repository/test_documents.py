@@ -114,9 +114,8 @@ LOWER = ByTest("tests/export/test_precision.py::test_wrong_arguments_are_one_lin
 PEERS = ByTest("tests/tools/test_bench_tools.py::test_peers_agree_and_their_ratios_follow_from_their_figures")
 PREPARE = ByTest("tests/model/test_data.py::test_the_command_prepares_and_reports_or_says_what_is_wrong")
 DEVELOPMENT_DATA = Options("needs the development data, which are not part of the repository")
-CURVE = ByTest(
-    "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint_until_revoked"
-)
+CURVE = ByTest("tests/wire/test_keys.py::test_the_documented_commands_open_an_endpoint_until_the_key_is_revoked")
+METRICS = ByTest("tests/metrics/test_gauges.py::test_a_session_serves_its_metrics_and_logs_lines_of_json")
 JETSON = Foreign("JetPack's own program, on a Jetson")
 INSTALLS = Foreign("installs packages")
 
@@ -218,6 +217,7 @@ PROOFS: dict[str, Proof] = {
     "clcr-stream ps": Run(r"^NAME +PID .*\n^default +\d+ +\d", session="default"),
     "clcr-stream stop left": ByTest("tests/cli/test_ps.py::test_a_session_is_listed_and_stopped_by_its_name"),
     "clcr-stream completion bash": Run(r"^complete .* clcr-stream$"),
+    **dict.fromkeys(("clcr-stream --metrics 9464", "clcr-stream --log-format json"), METRICS),
     "clcr-stream build": Run(NO_TENSORRT, code=5),
     "clcr-stream --config configs/default.yaml --input test:// --duration 5": Run(PACED, instead=(("5", "1"),)),
     "clcr-train --help": Run("(?i)examples|usage"),
@@ -405,13 +405,15 @@ PROOFS: dict[str, Proof] = {
     "python tools/checks/sizes.py": Run("^$"),
     "python tools/checks/imports.py": Run("^$"),
     # docs/wire.md
-    "clcr-stream keys new server": CURVE,
-    "clcr-stream keys new reader": CURVE,
-    "clcr-stream keys allow reader": CURVE,
-    "clcr-stream --bind tcp://0.0.0.0:5556 --curve-secret server": CURVE,
-    "clcr-stream sub tcp://HOST:5556 --curve-secret reader --curve-server server": CURVE,
-    "clcr-stream keys list": CURVE,
-    "clcr-stream keys revoke reader": CURVE,
+    **dict.fromkeys(
+        (
+            *("clcr-stream keys new server", "clcr-stream keys new reader", "clcr-stream keys allow reader"),
+            "clcr-stream --bind tcp://0.0.0.0:5556 --curve-secret server",
+            "clcr-stream sub tcp://HOST:5556 --curve-secret reader --curve-server server",
+            *("clcr-stream keys list", "clcr-stream keys revoke reader"),
+        ),
+        CURVE,
+    ),
 }
 
 
@@ -671,30 +673,3 @@ def test_the_selections_of_tests_that_documents_show_select_some(command: str) -
     found = re.match(r"(\d+)(?:/(\d+))? tests? collected", count)
     assert found and int(found[1]) > 0, count
     assert "-m" not in arguments or int(found[1]) < int(found[2] or 0), count
-
-
-def test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint_until_revoked(tmp_path: Path) -> None:
-    lines = [line for line in commands_of(ROOT / "docs/wire.md") if PROOFS.get(line) == CURVE]
-    (publish,) = (line for line in lines if line.startswith("clcr-stream --bind"))
-    (read,) = (line for line in lines if line.startswith("clcr-stream sub tcp:"))
-    made = shell("; ".join(lines[: lines.index(publish)]), tmp_path)
-    assert made.returncode == 0, made.stderr
-    line = f"exec {publish.replace('0.0.0.0:5556', '127.0.0.1:*')} --input test://"
-    with subprocess.Popen(
-        ["bash", "-c", line], cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True
-    ) as session:
-        patience = threading.Timer(120, session.kill)
-        patience.start()
-        assert session.stderr is not None
-        endpoint = re.search(r"tcp://127\.0\.0\.1:\d+", session.stderr.readline())
-        assert endpoint is not None
-        read = f"{read.replace('tcp://HOST:5556', endpoint[0])} --json --count 1"
-        got = shell(f"{read} --timeout 20", tmp_path)
-        revoked = shell("; ".join(lines[-2:]), tmp_path)
-        refused = shell(f"{read} --timeout 1", tmp_path)
-        patience.cancel()
-        session.kill()
-    assert got.returncode == 0, got.stderr
-    assert json.loads(got.stdout)["stream"] == "default"
-    assert revoked.returncode == 0 and re.search(r"^allowed +reader +\S{40}$", revoked.stdout, re.MULTILINE)
-    assert refused.returncode == 6, refused.stdout

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -153,3 +158,32 @@ def test_a_connected_reader_whose_key_is_revoked_is_cut_off_and_the_others_go_on
         keys.allow("tablet")
         assert eventually(lambda: tablet.receive(0) is not None, 30), "and comes back when it is allowed again"
     assert msgspec.structs.asdict(beats[-1])["refused_peers"] >= 1
+
+
+def test_the_documented_commands_open_an_endpoint_until_the_key_is_revoked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/wire.md shows them, with a session in a process of its own."""
+    for line in ("new server", "new reader", "allow reader"):
+        assert main(["keys", *line.split()]) == 0
+    bind = ["--bind", "tcp://127.0.0.1:*", "--curve-secret", "server"]
+    command = [sys.executable, "-m", "clcr_stream", *bind, "--input", "test://", "--transcript", "none"]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as session,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(session.kill)
+        patience = threading.Timer(120, session.kill)
+        patience.start()
+        assert session.stderr is not None
+        endpoint = re.search(r"tcp://127\.0\.0\.1:\d+", session.stderr.readline())
+        assert endpoint is not None
+        read = ["sub", endpoint[0], "--curve-secret", "reader", "--curve-server", "server", "--json", "--count", "1"]
+        capsys.readouterr()
+        assert main([*read, "--timeout", "60"]) == 0
+        assert json.loads(capsys.readouterr().out)["stream"] == "default"
+        assert main(["keys", "list"]) == 0
+        assert re.search(r"^allowed +reader +\S{40}$", capsys.readouterr().out, re.MULTILINE)
+        assert main(["keys", "revoke", "reader"]) == 0
+        assert main([*read, "--timeout", "1"]) == 6
+        patience.cancel()

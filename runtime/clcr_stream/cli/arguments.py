@@ -48,6 +48,8 @@ KEYS = {
     "duration": "run.duration_s",
     "settle_ms": "run.settle_ms",
     "quiet": "run.quiet",
+    "metrics": "run.metrics",
+    "log_format": "run.log_format",
     "require": "run.require",
     "require_s": "run.require_s",
     "require_action": "run.require_action",

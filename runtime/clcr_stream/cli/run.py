@@ -11,12 +11,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TextIO, cast
 
 from clcr_stream import __version__, run
 from clcr_stream.cli import signals, terminal
 from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
 from clcr_stream.cli.commands import COMMANDS
+from clcr_stream.cli.log_lines import JsonLog
 from clcr_stream.cli.standard_streams import check_stdout, put_json, say
 from clcr_stream.config import load_config, stream_entries
 from clcr_stream.config_tree import Config
@@ -130,6 +131,12 @@ def _add_session(flags: argparse.ArgumentParser) -> None:
     _add_required(session)
     session.add_argument("--quiet", action="store_true", default=None, help="no status line and no summary on stderr")
     session.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
+    session.add_argument(
+        "--metrics", metavar="[ADDRESS:]PORT", help="serve /metrics for Prometheus, /livez and /readyz, on 127.0.0.1"
+    )
+    session.add_argument(
+        "--log-format", choices=("text", "json"), help="of standard error; json: objects (default: text)"
+    )
 
 
 def _add_framing(sources: Any) -> None:
@@ -196,6 +203,8 @@ def command(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     read = partial(_read_config, flags)
     config = read()
+    if config.run.log_format == "json":
+        sys.stderr = cast(TextIO, JsonLog(sys.stderr))
     _check_stdout(flags, config)
     ending = Ending()
     observe = partial(_observed, ending, config, read if flags.config is not None else None)

@@ -97,6 +97,7 @@ class Shared:
     say: Callable[[str], object] = lambda _: None  # for a person
     later: Callable[[Callable[[], None]], object] = lambda job: job()  # has something slow done on another thread
     tell: Callable[[str], None] = lambda _: None  # for a person who did not ask for quiet
+    sinks: tuple[Sink, ...] = ()  # of every stream's messages
 
 
 class Stream:
@@ -171,7 +172,7 @@ class Stream:
             self._lines = JsonLines(options.output, self._shared.say)
             output.callback(self._lines.close)
             outbox.add(self._lines)
-        for sink in (self._watch, *hooks.sinks):
+        for sink in (self._watch, *self._shared.sinks, *hooks.sinks):
             outbox.add(sink)
         outbox.send(session_message(engines.manifest, self._identity, self._pipeline.grid, self.sources()))
         for source in self._sources:
