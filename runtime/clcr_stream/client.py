@@ -15,12 +15,13 @@ from clcr_stream.wire.async_client import AsyncSubscriber
 from clcr_stream.wire.client import Received, Subscriber
 from clcr_stream.wire.endpoint import running_streams
 from clcr_stream.wire.keys import CurveClient
-from clcr_stream.wire.messages import KINDS, Kind, Message, Prediction, Session, Status, Tokens, Transcript
+from clcr_stream.wire.messages import KINDS, Event, Kind, Message, Prediction, Session, Status, Tokens, Transcript
 
 __all__ = [
     "KINDS",
     "AsyncSubscriber",
     "CurveClient",
+    "Event",
     "Kind",
     "Message",
     "Prediction",

@@ -92,6 +92,7 @@ def stream_options(config: Config) -> tuple[StreamOptions, ...]:
             calibrate_s=config.person.calibrate_s if entry.calibrate_s is None else entry.calibrate_s,
             profile=None if entry.profile is None else Path(entry.profile),
             preview=config.publish.preview,
+            events=config.publish.events,
             record=record_options(config, entry, inputs),
         )
         for entry in stream_entries(config)

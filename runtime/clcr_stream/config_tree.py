@@ -52,7 +52,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Where predictions go; a null `bind` is the user's own ipc socket, `output` a file of JSON lines or "-".
 
     `append` lets an output grow that holds something already, instead of refusing it. `preview` lets the user's own
-    programs see the face crops.
+    programs see the face crops, `events` also sends changes of expression.
     """
 
     bind: str | None = None
@@ -61,6 +61,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     output: str | None = None
     append: bool = False
     preview: bool = False
+    events: bool = False
     curve: CurveConfig = CurveConfig()
 
 

@@ -135,6 +135,7 @@ SLOW: Mapping[str, str] = {
     "tests/sources/test_network_camera.py": "streams a camera for 15 s",
     "tests/sources/test_virtual_microphone.py": "streams a microphone",
     "tests/streams/test_loop.py::test_whatever_becomes_of_the_others": "3 s",
+    "tests/streams/test_events.py::test_a_session": "runs two sessions",
     "tests/streams/test_person.py": "exports a model",
     "tests/streams/test_profile.py::test_a_calibration_without": "starts the command",
     "tests/streams/test_profile.py::test_a_calibration_is_marked": "exports a model",

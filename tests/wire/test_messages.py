@@ -118,8 +118,19 @@ def samples() -> dict[Kind, Message]:
     transcript = Transcript(
         **HEAD, seq=3, id="7", start_ns=1, end_ns=2, text="grüß Gott, \U0001f600", final=True, revision=2
     )
+    event = messages.Event(
+        **HEAD,
+        seq=2,
+        label="sad",
+        previous="neutral",
+        reason="clear",
+        at_ns=12_344_400_000_000,
+        previous_s=7.4,
+        confidence=0.625,
+        tick=42,
+    )
     four: list[Message] = [session, prediction, transcript, status()]
-    return {kind_of(message): message for message in (*four, tokens(prediction.window))}
+    return {kind_of(message): message for message in (*four, tokens(prediction.window), event)}
 
 
 @pytest.mark.parametrize("format", FORMATS)

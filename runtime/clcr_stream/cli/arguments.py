@@ -40,6 +40,7 @@ KEYS = {
     "output": "publish.output",
     "append": "publish.append",
     "preview": "publish.preview",
+    "events": "publish.events",
     "record": "record.file",
     "record_media": "record.media",
     "record_rotate": "record.rotate",

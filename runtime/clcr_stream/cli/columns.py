@@ -23,6 +23,7 @@ DEFAULTS: Mapping[Kind, Sequence[str]] = {
         *("seq", "state", "uptime_s", "ticks.due", "ticks.published", "latency_ms"),
         *("subscribers", "refused_peers", "rss_mb"),
     ),
+    "event": ("seq", "at_ns", "label", "previous", "previous_s", "reason", "confidence", "tick"),
     "tokens": ("seq", "published_ns", "age_ms", "missed"),
 }
 _REPEAT_HEAD = 20

@@ -116,6 +116,12 @@ def _add_publish(flags: argparse.ArgumentParser) -> None:
         "--append", action="store_true", default=None, help="let --output add to a file that holds something already"
     )
     publish.add_argument(
+        "--events",
+        action="store_true",
+        default=None,
+        help="also send an event when the expression has changed, smoothed: clcr/NAME/event and --output",
+    )
+    publish.add_argument(
         "--preview",
         action="store_true",
         default=None,

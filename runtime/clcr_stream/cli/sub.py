@@ -14,7 +14,7 @@ from clcr_stream.cli.standard_streams import put
 from clcr_stream.cli.where import HELP, Condition, Plain, parse_where, plain
 from clcr_stream.errors import ConfigError, PublishError
 from clcr_stream.wire.client import Received, Subscriber
-from clcr_stream.wire.messages import KINDS, Kind, Prediction, Session, Tokens, Transcript, encode
+from clcr_stream.wire.messages import KINDS, Event, Kind, Prediction, Session, Tokens, Transcript, encode
 
 EXAMPLES = """examples:
   clcr-stream sub                                    predictions of the user's own stream
@@ -37,7 +37,9 @@ def parser() -> Parser:
     flags.add_argument("endpoint", nargs="?", help="ipc:///PATH or tcp://ADDRESS:PORT (default: the user's own stream)")
     flags.add_argument("--stream", default="default", help="name of the stream (default: default)")
     flags.add_argument(
-        "--topics", default="prediction", help="of session,prediction,transcript,status,tokens (default: prediction)"
+        "--topics",
+        default="prediction",
+        help="of session,prediction,transcript,status,tokens,event (default: prediction)",
     )
     flags.add_argument("--count", type=int, metavar="N", help="end after N messages, 1 or more")
     flags.add_argument("--timeout", type=float, metavar="SECONDS", help="exit 6 when nothing comes for so long")
@@ -134,6 +136,10 @@ def line(received: Received) -> str:
         case Tokens():
             counts = (sum(map(bool, level[2])) for level in (message.vision, message.acoustic, message.language))
             text = "take part at level 3: vision {}, acoustic {}, language {}".format(*counts)
+        case Event():
+            text = f"changed to {message.label or message.reason}"
+            if message.previous_s is not None:
+                text += f" ({message.previous or 'none clear'} for {message.previous_s:g} s)"
         case Session():
             text = f"session {message.session}, bundle {message.bundle_name}, {message.backend}"
         case _:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from clcr_stream.errors import ConfigError
-from clcr_stream.wire.messages import Kind, message_type
+from clcr_stream.wire.messages import TYPES, Kind
 
 Plain: TypeAlias = Any  # null, a truth, number or text, or a list or table of them
 Condition: TypeAlias = Callable[[Mapping[str, Plain]], bool]
@@ -49,7 +49,7 @@ def check_field(path: str, kinds: Sequence[Kind]) -> None:
     first, *rest = path.split(".")
     if first in READ and not rest:
         return
-    infos = [inspect.type_info(message_type(kind)) for kind in kinds]
+    infos = [inspect.type_info(TYPES[kind]) for kind in kinds]
     for depth, name in enumerate((first, *rest)):
         known = sorted({field for info in infos for field in _names(info)})
         following = [found for info in infos for found in _inner(info, name)]

@@ -24,6 +24,7 @@ from clcr_stream.recording.source import KINDS
 from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.frames import make_finder
+from clcr_stream.streams.events import Changes
 from clcr_stream.streams.faces_shown import show_faces
 from clcr_stream.streams.person import Person, PersonPlan
 from clcr_stream.streams.prediction import Identity
@@ -53,7 +54,7 @@ class StreamOptions:
 
     Without `publish` no socket is opened. `origin_ns` is the zero of a recording read without a pace; None: now.
     `calibrate_s` sets the person's baselines after so many seconds, `profile` is a file that keeps them.
-    `preview` lets the user see the face crops.
+    `preview` lets the user see the face crops. With `events` changes of expression are sent too.
     """
 
     name: str
@@ -67,6 +68,7 @@ class StreamOptions:
     calibrate_s: float | None = None
     profile: Path | None = None
     preview: bool = False
+    events: bool = False
     required: Required = NOTHING
     record: RecordOptions | None = None
 
@@ -134,6 +136,8 @@ class Stream:
 
     def _open(self, origin_ns: int, finder: FaceCropper | None) -> None:
         options, engines, hooks = self.options, self._shared.engines, self._hooks
+        if options.events and engines.manifest.task != "classification":
+            raise ConfigError("--events needs a bundle that names expressions; this one gives a value")
         unpaced = options.sources.pace == "max"
         if unpaced:  # a recording without a pace has its own time and its own zero
             origin_ns = time.monotonic_ns() if options.origin_ns is None else options.origin_ns
@@ -162,7 +166,7 @@ class Stream:
             self._sources,
             self._schedule(),
             self._identity,
-            outbox.send,
+            self._sender(outbox),
             self._person,
             Views(partial(outbox.wanted, "tokens"), self._open_preview()),
             outbox.beat,
@@ -177,6 +181,21 @@ class Stream:
         outbox.send(session_message(engines.manifest, self._identity, self._pipeline.grid, self.sources()))
         for source in self._sources:
             source.start()
+
+    def _sender(self, outbox: Outbox) -> Callable[[messages.Message], messages.Message]:
+        """What sends the session's messages, and after a prediction the event that it completes."""
+        if not self.options.events:
+            return outbox.send
+        changes = Changes()
+
+        def send(message: messages.Message) -> messages.Message:
+            sent = outbox.send(message)
+            event = changes.take(sent) if isinstance(sent, messages.Prediction) else None
+            if event is not None:
+                outbox.send(event)
+            return sent
+
+        return send
 
     def _open_preview(self) -> Callable[[Rows, int], object] | None:
         """What shows the faces of each hop, if that was asked for: nothing else gives pixels away."""

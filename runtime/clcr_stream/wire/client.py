@@ -30,7 +30,7 @@ _QUIET_MS = 5000.0
 _LOOK_NS = 200 * NS_PER_MS  # how often a folder that does not exist yet is looked for
 _HWM_FRAMES = 1000  # of a queued topic; a publisher keeps 64 for a slow reader besides
 MAX_FRAME_BYTES = MAX_PAYLOAD_BYTES + 256  # with its topic
-QUEUED: tuple[Kind, ...] = ("transcript",)  # topics of which each message counts
+QUEUED: tuple[Kind, ...] = ("transcript", "event")  # topics of which each message counts
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""What goes over the wire: five messages, their bytes and their topics.
+"""What goes over the wire: six messages, their bytes and their topics.
 
 A frame is `topic + b" " + payload`, one ZeroMQ frame per message, because a conflating reader drops all but one frame
-of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status|tokens`; payloads are JSON or
-msgpack.
+of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status|tokens|event`; payloads are JSON
+or msgpack.
 
 Every `*_ns` is the monotonic clock of the host whose `boot_id` the message carries; wall clock appears once, in
 Session. A number that is not finite is sent as null, in both formats. Fields are only ever added, with defaults, and
@@ -29,8 +29,8 @@ MAX_PAYLOAD_BYTES = 1 << 20
 _SHA256 = r"^[0-9a-f]{64}$"
 
 Format = Literal["json", "msgpack"]
-Kind = Literal["session", "prediction", "transcript", "status", "tokens"]
-KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status", "tokens")
+Kind = Literal["session", "prediction", "transcript", "status", "tokens", "event"]
+KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status", "tokens", "event")
 
 Number: TypeAlias = float | None  # null: not finite, not measured or not applicable
 Triple: TypeAlias = tuple[Number, Number, Number]
@@ -267,13 +267,30 @@ class Tokens(Header, frozen=True, kw_only=True, tag="tokens"):
     language: Alphas
 
 
-Message: TypeAlias = Session | Prediction | Transcript | Status | Tokens
-_TYPES: dict[Kind, type[Message]] = {
+class Event(Header, frozen=True, kw_only=True, tag="event"):
+    """The expression has changed from `previous`, which lasted `previous_s`, to `label`, null when none is clear.
+
+    `reason`: a label is clear, none is (unclear), nobody is there (absent), or it may be somebody else (person). The
+    change began with the window that ended `at_ns`, before the event, which the prediction of seq `tick` completed.
+    """
+
+    label: str | None
+    previous: str | None
+    reason: Literal["clear", "unclear", "absent", "person"]
+    at_ns: Ns
+    previous_s: Number = None
+    confidence: Number = None
+    tick: Count = 0
+
+
+Message: TypeAlias = Session | Prediction | Transcript | Status | Tokens | Event
+TYPES: dict[Kind, type[Message]] = {
     "session": Session,
     "prediction": Prediction,
     "transcript": Transcript,
     "status": Status,
     "tokens": Tokens,
+    "event": Event,
 }
 _from_json = msgspec.json.Decoder(Message)
 _from_msgpack = msgspec.msgpack.Decoder(Message)
@@ -364,14 +381,9 @@ def new_session_id() -> str:
     return secrets.token_hex(8)
 
 
-def message_type(kind: Kind) -> type[Message]:
-    """The struct of one kind of message."""
-    return _TYPES[kind]
-
-
 def json_schema(kind: Kind) -> dict[str, Any]:
     """The JSON Schema (2020-12) of one kind of message; docs/schema/ holds these as files."""
-    schema = msgspec.json.schema(_TYPES[kind])
+    schema = msgspec.json.schema(TYPES[kind])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"clcr-stream:{kind}:{SCHEMA}",

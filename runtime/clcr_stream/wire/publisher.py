@@ -38,7 +38,7 @@ from clcr_stream.wire.numbering import Numbering
 _INBOX_FRAMES = 256
 _EVENTS_PER_TURN = 64  # so that a flood of subscriptions cannot keep the thread from sending
 _MAX_UPSTREAM_BYTES = 1024  # a subscription is a topic; below 276 bytes the handshake itself fails
-_KEPT: tuple[Kind, ...] = ("session", "status", "prediction")
+_KEPT: tuple[Kind, ...] = ("session", "status", "prediction", "event")
 _LET_GO_MS = 2000  # how long a listener may take to let go of its endpoint
 _ON_REQUEST: tuple[Kind, ...] = ("tokens",)
 _REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
