@@ -218,6 +218,15 @@ PROOFS: dict[str, Proof] = {
     "clcr-stream stop left": ByTest("tests/cli/test_ps.py::test_a_session_is_listed_and_stopped_by_its_name"),
     "clcr-stream completion bash": Run(r"^complete .* clcr-stream$"),
     **dict.fromkeys(("clcr-stream --metrics 9464", "clcr-stream --log-format json"), METRICS),
+    "python examples/asyncio_reader.py": ByTest(
+        "tests/examples/test_examples.py::test_an_asyncio_program_reads_words_and_predictions_beside_its_work"
+    ),
+    "python examples/pan_tilt.py": ByTest(
+        "tests/examples/test_examples.py::test_a_head_moves_only_for_a_fresh_confident_undegraded_prediction"
+    ),
+    "python examples/mqtt_bridge.py --broker 127.0.0.1": ByTest(
+        "tests/examples/test_examples.py::test_home_assistant_finds_a_session_on_a_real_broker_and_sees_it_go"
+    ),
     "clcr-stream build": Run(NO_TENSORRT, code=5),
     "clcr-stream --config configs/default.yaml --input test:// --duration 5": Run(PACED, instead=(("5", "1"),)),
     "clcr-train --help": Run("(?i)examples|usage"),

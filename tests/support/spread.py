@@ -61,6 +61,7 @@ SLOW: Mapping[str, str] = {
     "tests/sources/test_speech_source.py": "starts recognisers' processes, each test anew",
     "tests/sources/test_speech_whisper.py": "loads Whisper",
     "tests/cli/test_manners.py": "starts the command, each test anew",
+    "tests/examples": "starts each example, a broker, a compiler and a browser",
     "tests/export/test_export.py": "exports a model",
     "tests/export/test_precision.py": "exports a model",
     "tests/export/test_recompute.py": "exports a model",
