@@ -6,6 +6,7 @@ Without an endpoint it reads the user's own session. Nothing here starts a threa
 """
 
 import asyncio
+import signal
 import sys
 
 from clcr_stream.client import AsyncSubscriber, Event, Prediction, Transcript
@@ -38,4 +39,8 @@ async def main(endpoint: str | None = None, stream: str = "default") -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when `| head` has seen enough
+    try:
+        asyncio.run(main(*sys.argv[1:]))
+    except KeyboardInterrupt:
+        pass

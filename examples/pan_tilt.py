@@ -6,6 +6,7 @@ A machine that moves must rather do nothing than act on something old, uncertain
 still are the point of this example. Replace `Head.move` with your servos.
 """
 
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -79,4 +80,6 @@ def main(endpoint: str | None = None, stream: str = "default") -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when `| head` has seen enough, and at Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main(*sys.argv[1:])

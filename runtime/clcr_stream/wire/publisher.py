@@ -40,6 +40,7 @@ _EVENTS_PER_TURN = 64  # so that a flood of subscriptions cannot keep the thread
 _MAX_UPSTREAM_BYTES = 1024  # a subscription is a topic; below 276 bytes the handshake itself fails
 _KEPT: tuple[Kind, ...] = ("session", "status", "prediction", "event")
 _LET_GO_MS = 2000  # how long a listener may take to let go of its endpoint
+_RETRY_S = 0.05
 _ON_REQUEST: tuple[Kind, ...] = ("tokens",)
 _REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
@@ -92,7 +93,7 @@ class Publisher:
         self._failure: BaseException | None = None
         self._stop = threading.Event()
         self._beat_asked = threading.Event()
-        self._cleanup = contextlib.ExitStack()
+        self._cleanup, self._sockets = contextlib.ExitStack(), contextlib.ExitStack()
         try:
             self._open()
         except BaseException:
@@ -174,21 +175,22 @@ class Publisher:
             self._cleanup.callback(self._zap.close, linger=0)
             self._zap.bind("inproc://zeromq.zap.01")
         self._context = context
-        self._cleanup.callback(self._close_socket)
-        self._open_socket(requested)
+        self._cleanup.callback(lambda: self._sockets.close())  # those that are open at the end
+        self._open_sockets(requested)
 
-    def _open_socket(self, endpoint: str) -> None:
-        self._xpub = self._context.socket(zmq.XPUB)
-        _configure(self._xpub, self._options)
-        self._monitor = self._xpub.get_monitor_socket(
-            zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | _REFUSALS
-        )
-        self.endpoint = bind(self._xpub, endpoint)
-
-    def _close_socket(self) -> None:
-        self._xpub.disable_monitor()
-        self._monitor.close(linger=0)
-        self._xpub.close()
+    def _open_sockets(self, endpoint: str) -> None:
+        """The socket, bound, and its monitor; all or none."""
+        with contextlib.ExitStack() as stack:
+            self._xpub = self._context.socket(zmq.XPUB)
+            stack.callback(self._xpub.close)
+            _configure(self._xpub, self._options)
+            self._monitor = self._xpub.get_monitor_socket(
+                zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | _REFUSALS
+            )
+            stack.callback(self._monitor.close, linger=0)
+            stack.callback(self._xpub.disable_monitor)
+            self.endpoint = bind(self._xpub, endpoint)
+            self._sockets = stack.pop_all()
 
     def _cut_off_revoked(self) -> bool:
         """End every connection when a key that was admitted is no longer allowed; whether there are new sockets.
@@ -211,11 +213,17 @@ class Publisher:
             if struct.unpack("=Hi", self._monitor.recv_multipart()[0])[0] == zmq.EVENT_CLOSED:
                 break
         self._xpub.linger = 0
-        self._close_socket()
+        self._sockets.close()
         self._peers.clear()
         self._wanted = frozenset()
-        self._open_socket(self.endpoint)
-        return True
+        while True:
+            try:
+                self._open_sockets(self.endpoint)
+                return True
+            except PublishError:
+                if time.monotonic_ns() >= deadline_ns:
+                    raise
+                self._stop.wait(_RETRY_S)
 
     def _numbered(self, message: _M) -> tuple[_M, bytes]:
         message = self._numbering.numbered(message)
