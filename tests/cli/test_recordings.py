@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from clcr_stream.cli.main import main
@@ -146,6 +147,23 @@ def test_a_table_has_a_row_for_each_prediction(run: Run, talk: Path, tmp_path: P
     path = tmp_path / "talk.csv"
     assert run("export", talk, "--csv", path)[0] == 0 and path.read_text() == out
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_table_as_parquet_holds_numbers_as_numbers_and_nothing_for_what_is_not_known(
+    run: Run, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "talk.parquet"
+    assert run("export", talk, "--parquet", path)[0] == 0
+    held = pyarrow.parquet.read_table(path).to_pydict()
+    _, out, _ = run("export", talk, "--csv", "-")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert list(held) == list(table[0]) and held["tick"] == list(range(1, 41))
+    for name, cells in held.items():
+        assert ["" if cell is None else str(cell) for cell in cells] == [row[name] for row in table]
+    assert None in held["language_quality"]
+    monkeypatch.setattr("clcr_stream.cli.export.find_spec", lambda name: None)
+    code, _, err = run("export", talk, "--parquet", tmp_path / "other.parquet")
+    assert code == 2 and 'pip install "clcr-stream[parquet]"' in err
 
 
 def test_files_are_predicted_with_one_set_of_engines_and_a_bad_one_does_not_stop_the_rest(

@@ -90,11 +90,11 @@ def test_the_default_columns_are_fields_that_every_kind_has(kind: Kind) -> None:
 
 def test_csv_is_read_back_with_a_column_for_each_label_and_no_formula() -> None:
     columns = Columns(fields_of(None, "prediction"), as_csv=True)
-    lines = [line for _ in range(2) for line in columns.lines(message(degraded=("=cmd", "no_words")))]
+    lines = [line for _ in range(2) for line in columns.lines(message(degraded=("=cmd", "no_words"), value=-0.5))]
     rows = list(csv.DictReader(io.StringIO("\n".join(lines))))
     assert len(rows) == 2 and rows[0] == rows[1]
     assert (rows[0]["label"], rows[0]["probs.anger"], rows[0]["missed"]) == ("anger", "0.8", "2")
-    assert rows[0]["degraded"] == "'=cmd no_words" and rows[0]["value"] == ""
+    assert rows[0]["degraded"] == "'=cmd no_words" and rows[0]["value"] == "-0.5"
 
 
 def test_a_table_stands_in_columns_and_says_their_names_again() -> None:

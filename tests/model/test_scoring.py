@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -472,17 +471,3 @@ def test_scoring_a_bundle_loads_no_torch_and_ends_at_ctrl_c_in_one_line(
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
         assert done.stdout.splitlines()[-1] == expected, done.stderr
         assert done.stderr.splitlines()[-1].find(told) >= 0 and "Traceback" not in done.stderr
-
-
-def test_the_table_of_scores_says_what_the_files_say() -> None:
-    files = sorted((ROOT / "docs/results/bundle").glob("*.json"))
-    sets = [one for path in files for one in json.loads(path.read_text(encoding="utf-8"))["sets"]]
-    document = (ROOT / "docs/training.md").read_text(encoding="utf-8")
-    table = document.split("### What the default bundle scores")[1].split("\n## ")[0]
-    told = [line.strip("| ").split(" | ") for line in table.splitlines() if re.match(r"\| \w+ \| [VAL]+ \|", line)]
-    expected = []
-    for one in sets:
-        low, high = one["intervals"]["macro_f1"]
-        figures = [f"{one['accuracy']:.3f}", f"{one['macro_f1']:.3f} [{low:.3f}, {high:.3f}]", f"{one['ece']:.3f}"]
-        expected.append([one["name"], one["subset"], str(one["n"]), *figures])
-    assert sorted(row[:6] for row in told) == sorted(expected)

@@ -385,6 +385,23 @@ def test_leaving_one_speaker_out_scores_every_speaker_once_and_skips_finished_fo
     assert "pooled VA" in loso.summary(again)
 
 
+def test_a_fold_leaves_several_speakers_out_and_begins_where_the_recipe_does(recipe: Recipe) -> None:
+    recipe = _changed(recipe, steps=1)
+    seen: list[tuple[str, ...]] = []
+
+    def watched(run: train.Run) -> str:
+        seen.append(run.leave_out)
+        return train.train(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loso, "train", watched)
+        report = loso.leave_one_speaker_out(Path("loso"), recipe, None, (Path("packs/clips"),), 2)
+    assert seen == [("clips/s1", "clips/s3"), ("clips/s2",)]
+    assert report["complete"] and report["init"] is None and report["pooled"]["VA"]["n"] == 36
+    with pytest.raises(ConfigError, match="--speakers-per-fold 3: clips has 3, so 1 to one less"):
+        loso.leave_one_speaker_out(Path("loso"), recipe, None, (Path("packs/clips"),), 3)
+
+
 def test_a_model_with_baselines_is_also_scored_after_20_s_of_the_left_out_speaker(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +440,19 @@ def test_the_folds_of_a_regression_are_scored_as_values(tmp_path: Path) -> None:
 def test_leaving_one_out_refuses_a_base_that_saw_the_speakers(recipe: Recipe, finished: Path) -> None:
     with pytest.raises(ConfigError, match="was trained on clips"):
         loso.leave_one_speaker_out(Path("loso"), recipe, finished / "final", (Path("packs/clips"),))
+
+
+def test_what_a_model_was_trained_on_before_stays_known_and_counts(recipe: Recipe, finished: Path) -> None:
+    words = _changed(recipe, train=())
+    run = train.start_run(Path("later"), words, start.model_from(finished / "final", words), init=finished / "final")
+    assert [one["train_packs"] for one in run.provenance["earlier"]] == [["clips", "faces", "texts"]]
+    later = Path("later/final")
+    info = checkpoint.CheckpointInfo(run.model.config.labels, run.provenance)
+    checkpoint.save_checkpoint(later, run.model, Path(words.tokenizer), info)
+    assert [one["train_packs"] for one in checkpoint.trainings_of(later)] == [["clips", "faces", "texts"], []]
+    (Path("later") / "recipe.yaml").unlink()
+    with pytest.raises(ConfigError, match="was trained on clips"):
+        loso.leave_one_speaker_out(Path("loso"), recipe, later, (Path("packs/clips"),))
 
 
 def test_a_fold_trains_without_its_speaker_and_the_stopped_one_reports_incomplete(recipe: Recipe, base: Path) -> None:

@@ -172,6 +172,10 @@ PROOFS: dict[str, Proof] = {
     ),
     "clcr-stream replay talk.mcap": REPLAY,
     "clcr-stream replay talk.mcap --gamma 0 --json": REPLAY,
+    "clcr-stream export talk.mcap --parquet talk.parquet": ByTest(
+        "tests/cli/test_recordings.py::"
+        "test_a_table_as_parquet_holds_numbers_as_numbers_and_nothing_for_what_is_not_known"
+    ),
     "clcr-stream export talk.mcap --csv talk.csv": ByTest(
         "tests/cli/test_recordings.py::test_a_table_has_a_row_for_each_prediction"
     ),

@@ -219,6 +219,18 @@ def test_the_last_words_of_a_recording_are_heard_though_no_pause_follows() -> No
         assert heard.words() == "one two"
 
 
+@pytest.mark.parametrize("silence_s", [0.1, 0.15])
+def test_the_last_window_of_a_recording_has_the_words_that_its_end_makes_certain(silence_s: float) -> None:
+    with listening(lossless=True) as heard:
+        heard.sound.play(np.concatenate([np.zeros(int(silence_s * SPEECH_HZ), np.float32), say("one", "two", "three")]))
+        heard.sound.close()
+        assert eventually(lambda: heard.source.finished)
+        hops = (heard.sinks.rings.acoustic.end_sample * 5) // SPEECH_HZ
+        store = heard.sinks.rings.transcript
+        said = [" ".join(one.text for one in store.between(0, ORIGIN_NS + n * HOP_NS)) for n in range(1, hops + 1)]
+        assert said[-1] == "one two three" and said[-2] != said[-1]
+
+
 def test_a_recording_s_words_arrive_at_the_same_times_however_its_sound_comes() -> None:
     words = ["one", "two", "three", "four"] * 3
     sound = say(*words, pause_s=1)  # 5.8 s: less than the ring holds

@@ -38,6 +38,17 @@ def test_a_video_with_one_clip_gives_no_text_at_all(tmp_path: Path) -> None:
     assert rows[0].text == "the plot is thin"
 
 
+def test_clips_without_a_clear_opinion_are_plain_talk_without_its_words(tmp_path: Path) -> None:
+    opinions = [["v01_001", "2.4"], ["v01_002", "-0.8"], ["v02_001", "0.81"], ["v02_002", "0"]]
+    clips = [[name, name[:3], value, "it is", "dev"] for name, value in opinions]
+    write(tmp_path / "labels.csv", "clip,video,sentiment,text,split", clips)
+    rows = list(sentiment.mosi_plain(tmp_path))
+    assert [(row.id, row.label, row.speaker, row.text) for row in rows] == [
+        ("v01_002", "neutral", "v01", ""),
+        ("v02_002", "neutral", "v02", ""),
+    ]
+
+
 @pytest.mark.parametrize(
     ("labels", "value"),
     [

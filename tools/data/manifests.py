@@ -28,7 +28,7 @@ from clcr_stream.errors import ClcrError, ConfigError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
 from data.rows import records, row
-from data.sentiment import goemotions_sentiment, mosi, mosi_text
+from data.sentiment import goemotions_sentiment, mosi, mosi_plain, mosi_text
 from data.spoken import Recogniser
 
 ACTED = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}
@@ -50,7 +50,19 @@ GOEMOTIONS = {
     "anger": "anger",
     "annoyance": "anger",
 }
-HEARD = ("ravdess", "tess", "emodb", "nemo", "ased", "emogator", "emospeech", "javased_av", "javased_audio", "mosi")
+HEARD = (
+    "ravdess",
+    "tess",
+    "emodb",
+    "nemo",
+    "ased",
+    "emogator",
+    "emospeech",
+    "javased_av",
+    "javased_audio",
+    "mosi",
+    "mosi_plain",
+)
 WORDS = ("goemotions", "meld", "mosi")
 SPOKEN_SEED = 1
 RAVDESS_DEV = ("19", "20")
@@ -229,6 +241,7 @@ def manifests(data: Path, out: Path) -> dict[str, tuple[Iterator[Row], Path]]:
         "emogator": (voices(data / "emogator", {}), data / "emogator"),
         "emospeech": (voices(data / "emospeech", CALM), data / "emospeech"),
         "mosi": (mosi(data / "mosi400"), data / "mosi400"),
+        "mosi_plain": (mosi_plain(data / "mosi400"), data / "mosi400"),
         "mosi_text": (mosi_text(data / "text", data / "mosi400"), data / "text"),
         "goemotions_sentiment": (spoken(goemotions_sentiment(data / "text")), data / "text"),
     }

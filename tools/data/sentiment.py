@@ -18,6 +18,7 @@ GOOD = frozenset(
 BAD = frozenset(
     "anger annoyance disappointment disapproval disgust embarrassment fear grief nervousness remorse sadness".split()
 )  # the groups of GoEmotions' authors; confusion, curiosity, realization and surprise are neither
+PLAIN = 0.8  # of an opinion that is neither good nor bad, at most
 STRENGTH = 1.5  # of a comment that is good or bad: the middle of MOSI's scale
 
 
@@ -26,6 +27,14 @@ def mosi(folder: Path) -> Iterator[Row]:
     for record in records(folder / "labels.csv"):
         more = {"media": f"clips/{record['clip']}.mp4", "speaker": record["video"], "text": record["text"]}
         yield row(record["clip"], record["sentiment"], "video", record["split"], **more)
+
+
+def mosi_plain(folder: Path) -> Iterator[Row]:
+    """The clips without a clear opinion, as neutral and without words: how people talk and look who act nothing."""
+    for record in records(folder / "labels.csv"):
+        if abs(float(record["sentiment"])) <= PLAIN:
+            more = {"media": f"clips/{record['clip']}.mp4", "speaker": record["video"]}
+            yield row(record["clip"], "neutral", "video", record["split"], **more)
 
 
 def mosi_text(texts: Path, clips: Path) -> Iterator[Row]:

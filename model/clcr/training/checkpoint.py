@@ -121,6 +121,13 @@ def load_info(folder: Path) -> CheckpointInfo:
     return CheckpointInfo(tuple(config["labels"]), dict(config["provenance"]))
 
 
+def trainings_of(folder: Path) -> list[dict[str, Any]]:
+    """Packs, speakers left out and steps of each training behind a checkpoint, the first one first."""
+    provenance = load_info(folder).provenance
+    last = {name: provenance[name] for name in ("train_packs", "leave_out", "step") if name in provenance}
+    return [*provenance.get("earlier", ()), last]
+
+
 def store_temperatures(folder: Path, temperatures: Temperature, origin: dict[str, Any]) -> None:
     """Write fitted temperatures into a checkpoint's weights, and what they were fitted on into its provenance."""
     config, weights = _read_config(folder), read_tensors(folder / "model.safetensors")

@@ -19,7 +19,7 @@ _TRAIN_EXAMPLES = """examples:
   clcr-train configs/train_base.yaml --run runs/base
   clcr-train configs/train_base.yaml --run runs/base --resume
   clcr-train configs/train_javased.yaml --run runs/javased --init runs/base/final
-  clcr-train configs/train_javased.yaml --run runs/loso --init runs/base/final --leave-one-speaker-out
+  clcr-train configs/train_base.yaml --run runs/loso --leave-one-speaker-out --speakers-per-fold 2
 exit codes: 0 finished, 1 other error, 2 recipe or flag, 7 checkpoint, 8 diverged, 75 stopped by a signal
 """
 _EVAL_EXAMPLES = """examples:
@@ -64,7 +64,10 @@ def train_main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the recipe's steps")
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="SPEAKER", help="never train on these speakers")
-    parser.add_argument("--leave-one-speaker-out", action="store_true", help="one short fine-tuning per speaker")
+    parser.add_argument("--leave-one-speaker-out", action="store_true", help="one training per speaker, scored on it")
+    parser.add_argument(
+        "--speakers-per-fold", type=int, default=1, metavar="N", help="leave so many out together (default: 1)"
+    )
     parser.add_argument(
         "--pack",
         type=Path,
@@ -122,7 +125,7 @@ def eval_main(arguments: list[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     import msgspec
 
-    from clcr.training import start, train
+    from clcr.training import train
     from clcr.training.recipe import check_recipe, load_recipe, recipe_kind
 
     _set_threads(options.threads)
@@ -134,20 +137,16 @@ def _train(options: argparse.Namespace) -> int:
         check_recipe(recipe, "--steps")
     left_out = tuple(options.leave_out)
     if options.leave_one_speaker_out:
-        if options.init is None:
-            raise ConfigError("--leave-one-speaker-out needs --init CHECKPOINT, a model that never saw these speakers")
         from clcr.training import loso
 
-        report = loso.leave_one_speaker_out(options.run, recipe, options.init, tuple(options.pack))
+        packs = tuple(options.pack)
+        report = loso.leave_one_speaker_out(options.run, recipe, options.init, packs, options.speakers_per_fold)
         print(loso.summary(report))
         return 0 if report["complete"] else STOPPED_CODE
     if options.resume:
         run = train.resume_run(options.run, recipe, left_out)
     else:
-        model = start.new_model(recipe) if options.init is None else start.model_from(options.init, recipe)
-        run = train.start_run(options.run, recipe, model, left_out)
-        if start.sound_is_fresh(recipe, options.init):
-            train.calibrate(run)
+        run = train.begin(options.run, recipe, options.init, left_out)
     outcome = train.train(run)
     print(f"{outcome} at step {run.progress.step}; best {run.progress.best_score:.3f} at step {run.progress.best_step}")
     return 0 if outcome == train.FINISHED else STOPPED_CODE

@@ -1,15 +1,16 @@
-"""Leave one speaker out: the same short fine-tuning for every speaker of a pack, scored on the speaker it never saw."""
+"""Leave one speaker out, or a few: the same training for each fold, scored on the speakers it never saw."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from clcr.network.config import ModelConfig
 from clcr.network.model import CLCR
 from clcr.training import checkpoint, metrics
 from clcr.training.data.cache import Pack
@@ -19,7 +20,7 @@ from clcr.training.fusion import against_parts, fusion_table, values_against_par
 from clcr.training.metrics import Bootstrap
 from clcr.training.recipe import Best, Recipe, load_recipe
 from clcr.training.start import model_from
-from clcr.training.train import FINISHED, class_names, resume_run, start_run, train
+from clcr.training.train import FINISHED, begin, class_names, resume_run, train
 from clcr_stream.errors import ConfigError
 
 SPLITS = ("train", "dev")
@@ -27,34 +28,48 @@ HISTORY_S = 20.0  # of the speaker's other clips come before a clip, for a model
 AFTER = "after_20_s"  # the key of those scores
 
 
-def leave_one_speaker_out(folder: Path, recipe: Recipe, init: Path, packs: tuple[Path, ...]) -> dict[str, Any]:
+def leave_one_speaker_out(
+    folder: Path, recipe: Recipe, init: Path | None, packs: tuple[Path, ...], per_fold: int = 1
+) -> dict[str, Any]:
     """Run the folds that are not done yet; returns (and writes to FOLDER/loso.json) what is known so far.
 
-    packs: the one that is scored, then others that hold the same speakers; a fold's speaker is left out of all.
+    init: the checkpoint that each fold begins with; None: the recipe's own start.
+    packs: the one that is scored, then others that hold the same speakers; a fold's speakers are left out of all.
 
-    Nothing is chosen by looking at the left-out speaker: no development packs, the last weights, a fixed step count.
+    Nothing is chosen by looking at the left-out speakers: no development packs, the last weights, a fixed step count.
     A fold stopped by a signal goes on where it stopped. Raises ConfigError if `init` was trained on the pack.
     """
-    for seen in sorted({pack.name for pack in packs} & trained_on(init)):
+    for seen in sorted({pack.name for pack in packs} & (trained_on(init) if init is not None else set())):
         raise ConfigError(f"{init}: was trained on {seen}; --init needs a checkpoint that never saw its speakers")
-    labels = class_names(model_from(init, recipe))
+    labels = class_labels(recipe, init)
     speakers = pack_speakers(packs[0], labels)
+    if not 1 <= per_fold <= max(1, len(speakers) - 1):
+        raise ConfigError(f"--speakers-per-fold {per_fold}: {packs[0].name} has {len(speakers)}, so 1 to one less")
     recipe = fold_recipe(recipe, packs)
     complete = True
-    for speaker in speakers:
-        if not (folder / f"speaker_{speaker}.json").exists():
-            complete = run_fold(folder, recipe, init, (packs, speaker))
+    count = -(-len(speakers) // per_fold)
+    for fold in (speakers[first::count] for first in range(count)):
+        if not all((folder / f"speaker_{speaker}.json").exists() for speaker in fold):
+            complete = run_fold(folder, recipe, init, (packs, fold))
             if not complete:
                 break
     report = pooled(folder, speakers, labels)
-    report.update({"complete": complete, "init": str(init), "pack": packs[0].name, "steps": recipe.steps})
+    began = None if init is None else str(init)
+    report.update({"complete": complete, "init": began, "pack": packs[0].name, "steps": recipe.steps})
+    report["speakers_per_fold"] = per_fold
     checkpoint.write_json(folder / "loso.json", report)
     return report
 
 
+def class_labels(recipe: Recipe, init: Path | None) -> tuple[str, ...] | None:
+    """The labels that the folds' models will have; None for regression."""
+    config = ModelConfig.from_dict(recipe.model) if init is None else model_from(init, recipe).config
+    return config.labels if config.task == "classification" else None
+
+
 def trained_on(init: Path) -> set[str]:
     """Names of the packs a checkpoint was trained on, from its provenance and from the recipe of its run folder."""
-    names = set(checkpoint.load_info(init).provenance.get("train_packs", ()))
+    names = {name for one in checkpoint.trainings_of(init) for name in one.get("train_packs", ())}
     beside = init.parent / "recipe.yaml"
     if beside.exists():
         names.update(Path(use.pack).name for use in load_recipe(beside).train)
@@ -72,31 +87,32 @@ def fold_recipe(recipe: Recipe, packs: tuple[Path, ...]) -> Recipe:
     return msgspec.structs.replace(recipe, train=uses, dev=(), best=Best(of=()))
 
 
-def run_fold(folder: Path, recipe: Recipe, init: Path, left_out: tuple[tuple[Path, ...], str]) -> bool:
-    """Fine-tune without one speaker of the packs, score its clips with all modalities; False when stopped early."""
-    packs, speaker = left_out
-    names = tuple(f"{pack.name}/{speaker}" for pack in packs)
-    work = folder / f"speaker_{speaker}"
+def run_fold(folder: Path, recipe: Recipe, init: Path | None, left_out: tuple[tuple[Path, ...], Sequence[str]]) -> bool:
+    """Train without some speakers of the packs, score their clips with all modalities; False when stopped early."""
+    packs, speakers = left_out
+    names = tuple(f"{pack.name}/{speaker}" for speaker in speakers for pack in packs)
+    work = folder / f"without_{'_'.join(speakers)}"
     checkpoint.recover(work / "last")
     if (work / "last" / "state.json").exists():
         run = resume_run(work, recipe, names)
     else:
         shutil.rmtree(work, ignore_errors=True)
-        run = start_run(work, recipe, model_from(init, recipe), names)
+        run = begin(work, recipe, init, names)
     if train(run) != FINISHED:
         return False
     model = checkpoint.load_checkpoint(work / "final")
-    clips = speakers_pack(packs[0], SPLITS, (speaker,), class_names(model))
-    clips = restrict(clips, possible_subsets(clips)[-1])  # the last one has the most modalities
-    fold = {
-        "speaker": speaker,
-        "ids": [str(name) for name in clips.ids],
-        "targets": clips.targets.tolist(),
-        "subsets": _scored(model, clips),
-        **({AFTER: _scored(model, clips, HISTORY_S)} if model.config.baseline else {}),
-        "seconds": run.progress.seconds,
-    }
-    checkpoint.write_json(folder / f"speaker_{speaker}.json", fold)
+    for speaker in speakers:
+        clips = speakers_pack(packs[0], SPLITS, (speaker,), class_names(model))
+        clips = restrict(clips, possible_subsets(clips)[-1])  # the last one has the most modalities
+        fold = {
+            "speaker": speaker,
+            "ids": [str(name) for name in clips.ids],
+            "targets": clips.targets.tolist(),
+            "subsets": _scored(model, clips),
+            **({AFTER: _scored(model, clips, HISTORY_S)} if model.config.baseline else {}),
+            "seconds": run.progress.seconds / len(speakers),
+        }
+        checkpoint.write_json(folder / f"speaker_{speaker}.json", fold)
     shutil.rmtree(work)  # 0.5 GB of weights a fold
     return True
 

@@ -33,7 +33,7 @@ from clcr.training.feed import Feed, Group, PackOpener, dev_pack
 from clcr.training.optimisation import Average, build_optimizer, freeze_statistics, rate_factor, set_rates
 from clcr.training.plots import plot_curves
 from clcr.training.recipe import Recipe, recipe_to_yaml
-from clcr.training.start import CALIBRATION_STEPS, calibrate_sound
+from clcr.training.start import CALIBRATION_STEPS, calibrate_sound, model_from, new_model, sound_is_fresh
 from clcr.training.stored import StoredPacks
 from clcr_stream.clock import Clock, MonotonicClock
 from clcr_stream.errors import ClcrError, ConfigError
@@ -77,15 +77,34 @@ class Run:
         return self.average.weights if self.average is not None else self.model.state_dict()
 
 
-def start_run(folder: Path, recipe: Recipe, model: CLCR, leave_out: tuple[str, ...] = ()) -> Run:
-    """Prepare a new run folder: the recipe, its provenance, an empty log. Raises ConfigError if it holds a run."""
+def start_run(
+    folder: Path, recipe: Recipe, model: CLCR, leave_out: tuple[str, ...] = (), init: Path | None = None
+) -> Run:
+    """Prepare a new run folder: the recipe, its provenance, an empty log. Raises ConfigError if it holds a run.
+
+    init: the checkpoint that the model came from; what it was trained on stays known.
+    """
     if (folder / "recipe.yaml").exists():
         raise ConfigError(f"{folder}: holds a run already; add --resume to go on with it or choose another --run")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
     provenance = describe_origin(recipe, leave_out)
+    if init is not None:
+        provenance["earlier"] = checkpoint.trainings_of(init)
     checkpoint.write_json(folder / "run.json", provenance)
     return _assemble(folder, recipe, model, leave_out, provenance)
+
+
+def begin(folder: Path, recipe: Recipe, init: Path | None = None, leave_out: tuple[str, ...] = ()) -> Run:
+    """A new run from a checkpoint, or from the recipe's encoders, whose sound gets its constants from the run's data.
+
+    Raises ConfigError and CheckpointError.
+    """
+    model = new_model(recipe) if init is None else model_from(init, recipe)
+    run = start_run(folder, recipe, model, leave_out, init)
+    if sound_is_fresh(recipe, init):
+        calibrate(run)
+    return run
 
 
 def resume_run(folder: Path, recipe: Recipe, leave_out: tuple[str, ...] = ()) -> Run:
@@ -234,8 +253,9 @@ def class_names(model: CLCR) -> tuple[str, ...] | None:
 
 def describe_origin(recipe: Recipe, leave_out: tuple[str, ...]) -> dict[str, Any]:
     """Where a run's numbers come from: data, revision, versions, machine, speakers left out."""
+    packs = [use.pack for use in recipe.train] + list(recipe.pairs.nothing if recipe.pairs is not None else ())
     return {
-        "train_packs": sorted({Path(use.pack).name for use in recipe.train}),
+        "train_packs": sorted({Path(pack).name for pack in packs}),
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),

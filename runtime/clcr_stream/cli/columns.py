@@ -6,9 +6,8 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from clcr_stream.cli.cells import printable
+from clcr_stream.cli.cells import harmless, printable
 from clcr_stream.cli.where import Plain, check_field, field_of
-from clcr_stream.recording.table import harmless
 from clcr_stream.wire.messages import Kind
 
 # Unless --fields says otherwise; a field that is a table becomes a column for each of its names.
@@ -54,10 +53,15 @@ class Columns:
         """A message's line, with the head before the first, and in a table again and again."""
         if not self._names:
             self._names = [name for field in self._fields for name in _expanded(field, message)]
-        cells = [_text(field_of(name, message)) for name in self._names]
+        values = [field_of(name, message) for name in self._names]
+        cells = [_text(value) for value in values]
         if self._as_csv:
             rows = [self._names] if self._rows == 0 else []
-            made = [_csv(row) for row in (*rows, [harmless(cell) for cell in cells])]
+            safe = [
+                cell if isinstance(value, (int, float)) else harmless(cell)
+                for value, cell in zip(values, cells, strict=True)
+            ]
+            made = [_csv(row) for row in (*rows, safe)]
         else:
             cells = [printable(cell)[:_WIDEST] for cell in cells]
             if self._rows == 0:

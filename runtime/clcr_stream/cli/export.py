@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
-from clcr_stream.cli.files import new_file
+from clcr_stream.cli.cells import harmless
+from clcr_stream.cli.files import check_new_file, new_file
 from clcr_stream.cli.standard_streams import put, say
 from clcr_stream.errors import ConfigError
 from clcr_stream.recording.story import read_story
@@ -17,6 +20,7 @@ from clcr_stream.recording.table import Cell, columns, rows
 EXAMPLES = """examples:
   clcr-stream export talk.mcap --csv talk.csv
   clcr-stream export talk.jsonl --csv - | head
+  clcr-stream export talk.mcap --parquet talk.parquet
 """
 
 
@@ -29,6 +33,7 @@ def parser() -> Parser:
     )
     flags.add_argument("file", metavar="FILE", help="a recording (.mcap) or the JSON lines of --output")
     flags.add_argument("--csv", metavar="FILE|-", help="a new file, or - for standard output")
+    flags.add_argument("--parquet", metavar="FILE", help="a new file; needs pyarrow")
     flags.add_argument("--session", metavar="ID", help="of a file with several sessions (default: the last)")
     return flags
 
@@ -36,26 +41,51 @@ def parser() -> Parser:
 def command(arguments: Sequence[str]) -> int:
     """Write the table."""
     flags = parser().parse_args(arguments)
-    if flags.csv is None:
-        raise ConfigError("export: give --csv FILE or --csv -")
+    if flags.csv is None and flags.parquet is None:
+        raise ConfigError("export: give --csv FILE, --csv - or --parquet FILE")
+    if flags.parquet is not None:
+        check_pyarrow()
+        check_new_file(flags.parquet, "--parquet")
+    if flags.csv not in (None, "-"):
+        check_new_file(flags.csv, "--csv")
     source = Path(flags.file).expanduser()
     story = read_story(source, flags.session)
     for note in story.notes:
         say(f"note: {note}")
+    if flags.parquet is not None:
+        with new_file(flags.parquet, "--parquet") as file:
+            write_parquet(columns(story), rows(story), file.buffer)
+        say(f"{len(story.predictions)} rows in {flags.parquet}")
     if flags.csv == "-":
         put(csv_text(columns(story), rows(story)).removesuffix("\n"))
-        return 0
-    with new_file(flags.csv, "--csv") as file:
-        file.write(csv_text(columns(story), rows(story)))
-    say(f"{len(story.predictions)} rows in {flags.csv}")
+    elif flags.csv is not None:
+        with new_file(flags.csv, "--csv") as file:
+            file.write(csv_text(columns(story), rows(story)))
+        say(f"{len(story.predictions)} rows in {flags.csv}")
     return 0
 
 
+def check_pyarrow() -> None:
+    """ConfigError when Parquet cannot be written."""
+    if find_spec("pyarrow") is None:
+        raise ConfigError(
+            'export --parquet needs the package pyarrow: pip install "clcr-stream[parquet]"; or give --csv'
+        )
+
+
+def write_parquet(names: Sequence[str], lines: Iterable[Sequence[Cell]], file: BinaryIO) -> None:
+    """A table as Parquet; what is not known is null."""
+    from pyarrow import parquet, table
+
+    values = list(zip(*lines, strict=True)) or [()] * len(names)
+    parquet.write_table(table(dict(zip(names, map(list, values), strict=True))), file)
+
+
 def csv_text(names: Sequence[str], lines: Iterable[Sequence[Cell]]) -> str:
-    """A table as CSV; what is not known is an empty cell."""
+    """A table as CSV; what is not known is an empty cell, and no text is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for line in lines:
-        writer.writerow(["" if cell is None else cell for cell in line])
+        writer.writerow(["" if cell is None else harmless(cell) if isinstance(cell, str) else cell for cell in line])
     return text.getvalue()

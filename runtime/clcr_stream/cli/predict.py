@@ -14,7 +14,7 @@ from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.errors import BackendError, BundleError, ClcrError, ConfigError
 from clcr_stream.recording.seen import Seen
 from clcr_stream.recording.story import Story
-from clcr_stream.recording.table import Cell, harmless
+from clcr_stream.recording.table import Cell
 
 EXAMPLES = """examples:
   clcr-stream predict talk.mp4 other.wav             a line for each file
@@ -135,13 +135,13 @@ def _write_csv(target: str, table: Sequence[tuple[str, Story | str]], labels: Se
 
 def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
     if isinstance(story, str):
-        return [harmless(name), *[None] * (5 + 2 * len(labels) + 4), story]
+        return [name, *[None] * (5 + 2 * len(labels) + 4), story]
     seen = story.seen()
     values = seen.values
     numbers: list[Cell] = [None] * 3 if values is None else [values.mean, values.low, values.high]
     confidence = None if seen.label is None else seen.means[seen.label]
     return [
-        *(harmless(name), seen.label, confidence, *numbers),
+        *(name, seen.label, confidence, *numbers),
         *(seen.means.get(one) for one in labels),
         *(seen.shares.get(one) for one in labels),
         *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), None),

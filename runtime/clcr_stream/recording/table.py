@@ -10,7 +10,6 @@ from clcr_stream.recording.story import Story
 from clcr_stream.wire import messages
 
 Cell = str | int | float | None
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def columns(story: Story) -> list[str]:
@@ -37,13 +36,8 @@ def rows(story: Story) -> Iterator[list[Cell]]:
         yield [
             *(one.seq, round((end_ns - origin_ns) / NS_PER_S, 3), one.label, one.confidence, *answers),
             *modalities,
-            *(" ".join(one.degraded), one.latency_ms, harmless(_words(story, end_ns - hop_ns, end_ns))),
+            *(" ".join(one.degraded), one.latency_ms, _words(story, end_ns - hop_ns, end_ns)),
         ]
-
-
-def harmless(text: str) -> str:
-    """A text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _words(story: Story, start_ns: int, end_ns: int) -> str:

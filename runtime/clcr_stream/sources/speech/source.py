@@ -30,7 +30,8 @@ class SpeechSource(ThreadedSource):
 
     Live, words arrive when they are recognised, and a process that ended is started again for ever. With a recording
     that is read without a pace, the session waits for its words: they arrive once the sound was read from which they
-    are known, however long that took.
+    are known, however long that took. Words that only its end makes certain arrive within its last hop, so that the
+    last window has them: windows wait for the words of one hop more.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class SpeechSource(ThreadedSource):
         self._doubted = 0  # utterances, of this incarnation
         self._in_vain = 0  # of them, one after the other until now
         self._counted: dict[int, int] = {}  # words of the segment that still grows
+        self._held: list[Revision] = []  # of a recording's last hop, as far as it was heard
 
     @property
     def process_id(self) -> int | None:
@@ -90,6 +92,7 @@ class SpeechSource(ThreadedSource):
                     raise
                 self._pause(str(error))
             else:
+                self._release(self._known_ns() + 1, ended=True)
                 break
             finally:
                 self._process = None
@@ -166,15 +169,29 @@ class SpeechSource(ThreadedSource):
                 self.set_state("live", about)
             case Failed(reason):
                 raise _NeverError(reason)
+            case Revision() if self.lossless:
+                self._held.append(answer)
             case Revision():
-                self._put(answer)
+                self._put(answer, self.sinks.clock.now_ns())
             case Heard(until, samples, flushed, doubted):
                 self._heard = max(self._heard, until)
                 self._unanswered -= samples
                 self._flushes -= flushed
                 self._understood(doubted)
                 if self.lossless:
-                    self.advance(self.sinks.grid.sample_ns(self._heard))
+                    self._release(self._known_ns())
+                    self.advance(self._known_ns())
+
+    def _known_ns(self) -> int:
+        """The time until which a recording's words are known, whether or not its sound goes on."""
+        return self.sinks.grid.sample_ns(self._heard) - self.sinks.grid.hop_ns
+
+    def _release(self, until_ns: int, ended: bool = False) -> None:
+        """Words of a recording that are known by `until_ns` arrive; at its end all do, at `until_ns` at the latest."""
+        grid = self.sinks.grid
+        while self._held and (ended or grid.sample_ns(self._held[0].heard) <= until_ns):
+            revision = self._held.pop(0)
+            self._put(revision, min(grid.sample_ns(revision.heard), until_ns))
 
     def _understood(self, doubted: int) -> None:
         """Say so when one utterance after the other gives no words."""
@@ -184,7 +201,7 @@ class SpeechSource(ThreadedSource):
         if self._in_vain >= IN_VAIN:
             self.set_state("live", f"{self._about}: the last {self._in_vain} utterances were not understood")
 
-    def _put(self, revision: Revision) -> None:
+    def _put(self, revision: Revision, arrived_ns: int) -> None:
         """Committed words become a segment of the transcript; tentative ones are only counted."""
         self.set_counts(tentative=len(revision.tentative))
         if not revision.words:
@@ -193,7 +210,6 @@ class SpeechSource(ThreadedSource):
             self._in_vain = 0
             self.set_state("live", self._about)
         grid, words = self.sinks.grid, revision.words
-        arrived_ns = grid.sample_ns(revision.heard) if self.lossless else self.sinks.clock.now_ns()
         segment = Segment(
             f"asr-{self._incarnation}-{revision.number}",
             grid.sample_ns(words[0].start),
