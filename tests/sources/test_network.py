@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import BOTH
 from clcr_stream.sources.health import STALE_PICTURE_NS
 from clcr_stream.sources.media import AudioItem, VideoItem
-from clcr_stream.sources.network import NetworkSource, open_url
+from clcr_stream.sources.network import NetworkSource
+from clcr_stream.sources.urls import open_url
 from media import ORIGIN_NS, SteppedClock, eventually, make_sinks, newest_ns
 
 
@@ -178,16 +178,6 @@ def test_a_stream_that_breaks_is_lost_then_back_with_a_gap(error: Exception | No
     assert source.report().counts["reconnects"] == 1
     present = sinks.rings.acoustic.read(0, 17600).present
     assert present.tolist() == [True] * 1600 + [False] * 14400 + [True] * 1600
-
-
-def test_a_read_that_times_out_is_told_in_words() -> None:
-    clock = SteppedClock()
-    reader = ScriptedReader(clock, [picture()], av.error.ExitError(1414092869, "Immediate exit requested"))
-    source = NetworkSource("rtsp://cam/", BOTH, make_sinks(clock), lambda *_: reader)
-    source.start()
-    assert eventually(lambda: reader.closed and len(clock.waits) == 1)
-    assert (source.report().state, source.report().reason) == ("lost", "nothing arrived for 1 s; trying again")
-    source.close()
 
 
 class HangingReader(ScriptedReader):

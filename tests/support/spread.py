@@ -124,6 +124,7 @@ SLOW: Mapping[str, str] = {
     "tests/repository/test_repository.py::test_the_python_that_the_documents_show": "starts a session",
     "tests/repository/test_repository.py::test_the_wheel": "builds a wheel",
     "tests/repository/test_spread.py::test_a_file_stays_in_one_process": "three processes of pytest",
+    "tests/sources/test_decoder.py": "starts decoders, each test anew",
     "tests/sources/test_media.py::test_real_clips": "decodes recordings",
     "tests/sources/test_playback.py": "writes and plays clips",
     "tests/streams/test_required.py::test_the_command": "starts a session",
