@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -42,6 +43,16 @@ class FakeCapture:
 
     def release(self) -> None:
         self.released = True
+
+    def get(self, _prop: int, /) -> float:
+        return 0.0  # what drivers give that stamp nothing
+
+
+class StampedCapture(FakeCapture):
+    """Stamps each buffer 25 ms before it can be grabbed, as V4L2 does, in ms of the host's monotonic clock."""
+
+    def get(self, prop: int, /) -> float:
+        return (self._clock.now_ns() - 25_000_000) / 1e6 if prop == cv2.CAP_PROP_POS_MSEC else 0.0
 
 
 def pictures(count: int, first: int = 0) -> list[np.ndarray]:
@@ -84,6 +95,20 @@ def test_a_camera_that_comes_later_is_picked_up() -> None:
     assert sinks.rings.vision.frames_in == 30
     items = sinks.rings.vision.read(sinks.grid.slot_of(ORIGIN_NS + 2 * NS_PER_S), 31)
     assert items.valid.sum() >= 29
+
+
+def test_a_picture_was_captured_when_its_buffer_was_stamped() -> None:
+    clock = SteppedClock()
+    capture = StampedCapture(clock, pictures(10))
+    source, sinks = camera(clock, lambda _: capture)
+    source.start()
+    assert eventually(lambda: capture.released)
+    source.close()
+    captured = sinks.rings.vision.read(0, 12).captured_ns
+    expected = [ORIGIN_NS + (number + 1) * FRAME_NS - 25_000_000 for number in range(10)]
+    assert captured[captured >= 0].tolist() == pytest.approx(expected, abs=1000)
+    timing = source.report().timing
+    assert timing is not None and (timing.by, timing.offset_ms, timing.jumps) == ("device", 0.0, 0)
 
 
 def test_a_camera_that_fails_is_released_and_opened_again() -> None:

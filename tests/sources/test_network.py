@@ -129,6 +129,34 @@ def picture() -> VideoItem:
     return VideoItem(0, lambda: np.full((48, 64, 3), 7, np.uint8))
 
 
+class JitteredReader(ScriptedReader):
+    """A camera at 15 Hz that stamps when it takes a picture; each arrives 5 to 50 ms later, by the test's clock."""
+
+    def items(self) -> Iterator[AudioItem | VideoItem]:
+        random = np.random.default_rng(3)
+        begun_ns = self._clock.now_ns()
+        for number in range(len(self._items)):
+            late_ns = int((5 + min(45.0, random.pareto(1.5) * 4)) * 1_000_000)
+            self._clock.move_to(max(self._clock.now_ns(), begun_ns + number * NS_PER_S // 15 + late_ns))
+            level = number % 200
+            yield VideoItem(number * NS_PER_S // 15, lambda level=level: np.full((48, 64, 3), level, np.uint8))  # type: ignore[misc]
+
+
+def test_a_streams_pictures_are_placed_by_their_own_stamps_once_these_are_known_for_a_clock() -> None:
+    clock = SteppedClock()
+    sinks = make_sinks(clock)
+    reader = JitteredReader(clock, [picture()] * 15 * 40)
+    source = NetworkSource("rtsp://cam/", ("vision",), sinks, lambda *_: reader)
+    source.start()
+    assert eventually(lambda: reader.closed, 30)
+    source.close()
+    captured = sinks.rings.vision.read(15 * 36, 15 * 4).captured_ns
+    phases_ms = (captured[captured >= 0] - ORIGIN_NS) % (NS_PER_S // 15) / 1e6
+    assert len(phases_ms) >= 55 and np.ptp(phases_ms) < 2, "the way's jitter is gone"
+    timing = source.report().timing
+    assert timing is not None and timing.by == "device"
+
+
 def test_an_absent_stream_is_waited_for_with_growing_pauses() -> None:
     clock = SteppedClock()
 

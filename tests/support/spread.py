@@ -125,6 +125,8 @@ SLOW: Mapping[str, str] = {
     "tests/repository/test_repository.py::test_the_wheel": "builds a wheel",
     "tests/repository/test_spread.py::test_a_file_stays_in_one_process": "three processes of pytest",
     "tests/sources/test_decoder.py": "starts decoders, each test anew",
+    "tests/sources/test_capture_clock.py::test_a_day": "a day of a virtual clock, twice",
+    "tests/sources/test_flash_and_click.py": "a stream of 12 s",
     "tests/sources/test_media.py::test_real_clips": "decodes recordings",
     "tests/sources/test_playback.py": "writes and plays clips",
     "tests/streams/test_required.py::test_the_command": "starts a session",

@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.audio import Resampler, SampleClock
 from clcr_stream.sources.base import Sinks, SourceIdentity
+from clcr_stream.sources.capture_clock import SOUND_SLACK_NS, SoundLatency
 from clcr_stream.sources.sound import SoundFeeder
 from clcr_stream.sources.threaded import POLL_S, ThreadedSource, backoff_s
 
@@ -107,11 +108,12 @@ class MicrophoneSource(ThreadedSource):
         self._rate_hz = sinks.grid.sample_rate_hz
         self._heard_blocks = self._overflows = 0
         self._device, self._load = device, load
-        self._blocks: deque[tuple[bytes, int, bool]] = deque(maxlen=QUEUE_BLOCKS)
+        self._blocks: deque[tuple[bytes, int, bool, Mapping[str, Any]]] = deque(maxlen=QUEUE_BLOCKS)
         self._arrived = threading.Event()
         self._queue_drops = 0  # written by PortAudio's thread only
         self._sample_clock = SampleClock(sinks.grid)
         self._feeder = SoundFeeder(sinks, microphone=True)
+        self._latency = SoundLatency(max(0, sinks.patience_ns - SOUND_SLACK_NS))
         self._lives = 0  # how often blocks began to come
 
     def run(self) -> None:
@@ -144,6 +146,7 @@ class MicrophoneSource(ThreadedSource):
         info = choose_device(audio, self._device)
         self._blocks.clear()
         self._sample_clock.restart()
+        self._latency.restart()
         self._feeder.reset()
         stream, opened = self._open(module, audio, info)
         try:
@@ -155,10 +158,11 @@ class MicrophoneSource(ThreadedSource):
     def _open(self, module: Any, audio: Any, info: dict[str, Any]) -> tuple[Any, Format]:
         """A running int16 stream at the model's rate, else at the device's own; OSError when it does neither."""
 
-        def on_block(data: bytes, _frames: int, _time: Any, status: int) -> tuple[None, int]:
+        def on_block(data: bytes, _frames: int, stamps: Mapping[str, Any], status: int) -> tuple[None, int]:
             if len(self._blocks) == QUEUE_BLOCKS:
                 self._queue_drops += 1
-            self._blocks.append((data, self.sinks.clock.now_ns(), bool(status & module.paInputOverflow)))
+            overflowed = bool(status & module.paInputOverflow)
+            self._blocks.append((data, self.sinks.clock.now_ns(), overflowed, stamps))
             self._arrived.set()
             return None, module.paContinue
 
@@ -194,12 +198,14 @@ class MicrophoneSource(ThreadedSource):
             self._arrived.wait(POLL_S)
             self._arrived.clear()
             while self._blocks:
-                data, arrived_ns, overflowed = self._blocks.popleft()
+                data, arrived_ns, overflowed, stamps = self._blocks.popleft()
                 heard_ns = max(heard_ns, arrived_ns)
                 if first:
                     first = False
                     self._on_first()
-                self._place(_mono(data, opened, resampler), arrived_ns, overflowed)
+                block_s = len(data) / (2 * opened.channels * opened.rate_hz)
+                late_ns = self._latency.see(stamps, block_s)
+                self._place(_mono(data, opened, resampler), arrived_ns - late_ns, overflowed)
             if clock.now_ns() - heard_ns > QUIET_NS:
                 self.gone("no sound for 0.5 s; opening the device again")
                 return
@@ -214,6 +220,7 @@ class MicrophoneSource(ThreadedSource):
             first, samples = self._sample_clock.place(samples, arrived_ns, overflowed)
             self._feeder.put(first, samples)
         self.came("acoustic", self._feeder.condition)
+        self.set_timing(self._latency.timing(self._sample_clock.skew_ppm, self._sample_clock.gaps))
         self._heard_blocks += 1
         self._overflows += overflowed
         self.set_counts(

@@ -6,10 +6,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clcr_stream.clock import NS_PER_S, MonotonicClock
 from clcr_stream.errors import SourceError, redact
 from clcr_stream.sources.audio import SampleClock
 from clcr_stream.sources.base import Modality, Sinks, SourceIdentity
+from clcr_stream.sources.capture_clock import SOUND_SLACK_NS, CaptureClock
 from clcr_stream.sources.decoder.process import DecodedStream, DecoderProcess, LivePicture
 from clcr_stream.sources.decoder.protocol import Request
 from clcr_stream.sources.frames import FrameFeeder
@@ -26,7 +30,8 @@ _host = MonotonicClock()  # by which a decoder stamps what arrives
 
 
 class NetworkSource(ThreadedSource):
-    """A live URL. What arrives is stamped at arrival; when it stops, it is stale and opened again with back-off.
+    """A live URL. Pictures are placed by their own stamps as soon as these prove a clock, until then when they
+    arrive, as sound is; when it stops, it is stale and opened again with back-off.
 
     Its decoder is a process: one that hangs or crashes is told as the reason, and another one is started.
     """
@@ -36,7 +41,7 @@ class NetworkSource(ThreadedSource):
     ) -> None:
         """`open_reader` in place of a decoder's process, for readers of another kind."""
         counts = {"decode_errors": 0, "frames": 0, "frozen_frames": 0, "samples": 0, "reconnects": 0}
-        counts |= {"audio_gaps": 0, "decoder_restarts": 0}
+        counts |= {"audio_gaps": 0, "decoder_restarts": 0, "overtaken_frames": 0}
         super().__init__(SourceIdentity(redact(url), "network", requested), sinks, counts, STALE_NS)
         self._requested = requested
         self._decoder = DecoderProcess(Request(url, requested, sinks.grid.sample_rate_hz), self.stop)
@@ -44,6 +49,7 @@ class NetworkSource(ThreadedSource):
         self._feeder = FrameFeeder(sinks, live=True) if "vision" in requested else None
         self._sound = SoundFeeder(sinks)
         self._sample_clock = SampleClock(sinks.grid)
+        self._capture_clock = CaptureClock(sinks.patience_ns)
         self._arrived = 0  # pictures and blocks of sound
 
     def run(self) -> str | None:
@@ -84,6 +90,7 @@ class NetworkSource(ThreadedSource):
     def _drain(self, reader: DecodedStream) -> None:
         """Push what arrives until the stream ends."""
         self._sample_clock.restart()
+        self._capture_clock.restart()
         self._sound.reset()
         if self._feeder is not None:
             self._feeder.reset()
@@ -97,7 +104,7 @@ class NetworkSource(ThreadedSource):
                 self.sinks.clock.wait_until(begun_ns + self._time_ns(item), self.stop)
             if self.stop.is_set():
                 break
-            self._push(item, self._arrived_ns(item, reader.length_s is None))
+            self._push(item, reader.length_s is None)
             self._arrived += 1
 
     def _arrived_ns(self, item: LivePicture | AudioItem, live: bool) -> int:
@@ -105,22 +112,49 @@ class NetworkSource(ThreadedSource):
         age_ns = _host.now_ns() - item.arrived_ns if live and item.arrived_ns is not None else 0
         return self.sinks.clock.now_ns() - age_ns
 
+    def _captured_ns(self, item: LivePicture | AudioItem, live: bool) -> int:
+        """When a picture, or a block's last sample, was captured: both by one clock, so that lips and voice agree."""
+        arrived_ns = self._arrived_ns(item, live)
+        if not live:
+            return arrived_ns
+        if isinstance(item, AudioItem):
+            most_ns = max(0, self.sinks.patience_ns - SOUND_SLACK_NS)
+            return self._capture_clock.place(self._time_ns(item), arrived_ns, "acoustic", most_ns)
+        return self._capture_clock.place(item.time_ns, arrived_ns, "vision")
+
     def _time_ns(self, item: LivePicture | AudioItem) -> int:
         """From the recording's start to its end, as a live one would have arrived."""
         if not isinstance(item, AudioItem):
             return item.time_ns
         return (item.first_sample + len(item.samples)) * NS_PER_S // self.sinks.grid.sample_rate_hz
 
-    def _push(self, item: LivePicture | AudioItem, arrived_ns: int) -> None:
+    def _push(self, item: LivePicture | AudioItem, live: bool) -> None:
+        captured_ns = self._captured_ns(item, live)
+        if live:
+            self.set_timing(self._capture_clock.timing())
         if isinstance(item, AudioItem):
-            first, samples = self._sample_clock.place(item.samples, arrived_ns)
+            first, samples = self._sample_clock.place(item.samples, captured_ns)
             self._sound.put(first, samples)
             self.count("samples", len(samples))
             self.set_counts(audio_gaps=self._sample_clock.gaps)
             self.came("acoustic", self._sound.condition)
         elif self._feeder is not None:
-            self._feeder.offer(arrived_ns, item.rgb)
-            self.count("frames")
+            fetched = _Fetched(item)
+            self._feeder.offer(captured_ns, fetched)
+            self.count("overtaken_frames" if fetched.gone else "frames")
             self.set_counts(frozen_frames=self._feeder.frozen_frames)
             self.note(self._missing or self._feeder.hint)
             self.came("vision", self._feeder.condition)
+
+
+class _Fetched:
+    """A picture's pixels, and whether newer pictures had taken their place in the decoder: then no ring counts it."""
+
+    def __init__(self, item: LivePicture) -> None:
+        self._item = item
+        self.gone = False
+
+    def __call__(self) -> NDArray[np.uint8] | None:
+        rgb = self._item.rgb()
+        self.gone = rgb is None
+        return rgb

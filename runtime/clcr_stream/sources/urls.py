@@ -35,7 +35,7 @@ def open_url(
     try:
         container = av.open(url, mode="r", options=options, timeout=(OPEN_TIMEOUT_S, read_timeout_s))
     except (OSError, av.error.FFmpegError, ValueError) as error:
-        raise SourceError(redact(f"{url}: {_refusal(error)}")) from None
+        raise SourceError(redact(_refusal(url, error))) from None
     reader = MediaReader(container, requested, rate_hz, on_error, now_ns)
     if not reader.modalities:
         container.close()
@@ -43,23 +43,23 @@ def open_url(
     return reader
 
 
-def _refusal(error: Exception) -> str:
+def _refusal(url: str, error: Exception) -> str:
     """Why a URL does not open, as its user would say it."""
     import av
 
     match error:
         case av.error.ExitError():
-            return f"does not answer within {OPEN_TIMEOUT_S:.0f} s"
+            return f"{url}: does not answer within {OPEN_TIMEOUT_S:.0f} s"
         case av.error.HTTPUnauthorizedError():
-            return "asks for a name and a password (401); give SCHEME://NAME:PASSWORD@HOST/..."
+            return f"{url}: asks for a name and a password (401); give SCHEME://NAME:PASSWORD@HOST/..."
         case av.error.HTTPForbiddenError():
-            return "refuses this user (403)"
+            return f"{url}: refuses this user (403)"
         case av.error.HTTPNotFoundError():
-            return "has no stream of this path (404)"
+            return f"{url}: has no stream of this path (404)"
         case av.error.InvalidDataError():
-            return "sends what is neither video nor audio"
+            return f"{url}: sends what is neither video nor audio"
         case _:
-            return f"does not answer ({one_line(getattr(error, 'strerror', None) or str(error))})"
+            return f"{url}: does not answer ({one_line(getattr(error, 'strerror', None) or str(error))})"
 
 
 def names_recording(url: str) -> bool:

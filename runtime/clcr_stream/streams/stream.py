@@ -141,7 +141,10 @@ class Stream:
         self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder, engines.worker)
         # Closed in reverse: goodbye and endpoint, sources, and the output last, which gets the goodbye too.
         output = self._stack.enter_context(contextlib.ExitStack())
-        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify, options.sources.framing)
+        settle_ns = int(options.settle_ms * NS_PER_MS)
+        sinks = Sinks(
+            self._clock, self._pipeline.rings, finder, self._shared.notify, options.sources.framing, settle_ns
+        )
         open_all = hooks.open_sources or partial(open_sources, options.sources, kinds=KINDS)
         self._sources = tuple(open_all(sinks))
         for source in self._sources:
