@@ -53,11 +53,17 @@ def nobody() -> None:
     """Nobody waits for news."""
 
 
+def never() -> bool:
+    """Nobody wants the session to end."""
+    return False
+
+
 @dataclass(frozen=True)
 class Sinks:
     """Where a source puts what it captures, and the session's clock; `finder` None = a FaceFinder when one is needed.
 
     Ticks wait `patience_ns` for late data: what is said to be captured longer ago comes too late for them.
+    A source that must wait while it is being opened gives up once `stopping` is true.
     A source calls `notify` when what a tick was waiting for has arrived, or at its end; in its own thread.
     """
 
@@ -67,6 +73,7 @@ class Sinks:
     notify: Callable[[], object] = nobody
     framing: Framing = UPRIGHT
     patience_ns: int = SETTLE_NS
+    stopping: Callable[[], bool] = never
 
     @property
     def grid(self) -> TimeGrid:

@@ -198,7 +198,7 @@ def _open_file(text: str, requested: tuple[Modality, ...], spec: SourceSpec, sin
 
     if not is_pipe(text):
         return FileSource(text, requested, sinks, spec.pace, flag, spec.span)
-    pipe = PipeFile(text)
+    pipe = PipeFile(text, stopping=sinks.stopping)
     return FileSource(text, requested, sinks, spec.pace, flag, spec.span, partial(open_pipe, pipe), pipe.cancel)
 
 

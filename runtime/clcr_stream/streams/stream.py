@@ -21,7 +21,7 @@ from clcr_stream.recording.options import RecordOptions
 from clcr_stream.recording.recorder import Recorder, RecorderHooks
 from clcr_stream.recording.seen import Watch
 from clcr_stream.recording.source import KINDS
-from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec
+from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec, never
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.frames import make_finder
 from clcr_stream.streams.faces_shown import show_faces
@@ -77,7 +77,8 @@ class Hooks:
 
     `open_sources` replaces the sources that the options name. `sinks` get every message as it was sent. A recording's
     next hop waits while `has_room` is False. `ended` is called once, when all is closed, with what ended the stream.
-    `baselines` are the person's to begin with, in place of a profile's.
+    `baselines` are the person's to begin with, in place of a profile's. `stopping` says that what is being opened is
+    no longer wanted.
     """
 
     open_sources: Callable[[Sinks], Sequence[Source]] | None = None
@@ -85,6 +86,7 @@ class Hooks:
     has_room: Callable[[], bool] = always
     ended: Callable[[ClcrError | None], object] = lambda _: None
     baselines: Baselines = field(default_factory=dict)
+    stopping: Callable[[], bool] = never
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,13 @@ class Stream:
         output = self._stack.enter_context(contextlib.ExitStack())
         settle_ns = int(options.settle_ms * NS_PER_MS)
         sinks = Sinks(
-            self._clock, self._pipeline.rings, finder, self._shared.notify, options.sources.framing, settle_ns
+            self._clock,
+            self._pipeline.rings,
+            finder,
+            self._shared.notify,
+            options.sources.framing,
+            settle_ns,
+            hooks.stopping,
         )
         open_all = hooks.open_sources or partial(open_sources, options.sources, kinds=KINDS)
         self._sources = tuple(open_all(sinks))
