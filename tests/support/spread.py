@@ -54,6 +54,7 @@ GROUPS: Mapping[str, str] = {
     "tests/sources/test_microphone.py": "sound",
     "tests/sources/test_virtual_microphone.py": "sound",
     "tests/faults/test_12_microphone_muted.py": "sound",
+    "tests/faults/test_14_sound_flood.py": "sound",
 }
 # Marked slow beside those that carry the mark themselves: start of a test's id -> why. The others are the quick
 # selection, which has tests of every room: what runs in pytest's own process and takes less than a second.

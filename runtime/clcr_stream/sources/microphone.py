@@ -25,6 +25,7 @@ from clcr_stream.sources.threaded import POLL_S, ThreadedSource, backoff_s
 BLOCK_S = 0.02
 QUIET_NS = 500 * NS_PER_MS
 FIRST_RETRY_S, RETRY_S = 0.25, 2.0  # looking for devices costs 0.1 s of CPU
+FLOOD_S = 1.25  # more than any device's buffers hold
 QUEUE_BLOCKS = 256  # 5 s: more than the reader thread can ever be late without being dead
 ALLOWED = "default, an index, name:TEXT, a file, test:// or none"
 INSTALL = (
@@ -99,18 +100,34 @@ def choose_device(audio: Any, device: str) -> dict[str, Any]:
     return matches[0]
 
 
+class Flood:
+    """Whether a device gives sound much faster than time passes, as one without a clock of its own does."""
+
+    def __init__(self) -> None:
+        self._begun_ns = 0
+        self._heard_s = 0.0
+
+    def ahead(self, now_ns: int, block_s: float) -> bool:
+        """A block came; True when there was more than an overrun can have left behind: more than 1 s in no time."""
+        if now_ns - self._begun_ns >= NS_PER_S:
+            self._begun_ns, self._heard_s = now_ns, 0.0
+        self._heard_s += block_s
+        return self._heard_s > FLOOD_S + (now_ns - self._begun_ns) / NS_PER_S
+
+
 class MicrophoneSource(ThreadedSource):
     """One microphone. Absent: it waits and looks every 0.25 to 2 s. Nothing for 0.5 s: PortAudio is started anew."""
 
     def __init__(self, device: str, sinks: Sinks, load: Callable[[], Any] = load_pyaudio) -> None:
         counts = {"blocks": 0, "overflows": 0, "queue_drops": 0, "gaps": 0, "reopened": 0, "skew_ppm": 0}
+        counts |= {"held_back": 0}
         super().__init__(SourceIdentity(device, "microphone", ("acoustic",)), sinks, counts)
         self._rate_hz = sinks.grid.sample_rate_hz
         self._heard_blocks = self._overflows = 0
         self._device, self._load = device, load
         self._blocks: deque[tuple[bytes, int, bool, Mapping[str, Any]]] = deque(maxlen=QUEUE_BLOCKS)
         self._arrived = threading.Event()
-        self._queue_drops = 0  # written by PortAudio's thread only
+        self._queue_drops = self._held_back = 0  # written by PortAudio's thread only
         self._sample_clock = SampleClock(sinks.grid)
         self._feeder = SoundFeeder(sinks, microphone=True)
         self._latency = SoundLatency(max(0, sinks.patience_ns - SOUND_SLACK_NS))
@@ -162,10 +179,15 @@ class MicrophoneSource(ThreadedSource):
             if len(self._blocks) == QUEUE_BLOCKS:
                 self._queue_drops += 1
             overflowed = bool(status & module.paInputOverflow)
-            self._blocks.append((data, self.sinks.clock.now_ns(), overflowed, stamps))
+            now_ns = self.sinks.clock.now_ns()
+            self._blocks.append((data, now_ns, overflowed, stamps))
             self._arrived.set()
+            if flood.ahead(now_ns, BLOCK_S):
+                self._held_back += 1
+                self.stop.wait(BLOCK_S)  # else PortAudio's thread takes a core
             return None, module.paContinue
 
+        flood = Flood()
         own_hz = int(info["defaultSampleRate"])
         formats = [
             Format(info["index"], rate_hz, channels) for rate_hz in (self._rate_hz, own_hz) for channels in (1, 2)
@@ -227,6 +249,7 @@ class MicrophoneSource(ThreadedSource):
             blocks=self._heard_blocks,
             overflows=self._overflows,
             queue_drops=self._queue_drops,
+            held_back=self._held_back,
             gaps=self._sample_clock.gaps,
             skew_ppm=round(self._sample_clock.skew_ppm),
         )
