@@ -25,6 +25,9 @@ class Unplugged:
     def release(self) -> None:
         pass
 
+    def set(self, _prop: int, _value: float, /) -> bool:
+        return False
+
     def get(self, _prop: int, /) -> float:
         return 0.0
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import Sinks, SourceIdentity
+from clcr_stream.sources.camera_mode import split_mode
 from clcr_stream.sources.capture_clock import CaptureClock
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
@@ -21,7 +22,10 @@ from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 ABSENT_PAUSE_NS = NS_PER_S
 POS_MSEC = 0  # cv2.CAP_PROP_POS_MSEC: of V4L2 the stamp of the last buffer
 BY_ID = Path("/dev/v4l/by-id")
-ALLOWED = "an index (0), /dev/videoN, v4l2:/dev/videoN, by-id:NAME, a URL, a file, test:// or none"
+ALLOWED = (
+    "an index (0), /dev/videoN, v4l2:/dev/videoN, by-id:NAME (each with a mode, 0?size=1280x720&rate=30&format=mjpg), "
+    "a URL, a file, test:// or none"
+)
 
 
 class Capture(Protocol):
@@ -32,6 +36,7 @@ class Capture(Protocol):
     def retrieve(self) -> tuple[bool, Any]: ...
     def release(self) -> None: ...
     def get(self, prop: int, /) -> float: ...
+    def set(self, prop: int, value: float, /) -> bool: ...
 
 
 def open_capture(device: str) -> Capture:
@@ -43,7 +48,8 @@ def open_capture(device: str) -> Capture:
 
 
 def is_camera(text: str) -> bool:
-    """True when `text` names a local camera."""
+    """True when `text` names a local camera, with or without a mode."""
+    text = text.partition("?")[0]
     return text.isdecimal() or text.startswith(("/dev/", "v4l2:", "by-id:"))
 
 
@@ -81,10 +87,12 @@ class CameraSource(ThreadedSource):
         opener: Callable[[str], Capture] = open_capture,
         resolve: Callable[[str], str | None] = resolve_device,
     ) -> None:
-        resolve(device)  # a name that can never be a camera is an error now, not a wait
+        name, self._mode = split_mode(device)
+        resolve(name)  # a name that can never be a camera is an error now, not a wait
         counts = {"frames": 0, "bad_frames": 0, "frozen_frames": 0, "reopened": 0}
         super().__init__(SourceIdentity(device, "camera", ("vision",)), sinks, counts)
-        self._device, self._opener, self._resolve = device, opener, resolve
+        self._device, self._opener, self._resolve = name, opener, resolve
+        self._refused = ""
         self._feeder = FrameFeeder(sinks, live=True)
         self._opened = False  # at least once
         self._capture_clock = CaptureClock(sinks.patience_ns, host_stamps=True)
@@ -103,6 +111,7 @@ class CameraSource(ThreadedSource):
                 self._pause(f"{what}; looking every second, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
                 continue
             try:
+                self._refused = self._mode.apply(capture)
                 grabbed = self._drain(capture)
             finally:
                 capture.release()
@@ -134,7 +143,7 @@ class CameraSource(ThreadedSource):
             if used or frozen:
                 self.set_counts(frozen_frames=self._feeder.frozen_frames)
                 self._opened = True
-                self.note(self._feeder.hint)
+                self.note(self._feeder.hint or self._refused)
                 self.set_timing(self._capture_clock.timing())
                 self.came("vision", self._feeder.condition)
         return grabbed
