@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import socketserver
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -93,6 +97,64 @@ def test_a_dead_url_is_told_without_its_credentials() -> None:
         open_url("rtsp://user:secret@127.0.0.1:9/live", BOTH, 16_000, lambda _: None)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Rtsp(socketserver.StreamRequestHandler):
+    """As much of an RTSP server as is needed to be refused by it; it remembers what was asked for."""
+
+    refusal: str | None = None
+    asked: ClassVar[list[str]] = []
+    sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=audio 0 RTP/AVP 0\r\na=control:track\r\n"
+
+    def handle(self) -> None:
+        while head := self._request():
+            number = re.findall(r"CSeq: (\d+)", head)[0]
+            self.asked.append(head)
+            method = head.split(" ")[0]
+            status, more, body = "200 OK", "Public: DESCRIBE, SETUP, PLAY\r\n", ""
+            if method == "DESCRIBE" and self.refusal is not None:
+                status, more = self.refusal, 'WWW-Authenticate: Basic realm="camera"\r\n'
+            elif method == "DESCRIBE":
+                more, body = f"Content-Type: application/sdp\r\nContent-Length: {len(self.sdp)}\r\n", self.sdp
+            elif method == "SETUP":
+                status = "461 Unsupported Transport"
+            self.wfile.write(f"RTSP/1.0 {status}\r\nCSeq: {number}\r\n{more}\r\n{body}".encode())
+
+    def _request(self) -> str:
+        lines = list(iter(self.rfile.readline, b"\r\n"))
+        return b"".join(lines).decode() if lines and lines[-1] else ""
+
+
+@contextmanager
+def rtsp_url(refusal: str | None) -> Iterator[str]:
+    Rtsp.refusal, Rtsp.asked[:] = refusal, []
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Rtsp) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"rtsp://user:secret@127.0.0.1:{server.server_address[1]}/live"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ("401 Unauthorized", "asks for a name and a password (401)"),
+        ("403 Forbidden", "refuses this user (403)"),
+        ("404 Not Found", "has no stream of this path (404)"),
+        ("503 Service Unavailable", "does not answer (Server returned 5XX"),
+    ],
+)
+def test_why_a_camera_refuses_is_said_in_words_and_without_the_password(refusal: str, said: str) -> None:
+    with rtsp_url(refusal) as url, pytest.raises(SourceError) as caught:
+        open_url(url, BOTH, 16_000, lambda _: None)
+    assert said in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_rtsp_asks_for_tcp() -> None:
+    with rtsp_url(None) as url, pytest.raises(SourceError):
+        open_url(url, BOTH, 16_000, lambda _: None)
+    transports = re.findall(r"Transport: (\S+?);", "".join(Rtsp.asked))
+    assert transports and set(transports) == {"RTP/AVP/TCP"}
 
 
 class ScriptedReader:

@@ -131,6 +131,7 @@ SLOW: Mapping[str, str] = {
     "tests/sources/test_media.py::test_real_clips": "decodes recordings",
     "tests/sources/test_playback.py": "writes and plays clips",
     "tests/streams/test_required.py::test_the_command": "starts a session",
+    "tests/tools/test_soak_faults.py::test_a_short": "starts sessions that fail",
     "tests/tools/test_bench_faces.py": "draws and searches a clip",
     "tests/cli/test_doctor.py::test_doctor_says_how": "opens sources",
     "tests/sources/test_network_camera.py": "streams a camera for 15 s",
