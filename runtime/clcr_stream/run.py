@@ -12,7 +12,7 @@ import msgspec
 
 from clcr_stream.config import engine_options, stream_options
 from clcr_stream.config_tree import Config
-from clcr_stream.errors import ConfigError
+from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.inference.engines import Say, open_engines
 from clcr_stream.metrics.options import MetricsOptions, parse_metrics
 from clcr_stream.recording.options import check_record
@@ -21,7 +21,7 @@ from clcr_stream.sources.choose import check_spec
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.profile import check_profile
 from clcr_stream.streams.reports import Summary, peak_rss_mb
-from clcr_stream.streams.stream import StreamOptions
+from clcr_stream.streams.stream import Hooks, StreamOptions
 from clcr_stream.wire.jsonl import check_output
 from clcr_stream.wire.outbox import Sink
 from clcr_stream.wire.publisher import check_options
@@ -32,7 +32,7 @@ Observer: TypeAlias = Callable[[Host], contextlib.AbstractContextManager[object]
 def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lambda _: None) -> Summary | None:
     """Run the configured streams until their input ends or `stop` is set; the summary. `observe` is entered meanwhile.
 
-    None when `stop` was set while the engines were being loaded: then no input and no endpoint is opened.
+    None when `stop` was set while engines were being loaded or inputs being opened: then nothing stays open.
     Raises the ClcrError of whatever cannot be opened (bundle and engines first, then inputs, then the endpoint) and of
     what ended a single stream or every one of several.
     """
@@ -48,7 +48,12 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
             return None
         sinks = () if metrics is None else (_serve_metrics(metrics, stack, say),)
         host = stack.enter_context(Host(engines, config.run.max_batch, started_ns, say, tell, sinks))
-        host.begin(streams)
+        try:
+            host.begin(streams, Hooks(stopping=stop.is_set))
+        except ClcrError:
+            if stop.is_set():  # what was being opened was given up
+                return None
+            raise
         if engines.building is not None:
             tell("TensorRT's plans are being built, which takes minutes; ONNX Runtime runs the engines meanwhile")
             stack.enter_context(engines.building)

@@ -54,6 +54,7 @@ GROUPS: Mapping[str, str] = {
     "tests/sources/test_microphone.py": "sound",
     "tests/sources/test_virtual_microphone.py": "sound",
     "tests/faults/test_12_microphone_muted.py": "sound",
+    "tests/faults/test_14_sound_flood.py": "sound",
 }
 # Marked slow beside those that carry the mark themselves: start of a test's id -> why. The others are the quick
 # selection, which has tests of every room: what runs in pytest's own process and takes less than a second.
@@ -128,9 +129,13 @@ SLOW: Mapping[str, str] = {
     "tests/repository/test_repository.py::test_the_python_that_the_documents_show": "starts a session",
     "tests/repository/test_repository.py::test_the_wheel": "builds a wheel",
     "tests/repository/test_spread.py::test_a_file_stays_in_one_process": "three processes of pytest",
+    "tests/sources/test_decoder.py": "starts decoders, each test anew",
+    "tests/sources/test_capture_clock.py::test_a_day": "a day of a virtual clock, twice",
+    "tests/sources/test_flash_and_click.py": "a stream of 12 s",
     "tests/sources/test_media.py::test_real_clips": "decodes recordings",
     "tests/sources/test_playback.py": "writes and plays clips",
     "tests/streams/test_required.py::test_the_command": "starts a session",
+    "tests/tools/test_soak_faults.py::test_a_short": "starts sessions that fail",
     "tests/tools/test_bench_faces.py": "draws and searches a clip",
     "tests/cli/test_doctor.py::test_doctor_says_how": "opens sources",
     "tests/sources/test_network_camera.py": "streams a camera for 15 s",

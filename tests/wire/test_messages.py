@@ -34,6 +34,7 @@ SOURCE = messages.Source(
     name="0",
     kind="camera",
     state="live",
+    timing=messages.Timing(by="device", delay_ms=31.5, subtracted_ms=31.5, offset_ms=0.0, skew_ppm=-12.5, jumps=1),
     counts=COUNTS,
     since_ns=12_000_000_000_000,
     entered={"starting": 1, "live": 1},

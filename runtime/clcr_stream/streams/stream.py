@@ -21,7 +21,7 @@ from clcr_stream.recording.options import RecordOptions
 from clcr_stream.recording.recorder import Recorder, RecorderHooks
 from clcr_stream.recording.seen import Watch
 from clcr_stream.recording.source import KINDS
-from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec
+from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec, never
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.frames import make_finder
 from clcr_stream.streams.events import Changes
@@ -79,7 +79,8 @@ class Hooks:
 
     `open_sources` replaces the sources that the options name. `sinks` get every message as it was sent. A recording's
     next hop waits while `has_room` is False. `ended` is called once, when all is closed, with what ended the stream.
-    `baselines` are the person's to begin with, in place of a profile's.
+    `baselines` are the person's to begin with, in place of a profile's. `stopping` says that what is being opened is
+    no longer wanted.
     """
 
     open_sources: Callable[[Sinks], Sequence[Source]] | None = None
@@ -87,6 +88,7 @@ class Hooks:
     has_room: Callable[[], bool] = always
     ended: Callable[[ClcrError | None], object] = lambda _: None
     baselines: Baselines = field(default_factory=dict)
+    stopping: Callable[[], bool] = never
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,16 @@ class Stream:
         self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder, engines.worker)
         # Closed in reverse: goodbye and endpoint, sources, and the output last, which gets the goodbye too.
         output = self._stack.enter_context(contextlib.ExitStack())
-        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify, options.sources.framing)
+        settle_ns = int(options.settle_ms * NS_PER_MS)
+        sinks = Sinks(
+            self._clock,
+            self._pipeline.rings,
+            finder,
+            self._shared.notify,
+            options.sources.framing,
+            settle_ns,
+            hooks.stopping,
+        )
         open_all = hooks.open_sources or partial(open_sources, options.sources, kinds=KINDS)
         self._sources = tuple(open_all(sinks))
         for source in self._sources:

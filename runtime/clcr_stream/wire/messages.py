@@ -58,10 +58,26 @@ class Header(Struct, frozen=True, kw_only=True, tag_field="type"):
     recording: bool = False
 
 
+class Timing(Struct, frozen=True, kw_only=True):
+    """How a live source knows when its data were captured: by the device's own stamps, or only when they arrived.
+
+    `delay_ms` lies between them (of a stream its part that varies), of which `subtracted_ms` is taken off the arrival;
+    `offset_ms` is the host's clock minus the device's, `skew_ppm` how much faster that runs, `jumps` its steps.
+    """
+
+    by: Literal["device", "arrival"] = "arrival"
+    delay_ms: Number = None
+    subtracted_ms: float = 0.0
+    offset_ms: Number = None
+    skew_ppm: Number = None
+    jumps: Count = 0
+
+
 class Source(Struct, frozen=True, kw_only=True):
     """One input: `kind` is camera, microphone, file, transcript...; `counts` hold frames and drops by reason.
 
     `state` has lasted since `since_ns`; `entered` counts how often each state has begun. docs/wire.md lists the states.
+    `timing` is of live cameras, microphones and streams.
     """
 
     name: str
@@ -71,6 +87,7 @@ class Source(Struct, frozen=True, kw_only=True):
     counts: dict[str, int] = msgspec.field(default_factory=dict)
     since_ns: Ns | None = None
     entered: dict[str, int] = msgspec.field(default_factory=dict)
+    timing: Timing | None = None
 
 
 class IntendedUse(Struct, frozen=True, kw_only=True):
