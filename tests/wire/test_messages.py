@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from any_text import texts
 from clcr_stream.errors import PublishError
+from clcr_stream.streams.prediction import top_label
 from clcr_stream.wire import messages
 from clcr_stream.wire.messages import KINDS, Format, Kind, Message, Prediction, Transcript, decode, encode, kind_of
 
@@ -308,9 +309,9 @@ def test_a_stream_name_that_would_confuse_topics_or_paths_is_refused(name: str) 
 
 
 def test_the_top_label_is_null_when_any_probability_is_not_finite() -> None:
-    assert messages.top_label({"a": 0.25, "b": float(np.float32(0.75))}) == ("b", 0.75)
-    assert messages.top_label({"a": 0.25, "b": float("nan")}) == (None, None)
-    assert messages.top_label({}) == (None, None)
+    assert top_label({"a": 0.25, "b": float(np.float32(0.75))}) == ("b", 0.75)
+    assert top_label({"a": 0.25, "b": float("nan")}) == (None, None)
+    assert top_label({}) == (None, None)
 
 
 def test_session_ids_are_64_bits_and_differ() -> None:

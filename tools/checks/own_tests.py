@@ -106,6 +106,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "streams/stream": ["streams/test_host", "cli/test_config", "streams/test_several_streams"],
     "wire/jsonl": ["streams/test_host"],
     "wire/names": ["wire/test_messages"],
+    "wire/schema": ["wire/test_messages"],
     "wire/numbering": ["wire/test_publisher", "streams/test_host"],
     "wire/outbox": ["wire/test_publisher", "streams/test_host"],
 }

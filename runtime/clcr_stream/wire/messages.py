@@ -12,10 +12,8 @@ language; levels 1, 2, 3.
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -385,28 +383,9 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     return name, payload
 
 
-def top_label(probs: Mapping[str, float]) -> tuple[str | None, float | None]:
-    """The most probable label and its probability; (None, None) when there is none or one of them is not finite."""
-    if not probs or not all(math.isfinite(value) for value in probs.values()):
-        return None, None
-    label = max(probs, key=lambda name: float(probs[name]))
-    return label, float(probs[label])
-
-
 def new_session_id() -> str:
     """64 random bits in hex."""
     return secrets.token_hex(8)
-
-
-def json_schema(kind: Kind) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of one kind of message; docs/schema/ holds these as files."""
-    schema = msgspec.json.schema(TYPES[kind])
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"clcr-stream:{kind}:{SCHEMA}",
-        "title": f"clcr-stream {kind} message, schema {SCHEMA}",
-        **schema,
-    }
 
 
 def _plain(value: object) -> object:
