@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clcr_stream.config_file import EXAMPLE, read_config_file
-from clcr_stream.config_tree import BuilderConfig, Config, PublishConfig, SourcesConfig, StreamEntry, TensorRTConfig
+from clcr_stream.config_tree import (
+    BuilderConfig,
+    Config,
+    CurveConfig,
+    PublishConfig,
+    SourcesConfig,
+    StreamEntry,
+    TensorRTConfig,
+)
 from clcr_stream.errors import BackendError, ConfigError
 from clcr_stream.wire.names import STREAM_NAME
 
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     from clcr_stream.recording.options import RecordOptions
     from clcr_stream.sources.base import SourceSpec
     from clcr_stream.streams.stream import StreamOptions
+    from clcr_stream.wire.keys import CurveServer
     from clcr_stream.wire.publisher import PublishOptions
 
 MAX_STREAMS = 1024
@@ -83,6 +92,7 @@ def stream_options(config: Config) -> tuple[StreamOptions, ...]:
             calibrate_s=config.person.calibrate_s if entry.calibrate_s is None else entry.calibrate_s,
             profile=None if entry.profile is None else Path(entry.profile),
             preview=config.publish.preview,
+            events=config.publish.events,
             record=record_options(config, entry, inputs),
         )
         for entry in stream_entries(config)
@@ -109,8 +119,10 @@ def input_files(config: Config) -> tuple[Path, ...]:
     sources = [entry.sources for entry in stream_entries(config)]
     names = [name for one in sources for name in (one.input, one.camera, one.mic, one.transcript, one.face_model)]
     names += [entry.profile for entry in stream_entries(config)]
-    names += [config.model.bundle, config.publish.curve.secret_file, config.publish.curve.clients_folder]
-    return tuple(Path(name.removeprefix("file://")).expanduser() for name in names if name and name != "-")
+    names.append(config.model.bundle)
+    curve = curve_server(config.publish.curve)
+    keys = () if curve is None else (curve.secret_file, curve.allowed_folder)
+    return (*(Path(name.removeprefix("file://")).expanduser() for name in names if name and name != "-"), *keys)
 
 
 def stream_entries(config: Config) -> tuple[StreamEntry, ...]:
@@ -150,13 +162,19 @@ def source_spec(sources: SourcesConfig) -> SourceSpec:
 
 def publish_options(publish: PublishConfig, stream: str, bind: str | None) -> PublishOptions:
     """Where and how a stream is published."""
-    from clcr_stream.wire.endpoint import CurveServer
     from clcr_stream.wire.publisher import PublishOptions
 
-    curve, certificates = None, publish.curve
-    if certificates.secret_file is not None and certificates.clients_folder is not None:
-        curve = CurveServer(Path(certificates.secret_file), Path(certificates.clients_folder))
-    return PublishOptions(stream=stream, endpoint=bind, format=publish.format, curve=curve)
+    return PublishOptions(stream=stream, endpoint=bind, format=publish.format, curve=curve_server(publish.curve))
+
+
+def curve_server(section: CurveConfig) -> CurveServer | None:
+    """The publisher's keys; unless told otherwise those may read whom the folder `allowed` beside its secret names."""
+    from clcr_stream.wire.keys import ALLOWED, CurveServer, secret_path
+
+    if section.secret_file is None:
+        return None
+    secret = secret_path(section.secret_file)
+    return CurveServer(secret, Path(section.clients_folder) if section.clients_folder else secret.parent / ALLOWED)
 
 
 def load_config(path: Path | str | None, flags: Mapping[str, Any]) -> Config:
@@ -271,10 +289,10 @@ def _check(config: Config, where: str) -> None:
         ),
     }
     curve = config.publish.curve
-    if (curve.secret_file is None) != (curve.clients_folder is None):
+    if curve.secret_file is None and curve.clients_folder is not None:
         raise ConfigError(
-            f"{where}: publish.curve needs both secret_file and clients_folder (--curve-secret FILE and "
-            "--curve-clients DIR), made as docs/wire.md says"
+            f"{where}: publish.curve.clients_folder (--curve-clients DIR) needs secret_file too (--curve-secret NAME); "
+            "make a key with `clcr-stream keys new server`"
         )
     _check_builder(config.tensorrt.builder, where)
     rules |= _source_rules(config.sources, "")

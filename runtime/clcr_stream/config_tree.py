@@ -39,7 +39,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Encryption, needed off loopback: our secret certificate and the folder of the readers' public ones."""
+    """Encryption, needed off loopback: our secret key (a file, or a NAME of `clcr-stream keys`) and who may read.
+
+    A null `clients_folder` is the folder `allowed` beside the secret.
+    """
 
     secret_file: str | None = None
     clients_folder: str | None = None
@@ -49,7 +52,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Where predictions go; a null `bind` is the user's own ipc socket, `output` a file of JSON lines or "-".
 
     `append` lets an output grow that holds something already, instead of refusing it. `preview` lets the user's own
-    programs see the face crops.
+    programs see the face crops, `events` also sends changes of expression.
     """
 
     bind: str | None = None
@@ -58,6 +61,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     output: str | None = None
     append: bool = False
     preview: bool = False
+    events: bool = False
     curve: CurveConfig = CurveConfig()
 
 
@@ -96,6 +100,7 @@ class StreamEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When ticks happen and when the session ends; a null `duration_s` runs until the input ends or a signal comes.
 
+    `metrics` is an address and port for Prometheus, `log_format` how standard error is written.
     `max_streams` is how many streams may run at once, `max_batch` how many go through a level in one call (1: each
     alone). `require` names modalities, "vision,acoustic", that must be live: after `require_s` without one of them the
     stream ends, or only says so.
@@ -107,6 +112,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     require: str = ""
     require_s: float = 10.0
     require_action: Literal["end", "alert"] = "end"
+    metrics: str | None = None
+    log_format: Literal["text", "json"] = "text"
     max_streams: int = 32
     max_batch: int = 8
 

@@ -12,16 +12,18 @@ import msgspec
 
 from clcr_stream.config import engine_options, stream_options
 from clcr_stream.config_tree import Config
-from clcr_stream.errors import ConfigError
+from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.inference.engines import Say, open_engines
+from clcr_stream.metrics.options import MetricsOptions, parse_metrics
 from clcr_stream.recording.options import check_record
 from clcr_stream.recording.source import KINDS
 from clcr_stream.sources.choose import check_spec
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.profile import check_profile
 from clcr_stream.streams.reports import Summary, peak_rss_mb
-from clcr_stream.streams.stream import StreamOptions
+from clcr_stream.streams.stream import Hooks, StreamOptions
 from clcr_stream.wire.jsonl import check_output
+from clcr_stream.wire.outbox import Sink
 from clcr_stream.wire.publisher import check_options
 
 Observer: TypeAlias = Callable[[Host], contextlib.AbstractContextManager[object]]
@@ -30,21 +32,28 @@ Observer: TypeAlias = Callable[[Host], contextlib.AbstractContextManager[object]
 def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lambda _: None) -> Summary | None:
     """Run the configured streams until their input ends or `stop` is set; the summary. `observe` is entered meanwhile.
 
-    None when `stop` was set while the engines were being loaded: then no input and no endpoint is opened.
+    None when `stop` was set while engines were being loaded or inputs being opened: then nothing stays open.
     Raises the ClcrError of whatever cannot be opened (bundle and engines first, then inputs, then the endpoint) and of
     what ended a single stream or every one of several.
     """
     started_ns = time.monotonic_ns()
     streams = stream_options(config)
     check(streams)
+    metrics = None if config.run.metrics is None else parse_metrics(config.run.metrics)
     tell: Say = (lambda _: None) if config.run.quiet else say
     engines = open_engines(engine_options(config), stop, tell)
     with contextlib.ExitStack() as stack:
         stack.callback(engines.close)
         if stop.is_set():
             return None
-        host = stack.enter_context(Host(engines, config.run.max_batch, started_ns, say, tell))
-        host.begin(streams)
+        sinks = () if metrics is None else (_serve_metrics(metrics, stack, say),)
+        host = stack.enter_context(Host(engines, config.run.max_batch, started_ns, say, tell, sinks))
+        try:
+            host.begin(streams, Hooks(stopping=stop.is_set))
+        except ClcrError:
+            if stop.is_set():  # what was being opened was given up
+                return None
+            raise
         if engines.building is not None:
             tell("TensorRT's plans are being built, which takes minutes; ONNX Runtime runs the engines meanwhile")
             stack.enter_context(engines.building)
@@ -53,6 +62,18 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
     if host.failure is not None:
         raise host.failure
     return Summary(tuple(host.summaries().values()), peak_rss_mb())
+
+
+def _serve_metrics(options: MetricsOptions, stack: contextlib.ExitStack, say: Say) -> Sink:
+    """Serve metrics until the stack is closed; the sink that they are made of. PublishError."""
+    from clcr_stream.metrics.gauges import Gauges
+    from clcr_stream.metrics.server import MetricsServer
+
+    gauges = Gauges()
+    server = stack.enter_context(MetricsServer(options, gauges))
+    who = "programs of this machine" if options.loopback else "EVERYBODY who reaches this address"
+    say(f"metrics for {who}: {server.url}")
+    return gauges
 
 
 def check(streams: Sequence[StreamOptions]) -> None:

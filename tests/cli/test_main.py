@@ -75,7 +75,7 @@ def test_help_of_the_run_shows_examples_and_every_flag(capsys: pytest.CaptureFix
         (["--camera", "/nowhere/x.mp4", "--mic", "none"], 3, "camera /nowhere/x.mp4: no such file"),
         (["--camera", "none", "--mic", "/nowhere/x.wav"], 3, "mic /nowhere/x.wav: no such file"),
         (["--input", "test://", "--transcript", "/nowhere/x.srt"], 3, "transcript /nowhere/x.srt: No such file"),
-        (["--bind", "tcp://0.0.0.0:5999", "--input", "test://"], 6, "give --curve-secret FILE and"),
+        (["--bind", "tcp://0.0.0.0:5999", "--input", "test://"], 6, "give --curve-secret server"),
         (["--bind", "ipc:////", "--input", "test://"], 6, "--bind ipc:////: not understood"),
         (["--curve-secret", "/nowhere/k", "--curve-clients", "/", "--input", "test://"], 6, "/nowhere/k: not a CURVE"),
         (
@@ -84,8 +84,8 @@ def test_help_of_the_run_shows_examples_and_every_flag(capsys: pytest.CaptureFix
             "x.jsonl: there is no folder '/nowhere'",
         ),
         (["--output", "/", "--input", "test://"], 2, "--output /: is a folder"),
-        (["sub", "--curve-secret", "a"], 2, "--curve-secret FILE and --curve-server FILE go together"),
-        (["--curve-secret", "a"], 2, "publish.curve needs both"),
+        (["sub", "--curve-secret", "a"], 2, "--curve-secret and --curve-server go together"),
+        (["--curve-clients", "a"], 2, "needs secret_file too (--curve-secret NAME)"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_its_own_code(

@@ -544,3 +544,15 @@ def test_a_bad_terminal_setting_of_the_caller_is_left_as_it_was(place: Path) -> 
     finally:
         os.close(master)
         os.close(slave)
+
+
+def test_the_first_ctrl_c_ends_a_session_that_waits_for_the_first_bytes_of_a_pipe(place: Path) -> None:
+    command = line(place, "--input", "-", "--transcript", "none", "--backend", "null", "--stream", "waits")
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place)
+    ) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        assert eventually(lambda: "libavformat" in maps.read_text(), PATIENCE_S), "PyAV opens the pipe"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr is not None and "Traceback" not in process.stderr.read()

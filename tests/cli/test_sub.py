@@ -21,7 +21,7 @@ from clcr_stream.clock import read_boot_id
 from clcr_stream.streams.account import Account
 from clcr_stream.streams.reports import Header, make_status
 from clcr_stream.wire import messages
-from clcr_stream.wire.endpoint import CurveServer
+from clcr_stream.wire.keys import CurveServer
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from curve_keys import write_keys
 from media import eventually

@@ -78,11 +78,14 @@ def test_hundreds_of_reconnections_leave_no_descriptor_thread_or_memory_behind(
     for reconnects in (RECONNECTS // 2, RECONNECTS):
         assert eventually(lambda wanted=reconnects: source.report().counts["reconnects"] >= wanted, 120)  # type: ignore[misc]
         gc.collect()
-        used.append((process.num_fds(), process.num_threads(), process.memory_info().rss / 1e6))
+        (decoder,) = (child for child in process.children() if "sources.decoder" in " ".join(child.cmdline()))
+        memory = process.memory_info().rss, decoder.memory_info().rss
+        used.append((process.num_fds(), process.num_threads(), memory[0] / 1e6, memory[1] / 1e6, decoder.num_fds()))
     source.close()
     server.shutdown()
     server.server_close()
     grown = [last - first for first, last in zip(*used, strict=True)]
     record_property("fault_02_reconnections", {"reconnects": RECONNECTS, "grown": grown})
     assert grown[0] <= 6 and grown[1] <= 4, "connections of the moment: a server's thread and its two sockets"
-    assert grown[2] <= 2.0, "MB"
+    assert grown[2] <= 2.0 and grown[3] <= 2.0, "MB, of the session and of its decoder"
+    assert grown[4] <= 1 and source.report().counts["decoder_restarts"] == 0

@@ -25,6 +25,12 @@ class Unplugged:
     def release(self) -> None:
         pass
 
+    def set(self, _prop: int, _value: float, /) -> bool:
+        return False
+
+    def get(self, _prop: int, /) -> float:
+        return 0.0
+
 
 def test_the_same_physical_camera_is_opened_under_its_new_number_and_never_another(tmp_path: Path) -> None:
     (tmp_path / "by-id").mkdir()

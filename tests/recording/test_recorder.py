@@ -26,7 +26,7 @@ from clcr_stream.recording.file import PartFile
 from clcr_stream.recording.options import RecordOptions, check_record, parse_rotation
 from clcr_stream.recording.reader import open_recording
 from clcr_stream.recording.recorder import Recorder, RecorderHooks
-from clcr_stream.wire import messages
+from clcr_stream.wire.schema import json_schema
 from driving import socket_folder
 from media import eventually
 from session_messages import prediction, session
@@ -397,4 +397,4 @@ def test_what_is_no_recording_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_status_says_what_is_recorded() -> None:
-    assert messages.json_schema("status")["$defs"]["Recording"]["required"] == ["media"]
+    assert json_schema("status")["$defs"]["Recording"]["required"] == ["media"]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from any_text import texts
+from clcr_stream.cli.export import csv_text
 from clcr_stream.errors import SourceError
 from clcr_stream.recording.compare import compare
 from clcr_stream.recording.page import page
@@ -112,10 +113,11 @@ def test_lines_that_are_no_messages_are_left_out_and_another_session_can_be_name
         read_story(tmp_path / "none.jsonl")
 
 
-def test_a_table_has_the_words_once_and_no_formula() -> None:
+def test_a_table_has_the_words_once_and_as_csv_no_formula() -> None:
     told = story(*happy_then_sad(), words('=HYPERLINK("http://x")', 0.0, 0.5), words("fine", 0.5, 1.0, id="2"))
     table = [dict(zip(columns(told), row, strict=True)) for row in rows(told)]
-    assert [row["words"] for row in table if row["words"]] == ['\'=HYPERLINK("http://x")', "fine"]
+    assert [row["words"] for row in table if row["words"]] == ['=HYPERLINK("http://x")', "fine"]
+    assert "\"'=HYPERLINK" in csv_text(columns(told), rows(told))
     assert table[24]["label"] == "happy" and table[24]["p_happy"] == 0.95 and table[24]["time_s"] == 5.0
     assert table[49]["label"] is None and table[49]["degraded"] == "no_input"
 

@@ -44,8 +44,6 @@ FOREIGN = (
     'python -c "import tensorrt',
     "sudo",
     "export",
-    "cp",
-    "umask",
     "pip",
     "python3 -m venv",
     "kill",
@@ -116,6 +114,8 @@ LOWER = ByTest("tests/export/test_precision.py::test_wrong_arguments_are_one_lin
 PEERS = ByTest("tests/tools/test_bench_tools.py::test_peers_agree_and_their_ratios_follow_from_their_figures")
 PREPARE = ByTest("tests/model/test_data.py::test_the_command_prepares_and_reports_or_says_what_is_wrong")
 DEVELOPMENT_DATA = Options("needs the development data, which are not part of the repository")
+CURVE = ByTest("tests/wire/test_keys.py::test_the_documented_commands_open_an_endpoint_until_the_key_is_revoked")
+METRICS = ByTest("tests/metrics/test_gauges.py::test_a_session_serves_its_metrics_and_logs_lines_of_json")
 JETSON = Foreign("JetPack's own program, on a Jetson")
 INSTALLS = Foreign("installs packages")
 
@@ -209,6 +209,28 @@ PROOFS: dict[str, Proof] = {
     ),
     "clcr-stream sub --stream left": Run(r"^[^\n]*\d\.\d\d", session="left", lines=2),
     "clcr-stream sub --count 1 --timeout 5 --json": Run(r'^\{.*"type": ?"prediction".*\}$', session="default"),
+    'clcr-stream sub --where "label != neutral and confidence > 0.6"': Run(
+        r"^[^\n]*\d\.\d\d", session="default", lines=1, instead=(("label != neutral and confidence > 0.6", "seq > 1"),)
+    ),
+    "clcr-stream sub --every --csv --count 50": Run(
+        r"^seq,published_ns,label(.|\n)*^\d+,\d+,", session="default", instead=(("50", "2"),)
+    ),
+    "clcr-stream sub --table --fields seq,label,confidence,modalities.vision.quality,age_ms": Run(
+        r"^seq +label +confidence +modalities\.vision\.quality +age_ms$\n^\d+ +\w", session="default", lines=2
+    ),
+    "clcr-stream ps": Run(r"^NAME +PID .*\n^default +\d+ +\d", session="default"),
+    "clcr-stream stop left": ByTest("tests/cli/test_ps.py::test_a_session_is_listed_and_stopped_by_its_name"),
+    "clcr-stream completion bash": Run(r"^complete .* clcr-stream$"),
+    **dict.fromkeys(("clcr-stream --metrics 9464", "clcr-stream --log-format json"), METRICS),
+    "python examples/asyncio_reader.py": ByTest(
+        "tests/examples/test_examples.py::test_an_asyncio_program_reads_words_and_predictions_beside_its_work"
+    ),
+    "python examples/pan_tilt.py": ByTest(
+        "tests/examples/test_examples.py::test_a_head_moves_only_for_a_fresh_confident_undegraded_prediction"
+    ),
+    "python examples/mqtt_bridge.py --broker 127.0.0.1": ByTest(
+        "tests/examples/test_examples.py::test_home_assistant_finds_a_session_on_a_real_broker_and_sees_it_go"
+    ),
     "clcr-stream build": Run(NO_TENSORRT, code=5),
     "clcr-stream --config configs/default.yaml --input test:// --duration 5": Run(PACED, instead=(("5", "1"),)),
     "clcr-train --help": Run("(?i)examples|usage"),
@@ -399,20 +421,20 @@ PROOFS: dict[str, Proof] = {
     "python tools/soak.py --ticks 1000000 --json docs/benchmarks/soak.json": ByTest(
         "tests/tools/test_soak.py::test_a_short_soak_publishes_every_tick_of_streams_that_come_and_go"
     ),
+    "python tools/soak.py --faults 6 --seed 1": ByTest(
+        "tests/tools/test_soak_faults.py::test_a_short_soak_befalls_a_session_that_accounts_for_all_of_it"
+    ),
     "python tools/checks/sizes.py": Run("^$"),
     "python tools/checks/imports.py": Run("^$"),
     # docs/wire.md
-    "umask 077; mkdir -p keys/allowed": Foreign("the shell's; the next test runs it"),
-    """python -c "import zmq.auth; zmq.auth.create_certificates('keys', 'server'); """
-    """zmq.auth.create_certificates('keys', 'reader')\"""": ByTest(
-        "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint"
-    ),
-    "cp keys/reader.key keys/allowed/": Foreign("the shell's; the same test runs it"),
-    "clcr-stream --bind tcp://0.0.0.0:5556 --curve-secret keys/server.key_secret --curve-clients keys/allowed": ByTest(
-        "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint"
-    ),
-    "clcr-stream sub tcp://HOST:5556 --curve-secret keys/reader.key_secret --curve-server keys/server.key": ByTest(
-        "tests/repository/test_documents.py::test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint"
+    **dict.fromkeys(
+        (
+            *("clcr-stream keys new server", "clcr-stream keys new reader", "clcr-stream keys allow reader"),
+            "clcr-stream --bind tcp://0.0.0.0:5556 --curve-secret server",
+            "clcr-stream sub tcp://HOST:5556 --curve-secret reader --curve-server server",
+            *("clcr-stream keys list", "clcr-stream keys revoke reader"),
+        ),
+        CURVE,
     ),
 }
 
@@ -502,7 +524,8 @@ def test_an_option_that_a_document_shows_is_in_the_command_s_help(command: str, 
 def environment(folder: Path) -> dict[str, str]:
     """This environment's commands first, and the user's folders in `folder`."""
     path = f"{SCRIPTS}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "XDG_RUNTIME_DIR": str(folder), "HOME": str(folder), "COLUMNS": "120"}
+    own = {"XDG_RUNTIME_DIR": str(folder), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / ".config")}
+    return {**os.environ, **own, "PATH": path, "COLUMNS": "120"}
 
 
 def shell(line: str, folder: Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -672,26 +695,3 @@ def test_the_selections_of_tests_that_documents_show_select_some(command: str) -
     found = re.match(r"(\d+)(?:/(\d+))? tests? collected", count)
     assert found and int(found[1]) > 0, count
     assert "-m" not in arguments or int(found[1]) < int(found[2] or 0), count
-
-
-def test_the_keys_that_the_wire_contract_makes_open_a_curve_endpoint(tmp_path: Path) -> None:
-    lines = commands_of(ROOT / "docs/wire.md")
-    (publish,) = (line for line in lines if line.startswith("clcr-stream --bind"))
-    (read,) = (line for line in lines if line.startswith("clcr-stream sub tcp:"))
-    keys = "; ".join(line for line in lines[: lines.index(publish)])
-    made = shell(keys, tmp_path)
-    assert made.returncode == 0, made.stderr
-    line = f"exec {publish.replace('0.0.0.0:5556', '127.0.0.1:*')} --input test://"
-    with subprocess.Popen(
-        ["bash", "-c", line], cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True
-    ) as session:
-        patience = threading.Timer(60, session.kill)
-        patience.start()
-        assert session.stderr is not None
-        endpoint = re.search(r"tcp://127\.0\.0\.1:\d+", session.stderr.readline())
-        assert endpoint is not None
-        got = shell(f"{read.replace('tcp://HOST:5556', endpoint[0])} --count 1 --timeout 20 --json", tmp_path)
-        patience.cancel()
-        session.kill()
-    assert got.returncode == 0, got.stderr
-    assert json.loads(got.stdout)["stream"] == "default"

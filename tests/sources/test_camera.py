@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import Sinks
 from clcr_stream.sources.camera import CameraSource, resolve_device
+from clcr_stream.sources.camera_mode import CameraMode, split_mode
 from clcr_stream.sources.health import REASONS, STALE_PICTURE_NS
 from clcr_stream.window.conditions import FROZEN_NS
 from media import ORIGIN_NS, SteppedClock, eventually, make_sinks
@@ -42,6 +44,70 @@ class FakeCapture:
 
     def release(self) -> None:
         self.released = True
+
+    def set(self, _prop: int, _value: float, /) -> bool:
+        return False
+
+    def get(self, _prop: int, /) -> float:
+        return 0.0  # what drivers give that stamp nothing
+
+
+class ModedCapture(FakeCapture):
+    """A driver with one size and two formats, which takes what is nearest to what it is asked for."""
+
+    def __init__(self, clock: SteppedClock, pictures: list[np.ndarray]) -> None:
+        super().__init__(clock, pictures)
+        self.mode = {3: 640.0, 4: 480.0, 5: 30.0, 6: float(cv2.VideoWriter.fourcc(*"YUYV"))}
+        self.asked: list[int] = []
+
+    def set(self, prop: int, value: float, /) -> bool:
+        self.asked.append(prop)
+        if prop in (5, 6):
+            self.mode[prop] = value
+        return prop in (5, 6)
+
+    def get(self, prop: int, /) -> float:
+        return self.mode.get(prop, 0.0)
+
+
+def test_a_cameras_mode_is_asked_for_and_what_the_driver_takes_instead_is_told() -> None:
+    clock = SteppedClock()
+    captures = [ModedCapture(clock, pictures(10)), ModedCapture(clock, pictures(10, 100))]
+    first, second = captures
+    sinks = make_sinks(clock)
+    opened: list[str | None] = []
+    source = CameraSource(
+        "0?size=1280x720&rate=15&format=mjpg",
+        sinks,
+        lambda _: captures.pop(0),
+        lambda name: opened.append(name) or "/dev/video0",  # type: ignore[func-returns-value]
+    )
+    source.start()
+    assert eventually(lambda: first.released)
+    clock.move_to(clock.now_ns() + 10 * NS_PER_S)
+    assert eventually(lambda: second.released), "it is opened again, in the same mode"
+    source.close()
+    assert set(opened) == {"0"} and source.name == "0?size=1280x720&rate=15&format=mjpg"
+    for capture in (first, second):
+        assert capture.asked == [6, 3, 4, 5], "sizes and rates are offered by format"
+        assert capture.mode[6] == cv2.VideoWriter.fourcc(*"MJPG") and capture.mode[5] == 15
+    told = CameraMode((1280, 720), 15, "MJPG").apply(ModedCapture(clock, []))
+    assert told.startswith("the camera takes size=640x480 instead")
+
+
+@pytest.mark.parametrize(
+    "mode", ["size=0x0", "size=big", "rate=0", "rate=x", "format=png", "zoom=2", "", "size=640x480&x"]
+)
+def test_a_mode_that_is_none_is_refused_with_what_is_allowed(mode: str) -> None:
+    with pytest.raises(SourceError, match="size=WIDTHxHEIGHT"):
+        split_mode(f"/dev/video0?{mode}")
+
+
+class StampedCapture(FakeCapture):
+    """Stamps each buffer 25 ms before it can be grabbed, as V4L2 does, in ms of the host's monotonic clock."""
+
+    def get(self, prop: int, /) -> float:
+        return (self._clock.now_ns() - 25_000_000) / 1e6 if prop == cv2.CAP_PROP_POS_MSEC else 0.0
 
 
 def pictures(count: int, first: int = 0) -> list[np.ndarray]:
@@ -84,6 +150,20 @@ def test_a_camera_that_comes_later_is_picked_up() -> None:
     assert sinks.rings.vision.frames_in == 30
     items = sinks.rings.vision.read(sinks.grid.slot_of(ORIGIN_NS + 2 * NS_PER_S), 31)
     assert items.valid.sum() >= 29
+
+
+def test_a_picture_was_captured_when_its_buffer_was_stamped() -> None:
+    clock = SteppedClock()
+    capture = StampedCapture(clock, pictures(10))
+    source, sinks = camera(clock, lambda _: capture)
+    source.start()
+    assert eventually(lambda: capture.released)
+    source.close()
+    captured = sinks.rings.vision.read(0, 12).captured_ns
+    expected = [ORIGIN_NS + (number + 1) * FRAME_NS - 25_000_000 for number in range(10)]
+    assert captured[captured >= 0].tolist() == pytest.approx(expected, abs=1000)
+    timing = source.report().timing
+    assert timing is not None and (timing.by, timing.offset_ms, timing.jumps) == ("device", 0.0, 0)
 
 
 def test_a_camera_that_fails_is_released_and_opened_again() -> None:

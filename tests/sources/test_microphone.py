@@ -67,17 +67,31 @@ class Bench:
         self.source = MicrophoneSource(device, self.sinks, lambda: module)
         self.source.start()
 
-    def speak(self, samples: np.ndarray, status: int = 0) -> None:
-        """One callback, at the moment at which its last sample was recorded."""
+    def speak(self, samples: np.ndarray, status: int = 0, late_s: float = 0.0) -> None:
+        """One callback, when its last sample was recorded; or `late_s` later, with PortAudio's stamps."""
         assert self.module.streams
         options = self.module.streams[-1].options
         frames = len(samples)
         self.clock.move_to(self.clock.now_ns() + frames * NS_PER_S // options["rate"])
         pcm = np.repeat((samples * 32767).astype(np.int16), options["channels"])
-        options["stream_callback"](pcm.tobytes(), frames, {}, status)
+        stamps = {"current_time": 50.0, "input_buffer_adc_time": 50.0 - frames / options["rate"] - late_s}
+        options["stream_callback"](pcm.tobytes(), frames, stamps if late_s else {}, status)
 
     def settled(self, blocks: int) -> bool:
         return eventually(lambda: self.source.report().counts["blocks"] == blocks)
+
+
+def test_what_lay_in_the_devices_buffers_is_placed_before_its_arrival() -> None:
+    bench = Bench(FakePyAudio([BUILT_IN]))
+    assert bench.module.opened.acquire(timeout=10)
+    bench.clock.move_to(ORIGIN_NS + NS_PER_S // 10 - NS_PER_S // 50)
+    bench.speak(np.full(320, 0.5), late_s=0.025)
+    assert bench.settled(1)
+    bench.source.close()
+    present = np.flatnonzero(bench.sinks.rings.acoustic.read(0, 1600).present)
+    assert (present[0], present[-1]) == (880, 1199), "a block of 20 ms, 25 ms before it was handed over"
+    timing = bench.source.report().timing
+    assert timing is not None and (timing.by, timing.delay_ms, timing.subtracted_ms) == ("device", 25.0, 25.0)
 
 
 def test_a_missing_pyaudio_is_waited_for_and_the_command_is_told() -> None:

@@ -17,8 +17,9 @@ from clcr_stream.errors import ConfigError, SourceError
 from clcr_stream.sources.base import BOTH, SourceSpec, Span
 from clcr_stream.sources.choose import check_spec, open_sources
 from clcr_stream.sources.files import FileSource
-from clcr_stream.sources.network import NetworkSource, names_recording
+from clcr_stream.sources.network import NetworkSource
 from clcr_stream.sources.pipes import PipeFile, open_pipe
+from clcr_stream.sources.urls import names_recording
 from media import MediaSpec, Recording, eventually, make_sinks, read_all, write_media
 
 RATE_HZ = 16_000

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +21,9 @@ from hypothesis import strategies as st
 from clcr_stream.clock import read_boot_id
 from clcr_stream.errors import ConfigError
 from clcr_stream.wire import messages
-from clcr_stream.wire.client import CurveClient, Subscriber, TopicTrack
-from clcr_stream.wire.endpoint import CurveServer
+from clcr_stream.wire.async_client import AsyncSubscriber
+from clcr_stream.wire.client import Received, Subscriber, TopicTrack
+from clcr_stream.wire.keys import CurveClient, CurveServer
 from clcr_stream.wire.messages import Message, Status, Transcript, decode
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from curve_keys import write_keys
@@ -218,7 +223,7 @@ def test_a_peer_that_breaks_the_protocol_is_tried_again_also_by_a_reader_that_ne
 
                 assert any(came) or eventually(polled, 30)
             got = next(one for one in came if one is not None)
-            assert got.message.seq == 1 and subscriber.reconnects >= 1
+            assert got.message.seq == 1 and subscriber.reconnects + subscriber.losses["broken"] >= 1
 
 
 def _speak_nonsense(server: socket.socket) -> None:
@@ -273,3 +278,93 @@ def test_wrong_topics_endpoints_and_uses_are_refused_in_one_line(endpoint: str, 
     subscriber.close()
     with pytest.raises(ConfigError, match="closed"):
         subscriber.receive(0)
+
+
+@contextlib.contextmanager
+def forger(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
+    """A publisher that may send anything."""
+    with zmq.Context() as context, context.socket(zmq.XPUB) as made_forger:
+        made_forger.linger = 0
+        made_forger.bind(endpoint)
+        yield made_forger
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_a_frame_over_the_limit_costs_a_connection_that_the_reader_makes_again_and_counts(
+    endpoint: str, transport: str
+) -> None:
+    """Without that libzmq would never read from there again, and nothing of the frame reaches our memory."""
+    name = messages.topic("default", "prediction")
+    with forger(endpoint if transport == "ipc" else "tcp://127.0.0.1:*") as peer:
+        at = peer.getsockopt_string(zmq.LAST_ENDPOINT)
+        with Subscriber(at, quiet_ms=3_600_000) as subscriber:
+            for seq in (1, 2, 3):
+                got = None
+                while got is None:  # until the new connection's subscription is there
+                    peer.send(messages.frame(golden("prediction", seq)))
+                    got = subscriber.receive(20)
+                assert got.message.seq == seq
+                while subscriber.losses["broken"] < seq:
+                    peer.send(name + b" " + bytes(2 << 20))
+                    assert subscriber.receive(20) is None
+            assert subscriber.losses == {"closed": 0, "broken": 3, "refused": 0} and subscriber.reconnects == 0
+
+
+def test_a_reader_that_wants_every_message_gets_each_in_order_and_is_told_of_what_is_missing(endpoint: str) -> None:
+    with forger(endpoint) as peer, Subscriber(endpoint, every=True) as subscriber:
+        peer.recv()
+        for seq in (1, 2, 3, 7, 8, 60):
+            peer.send(messages.frame(golden("prediction", seq)))
+        got = [subscriber.receive(PATIENCE_MS) for _ in range(6)]
+    told = [(one.message.seq, one.missed) for one in got if one is not None]
+    assert told == [(1, 0), (2, 0), (3, 0), (7, 3), (8, 0), (60, 51)]
+
+
+def test_a_reader_whose_key_is_refused_tries_ever_more_slowly_and_says_so(tmp_path: Path) -> None:
+    write_keys(tmp_path)
+    server = CurveServer(tmp_path / "server.key_secret", tmp_path / "allowed")
+    keys = CurveClient(tmp_path / "stranger.key_secret", tmp_path / "server.key")
+    with Publisher(PublishOptions(endpoint="tcp://127.0.0.1:*", curve=server), status) as publisher:
+        with Subscriber(publisher.endpoint, curve=keys, quiet_ms=3_600_000) as subscriber:
+            while subscriber.losses["refused"] < 3:
+                assert subscriber.receive(20) is None
+            refusals = [subscriber.losses["refused"]]
+            assert subscriber.receive(300) is None  # the next pause is 0.8 s
+            refusals.append(subscriber.losses["refused"])
+    assert refusals[0] == refusals[1] == 3 and subscriber.losses["broken"] == 0
+
+
+def test_an_async_reader_gets_what_a_plain_one_gets_while_other_tasks_run(publisher: Publisher, endpoint: str) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def read() -> tuple[list[int], Received | None]:
+        seen: list[int] = []
+        async with AsyncSubscriber(endpoint, every=True) as subscriber:
+            beside = asyncio.create_task(others())
+            assert await subscriber.receive(50) is None
+            with pytest.raises(asyncio.TimeoutError):  # cancelled, and nothing is lost by it
+                await asyncio.wait_for(subscriber.receive(), 0.05)
+            send(publisher, *(golden("prediction", seq) for seq in range(1, 6)))
+            async for received in subscriber:
+                seen.append(received.message.seq)
+                if received.message.seq == 5:
+                    break
+            nothing = await subscriber.receive(0)
+            beside.cancel()
+        return seen, nothing
+
+    seen, nothing = asyncio.run(asyncio.wait_for(read(), 60))
+    assert seen[-1] == 5 and seen == sorted(set(seen)) and nothing is None and turns > 10
+
+
+def test_the_client_s_names_are_those_of_the_wire_and_importing_them_loads_no_engine() -> None:
+    heavy = "{'av', 'cv2', 'onnxruntime', 'asyncio.runners'} & set(sys.modules)"
+    code = f"import sys, clcr_stream.client as c; print(sorted({heavy} - {{'asyncio.runners'}}), len(c.__all__))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["[]", "14"]

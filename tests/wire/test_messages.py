@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from any_text import texts
 from clcr_stream.errors import PublishError
+from clcr_stream.streams.prediction import top_label
 from clcr_stream.wire import messages
 from clcr_stream.wire.messages import KINDS, Format, Kind, Message, Prediction, Transcript, decode, encode, kind_of
 
@@ -34,6 +35,7 @@ SOURCE = messages.Source(
     name="0",
     kind="camera",
     state="live",
+    timing=messages.Timing(by="device", delay_ms=31.5, subtracted_ms=31.5, offset_ms=0.0, skew_ppm=-12.5, jumps=1),
     counts=COUNTS,
     since_ns=12_000_000_000_000,
     entered={"starting": 1, "live": 1},
@@ -118,8 +120,19 @@ def samples() -> dict[Kind, Message]:
     transcript = Transcript(
         **HEAD, seq=3, id="7", start_ns=1, end_ns=2, text="grüß Gott, \U0001f600", final=True, revision=2
     )
+    event = messages.Event(
+        **HEAD,
+        seq=2,
+        label="sad",
+        previous="neutral",
+        reason="clear",
+        at_ns=12_344_400_000_000,
+        previous_s=7.4,
+        confidence=0.625,
+        tick=42,
+    )
     four: list[Message] = [session, prediction, transcript, status()]
-    return {kind_of(message): message for message in (*four, tokens(prediction.window))}
+    return {kind_of(message): message for message in (*four, tokens(prediction.window), event)}
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -296,9 +309,9 @@ def test_a_stream_name_that_would_confuse_topics_or_paths_is_refused(name: str) 
 
 
 def test_the_top_label_is_null_when_any_probability_is_not_finite() -> None:
-    assert messages.top_label({"a": 0.25, "b": float(np.float32(0.75))}) == ("b", 0.75)
-    assert messages.top_label({"a": 0.25, "b": float("nan")}) == (None, None)
-    assert messages.top_label({}) == (None, None)
+    assert top_label({"a": 0.25, "b": float(np.float32(0.75))}) == ("b", 0.75)
+    assert top_label({"a": 0.25, "b": float("nan")}) == (None, None)
+    assert top_label({}) == (None, None)
 
 
 def test_session_ids_are_64_bits_and_differ() -> None:

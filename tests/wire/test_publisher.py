@@ -22,7 +22,7 @@ import zmq.auth
 
 from clcr_stream.errors import PublishError
 from clcr_stream.wire import messages
-from clcr_stream.wire.endpoint import CurveServer
+from clcr_stream.wire.keys import CurveServer
 from clcr_stream.wire.messages import Message, Prediction, Status, Transcript, decode, split
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from crowd import slowdown
@@ -329,7 +329,7 @@ def test_a_tcp_port_in_use_is_a_publish_error_with_exit_code_6() -> None:
 
 @pytest.mark.parametrize("endpoint", ["tcp://*:5555", "tcp://0.0.0.0:5555", "tcp://[::]:5555", "tcp://eth0:5555"])
 def test_tcp_off_loopback_is_refused_without_curve(endpoint: str) -> None:
-    with pytest.raises(PublishError, match=r"off loopback only with CURVE .* give --curve-secret FILE and"):
+    with pytest.raises(PublishError, match=r"off loopback only with CURVE .* `clcr-stream keys new server`"):
         Publisher(PublishOptions(endpoint=endpoint), status)
 
 

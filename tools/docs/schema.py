@@ -12,7 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from clcr_stream.wire.messages import KINDS, json_schema
+from clcr_stream.wire.messages import KINDS
+from clcr_stream.wire.schema import json_schema
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "schema"
 

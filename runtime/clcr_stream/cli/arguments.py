@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from clcr_stream.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clcr_stream.wire.client import CurveClient
+    from clcr_stream.wire.keys import CurveClient
 
 EXIT_CODES = """exit codes:
   0 ok; also after SIGINT, SIGTERM or a closed terminal (a session and `sub`)   1 anything not below
@@ -41,6 +40,7 @@ KEYS = {
     "output": "publish.output",
     "append": "publish.append",
     "preview": "publish.preview",
+    "events": "publish.events",
     "record": "record.file",
     "record_media": "record.media",
     "record_rotate": "record.rotate",
@@ -49,6 +49,8 @@ KEYS = {
     "duration": "run.duration_s",
     "settle_ms": "run.settle_ms",
     "quiet": "run.quiet",
+    "metrics": "run.metrics",
+    "log_format": "run.log_format",
     "require": "run.require",
     "require_s": "run.require_s",
     "require_action": "run.require_action",
@@ -79,8 +81,8 @@ def check_seconds(flag: str, value: float | None) -> None:
 
 def add_curve(flags: argparse.ArgumentParser) -> None:
     """The keys of a reader."""
-    flags.add_argument("--curve-secret", metavar="FILE", help="our .key_secret, for an endpoint with CURVE")
-    flags.add_argument("--curve-server", metavar="FILE", help="the publisher's server.key")
+    flags.add_argument("--curve-secret", metavar="NAME|FILE", help="our key, for an endpoint with CURVE")
+    flags.add_argument("--curve-server", metavar="NAME|FILE|KEY", help="the publisher's public key")
 
 
 def add_reading(flags: argparse.ArgumentParser, more: str = "") -> None:
@@ -97,8 +99,8 @@ def add_reading(flags: argparse.ArgumentParser, more: str = "") -> None:
 
 def curve_of(flags: argparse.Namespace) -> CurveClient | None:
     """The reader's keys, None when there are none. ConfigError when one is missing."""
-    from clcr_stream.wire.client import CurveClient
+    from clcr_stream.wire.keys import CurveClient
 
     if (flags.curve_secret is None) != (flags.curve_server is None):
-        raise ConfigError("--curve-secret FILE and --curve-server FILE go together; docs/wire.md makes both")
-    return None if flags.curve_secret is None else CurveClient(Path(flags.curve_secret), Path(flags.curve_server))
+        raise ConfigError("--curve-secret and --curve-server go together; make our key with `clcr-stream keys new me`")
+    return None if flags.curve_secret is None else CurveClient(flags.curve_secret, flags.curve_server)

@@ -73,23 +73,28 @@ class Report:
         out.flush()
 
 
-def command(arguments: Sequence[str]) -> int:
-    """Build the plans that are missing. BundleError, BackendError."""
-    parser = Parser(
+def parser() -> Parser:
+    """The flags of `build`."""
+    flags = Parser(
         prog="clcr-stream build",
         description="Build the TensorRT plans of a bundle on this machine, or take them from the user's cache.",
         epilog=f"{EXAMPLES}\n{EXIT_CODES}",
     )
-    parser.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
-    parser.add_argument("--streams", type=int, metavar="N", help="most streams at once (default: what a run would use)")
-    parser.add_argument("--device", type=int, metavar="N", help="which GPU (default: 0)")
-    parser.add_argument("--config", metavar="FILE", help="as in a plain run")
-    parser.add_argument("--rebuild", action="store_true", help="take no plan from the cache")
-    parser.add_argument("--json", action="store_true", help="print each step and each plan as one line of JSON")
-    builder = parser.add_argument_group("builder options, as trtexec names them")
+    flags.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
+    flags.add_argument("--streams", type=int, metavar="N", help="most streams at once (default: what a run would use)")
+    flags.add_argument("--device", type=int, metavar="N", help="which GPU (default: 0)")
+    flags.add_argument("--config", metavar="FILE", help="as in a plain run")
+    flags.add_argument("--rebuild", action="store_true", help="take no plan from the cache")
+    flags.add_argument("--json", action="store_true", help="print each step and each plan as one line of JSON")
+    builder = flags.add_argument_group("builder options, as trtexec names them")
     for name in BuilderConfig.__struct_fields__:
         builder.add_argument(f"--{name}", metavar="VALUE")
-    flags = parser.parse_args(arguments)
+    return flags
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Build the plans that are missing. BundleError, BackendError."""
+    flags = parser().parse_args(arguments)
     options = {f"tensorrt.builder.{name}": getattr(flags, name) for name in BuilderConfig.__struct_fields__}
     config = load_config(flags.config, options | {"model.bundle": flags.bundle, "tensorrt.device": flags.device})
     seats = seats_of(config) if flags.streams is None else flags.streams

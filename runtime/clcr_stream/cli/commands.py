@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-COMMANDS = ("build", "devices", "doctor", "export", "models", "predict", "replay", "report", "sub", "top", "view")
+COMMANDS = (
+    *("build", "completion", "devices", "doctor", "export", "keys", "models"),
+    *("predict", "ps", "replay", "report", "stop", "sub", "top", "view"),
+)

@@ -10,15 +10,20 @@ from clcr_stream.errors import ClcrError
 from clcr_stream.sources import devices
 
 
-def command(arguments: Sequence[str]) -> int:
-    """List them; a machine without any is no error."""
-    parser = Parser(
+def parser() -> Parser:
+    """The flags of `devices`."""
+    flags = Parser(
         prog="clcr-stream devices",
         description="List the cameras and microphones of this machine.",
         epilog=EXIT_CODES,
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    flags = parser.parse_args(arguments)
+    flags.add_argument("--json", action="store_true", help="print JSON")
+    return flags
+
+
+def command(arguments: Sequence[str]) -> int:
+    """List them; a machine without any is no error."""
+    flags = parser().parse_args(arguments)
     cameras = devices.list_cameras()
     microphones: list[dict[str, str | int]] = []
     problem = None

@@ -40,19 +40,24 @@ class Check:
         return f"{mark} {self.name}: {self.detail}"
 
 
-def command(arguments: Sequence[str]) -> int:
-    """`clcr-stream doctor`: exit code 1 when something that is required fails."""
-    parser = Parser(
+def parser() -> Parser:
+    """The flags of `doctor`."""
+    flags = Parser(
         prog="clcr-stream doctor",
         description="Check the installation, the bundle, the backend, devices and the endpoint. Devices that are "
         "there, or a source that is named, are opened for 3 s: how they are doing is said, nothing is kept.",
         epilog=f"exit code 0 when nothing that is required fails, 1 otherwise\n\n{EXIT_CODES}",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    flags.add_argument("--json", action="store_true", help="print JSON")
     for name in (*SHARED_FLAGS, *SOURCE_FLAGS):
-        parser.add_argument(f"--{name.replace('_', '-')}", help="as in a plain run")
-    parser.add_argument("--config", metavar="FILE", help="as in a plain run")
-    flags = parser.parse_args(arguments)
+        flags.add_argument(f"--{name.replace('_', '-')}", help="as in a plain run")
+    flags.add_argument("--config", metavar="FILE", help="as in a plain run")
+    return flags
+
+
+def command(arguments: Sequence[str]) -> int:
+    """`clcr-stream doctor`: exit code 1 when something that is required fails."""
+    flags = parser().parse_args(arguments)
     config = load_config(flags.config, {KEYS[name]: getattr(flags, name) for name in (*SHARED_FLAGS, *SOURCE_FLAGS)})
     checks = examine(config)
     if flags.json:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.cells import harmless
 from clcr_stream.cli.files import check_new_file, new_file
 from clcr_stream.cli.standard_streams import put, say
 from clcr_stream.errors import ConfigError
@@ -21,7 +22,6 @@ EXAMPLES = """examples:
   clcr-stream export talk.jsonl --csv - | head
   clcr-stream export talk.mcap --parquet talk.parquet
 """
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def parser() -> Parser:
@@ -89,8 +89,3 @@ def csv_text(names: Sequence[str], lines: Iterable[Sequence[Cell]]) -> str:
     for line in lines:
         writer.writerow(["" if cell is None else harmless(cell) if isinstance(cell, str) else cell for cell in line])
     return text.getvalue()
-
-
-def harmless(text: str) -> str:
-    """A text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -60,20 +60,28 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
     match name:
         case "build":
             from clcr_stream.cli.build import command
+        case "completion":
+            from clcr_stream.cli.completion import command
         case "devices":
             from clcr_stream.cli.devices import command
         case "doctor":
             from clcr_stream.cli.doctor import command
         case "export":
             from clcr_stream.cli.export import command
+        case "keys":
+            from clcr_stream.cli.keys import command
         case "models":
             from clcr_stream.cli.models import command
         case "predict":
             from clcr_stream.cli.predict import command
+        case "ps":
+            from clcr_stream.cli.ps import command
         case "replay":
             from clcr_stream.cli.replay import command
         case "report":
             from clcr_stream.cli.report import command
+        case "stop":
+            from clcr_stream.cli.stop import command
         case "sub":
             from clcr_stream.cli.sub import command
         case "top":

@@ -10,17 +10,22 @@ from clcr_stream.errors import SourceError
 from clcr_stream.sources.speech import models, whisper
 
 
-def command(arguments: Sequence[str]) -> int:
-    """List them, load them with --check, or download one with --fetch; a machine without any is no error."""
-    parser = Parser(
+def parser() -> Parser:
+    """The flags of `models`."""
+    flags = Parser(
         prog="clcr-stream models",
         description="List the models of speech recognition on this machine; `--transcript auto` takes the first.",
         epilog="Nothing is ever downloaded but by --fetch.\n\n" + EXIT_CODES,
     )
-    parser.add_argument("--fetch", metavar="NAME", help=f"download one of {', '.join(models.KNOWN)}")
-    parser.add_argument("--check", action="store_true", help="load each model and let it hear a second of silence")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    flags = parser.parse_args(arguments)
+    flags.add_argument("--fetch", metavar="NAME", help=f"download one of {', '.join(models.KNOWN)}")
+    flags.add_argument("--check", action="store_true", help="load each model and let it hear a second of silence")
+    flags.add_argument("--json", action="store_true", help="print JSON")
+    return flags
+
+
+def command(arguments: Sequence[str]) -> int:
+    """List them, load them with --check, or download one with --fetch; a machine without any is no error."""
+    flags = parser().parse_args(arguments)
     if flags.fetch is not None:
         say(f"fetching {flags.fetch} ...")
         models.fetch(flags.fetch)

@@ -11,12 +11,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TextIO, cast
 
 from clcr_stream import __version__, run
 from clcr_stream.cli import signals, terminal
 from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
 from clcr_stream.cli.commands import COMMANDS
+from clcr_stream.cli.log_lines import JsonLog
 from clcr_stream.cli.standard_streams import check_stdout, put_json, say
 from clcr_stream.config import load_config, stream_entries
 from clcr_stream.config_tree import Config
@@ -31,7 +32,8 @@ EXAMPLES = """examples:
   clcr-stream --camera test:// --mic test:// --duration 10
   clcr-stream top | view                             watch running sessions in the terminal, in a browser
   clcr-stream --record talk.mcap                     keep predictions and words, for `replay`, `report` and Foxglove
-  clcr-stream build | devices | doctor | export | models | predict | replay | report | sub
+  clcr-stream ps | stop                              your running sessions; end one
+  clcr-stream build | completion | devices | doctor | export | keys | models | predict | replay | report | sub
                                                      see `clcr-stream COMMAND --help`
 """
 
@@ -81,14 +83,28 @@ def run_parser() -> argparse.ArgumentParser:
     model.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
     model.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
     model.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
+    _add_publish(flags)
+    _add_record(flags)
+    _add_person(flags)
+    _add_session(flags)
+    return flags
+
+
+def _add_publish(flags: argparse.ArgumentParser) -> None:
     publish = flags.add_argument_group("publishing")
     publish.add_argument(
         "--bind", metavar="ENDPOINT", help="ipc:///PATH or tcp://ADDRESS:PORT (default: an ipc socket of the user)"
     )
     publish.add_argument(
-        "--curve-secret", metavar="FILE", help="our server.key_secret: encrypt, as an address off loopback needs"
+        "--curve-secret",
+        metavar="NAME|FILE",
+        help="our key, of `clcr-stream keys new NAME`: encrypt, as an address off loopback needs",
     )
-    publish.add_argument("--curve-clients", metavar="DIR", help="folder of the .key files of those who may read")
+    publish.add_argument(
+        "--curve-clients",
+        metavar="DIR",
+        help="folder of the .key files of those who may read (default: those of `clcr-stream keys allow`)",
+    )
     publish.add_argument("--stream", metavar="NAME", help="name in the topics clcr/NAME/... (default: default)")
     publish.add_argument("--format", choices=("json", "msgpack"), help="payload on the wire (default: json)")
     publish.add_argument(
@@ -100,15 +116,17 @@ def run_parser() -> argparse.ArgumentParser:
         "--append", action="store_true", default=None, help="let --output add to a file that holds something already"
     )
     publish.add_argument(
+        "--events",
+        action="store_true",
+        default=None,
+        help="also send an event when the expression has changed, smoothed: clcr/NAME/event and --output",
+    )
+    publish.add_argument(
         "--preview",
         action="store_true",
         default=None,
         help="let `clcr-stream view` show the face crop; without it no pixel leaves the process",
     )
-    _add_record(flags)
-    _add_person(flags)
-    _add_session(flags)
-    return flags
 
 
 def _add_session(flags: argparse.ArgumentParser) -> None:
@@ -119,6 +137,12 @@ def _add_session(flags: argparse.ArgumentParser) -> None:
     _add_required(session)
     session.add_argument("--quiet", action="store_true", default=None, help="no status line and no summary on stderr")
     session.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
+    session.add_argument(
+        "--metrics", metavar="[ADDRESS:]PORT", help="serve /metrics for Prometheus, /livez and /readyz, on 127.0.0.1"
+    )
+    session.add_argument(
+        "--log-format", choices=("text", "json"), help="of standard error; json: objects (default: text)"
+    )
 
 
 def _add_framing(sources: Any) -> None:
@@ -185,6 +209,8 @@ def command(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     read = partial(_read_config, flags)
     config = read()
+    if config.run.log_format == "json":
+        sys.stderr = cast(TextIO, JsonLog(sys.stderr))
     _check_stdout(flags, config)
     ending = Ending()
     observe = partial(_observed, ending, config, read if flags.config is not None else None)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from clcr_stream.cli import signals
 from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_curve, check_seconds, curve_of
+from clcr_stream.cli.columns import Columns, fields_of
 from clcr_stream.cli.standard_streams import put
+from clcr_stream.cli.where import HELP, Condition, Plain, parse_where, plain
 from clcr_stream.errors import ConfigError, PublishError
 from clcr_stream.wire.client import Received, Subscriber
-from clcr_stream.wire.messages import KINDS, Kind, Prediction, Session, Tokens, Transcript, encode
+from clcr_stream.wire.messages import KINDS, Event, Kind, Prediction, Session, Tokens, Transcript, encode
 
 EXAMPLES = """examples:
   clcr-stream sub                                    predictions of the user's own stream
   clcr-stream sub tcp://127.0.0.1:5556 --topics prediction,status --json
   clcr-stream sub --count 1 --timeout 5 --json       one prediction, for a script
+  clcr-stream sub --where "label == anger and confidence > 0.6"
+  clcr-stream sub --every --csv >talk.csv            a spreadsheet, not one prediction left out
+  clcr-stream sub --table --fields label,confidence,modalities.vision.quality
 """
 TURN_MS = 200  # how soon a signal or the time-out is noticed
 
@@ -31,11 +37,19 @@ def parser() -> Parser:
     flags.add_argument("endpoint", nargs="?", help="ipc:///PATH or tcp://ADDRESS:PORT (default: the user's own stream)")
     flags.add_argument("--stream", default="default", help="name of the stream (default: default)")
     flags.add_argument(
-        "--topics", default="prediction", help="of session,prediction,transcript,status,tokens (default: prediction)"
+        "--topics",
+        default="prediction",
+        help="of session,prediction,transcript,status,tokens,event (default: prediction)",
     )
     flags.add_argument("--count", type=int, metavar="N", help="end after N messages, 1 or more")
     flags.add_argument("--timeout", type=float, metavar="SECONDS", help="exit 6 when nothing comes for so long")
-    flags.add_argument("--json", action="store_true", help="print each payload as one line of JSON")
+    flags.add_argument("--where", metavar="EXPR", help=f"only messages for which this holds; {HELP}")
+    flags.add_argument("--every", action="store_true", help="each message in order, not the newest of those that wait")
+    shape = flags.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print each payload as one line of JSON")
+    shape.add_argument("--csv", action="store_true", help="print one topic as a table for a spreadsheet")
+    shape.add_argument("--table", action="store_true", help="print one topic in columns")
+    flags.add_argument("--fields", metavar="LIST", help="columns of --csv and --table: seq,label,probs.anger,age_ms")
     add_curve(flags)
     return flags
 
@@ -48,12 +62,14 @@ def command(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--count {flags.count}: must be 1 or more; leave it out to go on until Ctrl-C")
     check_seconds("--timeout", flags.timeout)
     topics = _topics(flags.topics)
+    show = _shape(flags, topics)
+    wanted = None if flags.where is None else parse_where(flags.where, topics)
     stop = threading.Event()
     with (
         signals.handled(signals.ENDING, stop.set, once=True),
-        Subscriber(flags.endpoint, flags.stream, topics, curve=curve) as subscriber,
+        Subscriber(flags.endpoint, flags.stream, topics, curve=curve, every=flags.every) as subscriber,
     ):
-        _print_messages(subscriber, flags, stop)
+        _print_messages(subscriber, flags, stop, partial(_lines, wanted=wanted, show=show))
     return 0
 
 
@@ -64,14 +80,43 @@ def _topics(text: str) -> list[Kind]:
     return [kind for kind in KINDS if kind in names]
 
 
-def _print_messages(subscriber: Subscriber, flags: argparse.Namespace, stop: threading.Event) -> None:
+def _shape(flags: argparse.Namespace, topics: Sequence[Kind]) -> Callable[[Received], list[str]]:
+    """What prints a message as the flags say. ConfigError for columns of several topics."""
+    if flags.json:
+        return lambda received: [encode(received.message).decode()]
+    if not (flags.csv or flags.table):
+        if flags.fields is not None:
+            raise ConfigError("--fields are columns; give --csv or --table too")
+        return lambda received: [line(received)]
+    if len(topics) > 1:
+        raise ConfigError(f"--topics {flags.topics}: columns are those of one topic; give one, or --json for several")
+    columns = Columns(fields_of(flags.fields, topics[0]), flags.csv)
+    return lambda received: columns.lines(_plain(received))
+
+
+def _lines(received: Received, wanted: Condition | None, show: Callable[[Received], list[str]]) -> list[str]:
+    return show(received) if wanted is None or wanted(_plain(received)) else []
+
+
+def _plain(received: Received) -> dict[str, Plain]:
+    return plain(received.message, age_ms=received.age_ms, missed=received.missed, new_session=received.new_session)
+
+
+def _print_messages(
+    subscriber: Subscriber,
+    flags: argparse.Namespace,
+    stop: threading.Event,
+    lines_of: Callable[[Received], list[str]],
+) -> None:
     """PublishError when nothing came for `--timeout` seconds."""
     printed = 0
     while not stop.is_set() and printed != flags.count:
         received = subscriber.receive(timeout_ms=TURN_MS)
         if received is not None:
-            printed += 1
-            put(encode(received.message).decode() if flags.json else line(received))
+            lines = lines_of(received)
+            printed += bool(lines)
+            for text in lines:
+                put(text)
         elif flags.timeout is not None and subscriber.silence_ms > 1000 * flags.timeout:
             where = " and ".join(subscriber.endpoints)
             raise PublishError(f"nothing on {where} for {flags.timeout:g} s; is `clcr-stream` running there?")
@@ -91,6 +136,10 @@ def line(received: Received) -> str:
         case Tokens():
             counts = (sum(map(bool, level[2])) for level in (message.vision, message.acoustic, message.language))
             text = "take part at level 3: vision {}, acoustic {}, language {}".format(*counts)
+        case Event():
+            text = f"changed to {message.label or message.reason}"
+            if message.previous_s is not None:
+                text += f" ({message.previous or 'none clear'} for {message.previous_s:g} s)"
         case Session():
             text = f"session {message.session}, bundle {message.bundle_name}, {message.backend}"
         case _:

@@ -152,5 +152,5 @@ def _records(path: Path, notes: list[str]) -> Iterator[Any]:
         notes.append(f"{path.name}: ends in the middle, read to its last whole chunk ({type(error).__name__})")
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, UnicodeDecodeError, MemoryError) as error:
+    except (ValueError, UnicodeDecodeError, MemoryError, OverflowError) as error:
         notes.append(f"{path.name}: is damaged, read up to there ({one_line(str(error))})")

@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from clcr_stream.wire import messages
+from clcr_stream.wire.schema import json_schema
 
 _KEPT = ("title", "description", "contentEncoding")
 
 
 def message_schema(kind: messages.Kind, labels: Sequence[str]) -> dict[str, Any]:
     """The schema of one kind of message; a prediction's `probs` are described label by label."""
-    schema = plain(messages.json_schema(kind))
+    schema = plain(json_schema(kind))
     if kind == "prediction":
         schema["properties"]["probs"] = {
             "type": "object",

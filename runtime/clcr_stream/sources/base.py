@@ -20,6 +20,7 @@ from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import Rings
 
 LEAD_MARGIN_NS = 500 * NS_PER_MS  # a lossless source leaves this much of the ring to what the loop has just read
+SETTLE_NS = 60 * NS_PER_MS
 
 Modality = Literal["vision", "acoustic", "language"]
 BOTH: tuple[Modality, ...] = ("vision", "acoustic")  # what a file or stream of video with sound brings
@@ -52,10 +53,17 @@ def nobody() -> None:
     """Nobody waits for news."""
 
 
+def never() -> bool:
+    """Nobody wants the session to end."""
+    return False
+
+
 @dataclass(frozen=True)
 class Sinks:
     """Where a source puts what it captures, and the session's clock; `finder` None = a FaceFinder when one is needed.
 
+    Ticks wait `patience_ns` for late data: what is said to be captured longer ago comes too late for them.
+    A source that must wait while it is being opened gives up once `stopping` is true.
     A source calls `notify` when what a tick was waiting for has arrived, or at its end; in its own thread.
     """
 
@@ -64,6 +72,8 @@ class Sinks:
     finder: FaceCropper | None = None
     notify: Callable[[], object] = nobody
     framing: Framing = UPRIGHT
+    patience_ns: int = SETTLE_NS
+    stopping: Callable[[], bool] = never
 
     @property
     def grid(self) -> TimeGrid:
@@ -106,6 +116,23 @@ class SourceSpec:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """How a live source knows when its data were captured: by the device's own stamps, or only when they arrived.
+
+    `delay_ms` lies between capture and arrival now, as far as the stamps show (of a stream its part that varies), of
+    which `subtracted_ms` is taken off the arrival. `offset_ms` is the host's clock minus the device's, `skew_ppm` how
+    much faster the device's clock runs, `jumps` how often it stepped. None: not known, or not known yet.
+    """
+
+    by: Literal["device", "arrival"] = "arrival"
+    delay_ms: float | None = None
+    subtracted_ms: float = 0.0
+    offset_ms: float | None = None
+    skew_ppm: float | None = None
+    jumps: int = 0
+
+
+@dataclass(frozen=True)
 class SourceReport:
     """How a source is doing: never holds credentials or words that were said.
 
@@ -120,6 +147,7 @@ class SourceReport:
     counts: Mapping[str, int]
     since_ns: int | None = None
     entered: Mapping[str, int] = field(default_factory=dict)
+    timing: Timing | None = None  # of a live device
 
 
 @dataclass(frozen=True)

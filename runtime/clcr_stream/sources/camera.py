@@ -11,15 +11,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.clock import NS_PER_S
+from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import Sinks, SourceIdentity
+from clcr_stream.sources.camera_mode import split_mode
+from clcr_stream.sources.capture_clock import CaptureClock
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 
 ABSENT_PAUSE_NS = NS_PER_S
+POS_MSEC = 0  # cv2.CAP_PROP_POS_MSEC: of V4L2 the stamp of the last buffer
 BY_ID = Path("/dev/v4l/by-id")
-ALLOWED = "an index (0), /dev/videoN, v4l2:/dev/videoN, by-id:NAME, a URL, a file, test:// or none"
+ALLOWED = (
+    "an index (0), /dev/videoN, v4l2:/dev/videoN, by-id:NAME (each with a mode, 0?size=1280x720&rate=30&format=mjpg), "
+    "a URL, a file, test:// or none"
+)
 
 
 class Capture(Protocol):
@@ -29,6 +35,8 @@ class Capture(Protocol):
     def grab(self) -> bool: ...
     def retrieve(self) -> tuple[bool, Any]: ...
     def release(self) -> None: ...
+    def get(self, prop: int, /) -> float: ...
+    def set(self, prop: int, value: float, /) -> bool: ...
 
 
 def open_capture(device: str) -> Capture:
@@ -40,7 +48,8 @@ def open_capture(device: str) -> Capture:
 
 
 def is_camera(text: str) -> bool:
-    """True when `text` names a local camera."""
+    """True when `text` names a local camera, with or without a mode."""
+    text = text.partition("?")[0]
     return text.isdecimal() or text.startswith(("/dev/", "v4l2:", "by-id:"))
 
 
@@ -78,12 +87,15 @@ class CameraSource(ThreadedSource):
         opener: Callable[[str], Capture] = open_capture,
         resolve: Callable[[str], str | None] = resolve_device,
     ) -> None:
-        resolve(device)  # a name that can never be a camera is an error now, not a wait
+        name, self._mode = split_mode(device)
+        resolve(name)  # a name that can never be a camera is an error now, not a wait
         counts = {"frames": 0, "bad_frames": 0, "frozen_frames": 0, "reopened": 0}
         super().__init__(SourceIdentity(device, "camera", ("vision",)), sinks, counts)
-        self._device, self._opener, self._resolve = device, opener, resolve
+        self._device, self._opener, self._resolve = name, opener, resolve
+        self._refused = ""
         self._feeder = FrameFeeder(sinks, live=True)
         self._opened = False  # at least once
+        self._capture_clock = CaptureClock(sinks.patience_ns, host_stamps=True)
         self._random = random.Random()
 
     def run(self) -> None:
@@ -99,6 +111,7 @@ class CameraSource(ThreadedSource):
                 self._pause(f"{what}; looking every second, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
                 continue
             try:
+                self._refused = self._mode.apply(capture)
                 grabbed = self._drain(capture)
             finally:
                 capture.release()
@@ -116,11 +129,12 @@ class CameraSource(ThreadedSource):
     def _drain(self, capture: Capture) -> bool:
         """Grab until the camera fails; True when it gave at least one frame."""
         self._feeder.reset()
+        self._capture_clock.restart()
         if self._opened:
             self.count("reopened")
         grabbed = False
         while not self.stop.is_set() and capture.grab():
-            captured_ns = self.sinks.clock.now_ns()
+            captured_ns = self._captured_ns(capture)
             grabbed = True
             self.count("frames")
             # Only frames that the ring wants are decoded (a MJPEG camera at 60 Hz costs a core otherwise).
@@ -129,9 +143,16 @@ class CameraSource(ThreadedSource):
             if used or frozen:
                 self.set_counts(frozen_frames=self._feeder.frozen_frames)
                 self._opened = True
-                self.note(self._feeder.hint)
+                self.note(self._feeder.hint or self._refused)
+                self.set_timing(self._capture_clock.timing())
                 self.came("vision", self._feeder.condition)
         return grabbed
+
+    def _captured_ns(self, capture: Capture) -> int:
+        """Of the grabbed frame: its buffer's stamp where the driver gives one, else now."""
+        arrived_ns = self.sinks.clock.now_ns()
+        stamp_ms = capture.get(POS_MSEC)
+        return self._capture_clock.place(int(stamp_ms * NS_PER_MS), arrived_ns) if stamp_ms > 0 else arrived_ns
 
     def _picture(self, capture: Capture) -> NDArray[np.uint8] | None:
         """The grabbed frame as (height, width, 3) RGB; None when it is unusable."""

@@ -99,7 +99,7 @@ def _check_span(spec: SourceSpec) -> None:
 
 
 def _is_recording(text: str) -> bool:
-    from clcr_stream.sources.network import names_recording
+    from clcr_stream.sources.urls import names_recording
 
     return not _is_device(text) and (_names_file(text) or names_recording(text))
 
@@ -178,7 +178,8 @@ def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, si
         return SyntheticSource(text, requested, sinks, spec.pace, flag)
     if scheme is None or scheme.group(1).lower() == "file":
         return _open_file(text, requested, spec, sinks, flag)
-    from clcr_stream.sources.network import SCHEMES, NetworkSource, names_recording, open_recording
+    from clcr_stream.sources.network import NetworkSource
+    from clcr_stream.sources.urls import SCHEMES, names_recording, open_recording
 
     if scheme.group(1).lower() not in SCHEMES:
         raise SourceError(
@@ -197,7 +198,7 @@ def _open_file(text: str, requested: tuple[Modality, ...], spec: SourceSpec, sin
 
     if not is_pipe(text):
         return FileSource(text, requested, sinks, spec.pace, flag, spec.span)
-    pipe = PipeFile(text)
+    pipe = PipeFile(text, stopping=sinks.stopping)
     return FileSource(text, requested, sinks, spec.pace, flag, spec.span, partial(open_pipe, pipe), pipe.cancel)
 
 

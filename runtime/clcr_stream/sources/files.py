@@ -13,9 +13,9 @@ from clcr_stream.sources.media import STREAM_KIND, AudioItem, Item, MediaReader,
 from clcr_stream.sources.playback import Playback
 from clcr_stream.sources.sound import SoundFeeder
 from clcr_stream.sources.threaded import ThreadedSource
+from clcr_stream.sources.urls import RECORDING_READ_S
 
 INTERLEAVE_NS = 2 * NS_PER_S  # a stream that is further behind the other in the file is not waited for
-NETWORK_READ_S = 10.0  # a recording's server may pause for so long
 Opener = Callable[[str, tuple[Modality, ...], int, Callable[[str], None], Flag], MediaReader]
 
 
@@ -74,7 +74,7 @@ class FileSource(ThreadedSource):
                 if not self._release(item):
                     return
         except av.error.ExitError:  # PyAV's own time-out
-            raise SourceError(f"{self.name}: nothing arrived for {NETWORK_READ_S:.0f} s") from None
+            raise SourceError(f"{self.name}: nothing arrived for {RECORDING_READ_S:.0f} s") from None
         finally:
             self._playback.close()
 

@@ -34,6 +34,7 @@ class VideoItem:
 
     time_ns: int  # from the container's start
     rgb: Callable[[], NDArray[np.uint8]]
+    arrived_ns: int | None = None  # by the host's clock, where the reader was given one
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class AudioItem:
 
     first_sample: int
     samples: NDArray[np.float32]
+    arrived_ns: int | None = None
 
 
 Item = VideoItem | AudioItem
@@ -54,9 +56,17 @@ class MediaReader:
     """
 
     def __init__(
-        self, container: Any, requested: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None]
+        self,
+        container: Any,
+        requested: tuple[Modality, ...],
+        rate_hz: int,
+        on_error: Callable[[str], None],
+        now_ns: Callable[[], int] | None = None,
     ) -> None:
+        """`now_ns` is asked when a packet arrives, for live streams."""
         self._container = container
+        self._now_ns = now_ns
+        self._arrived_ns: int | None = None
         self._on_error = on_error
         self._rate_hz = rate_hz
         self._streams = {
@@ -113,6 +123,8 @@ class MediaReader:
             try:
                 for packet in self._container.demux(list(self._streams.values())):
                     failures = 0
+                    if self._now_ns is not None:
+                        self._arrived_ns = self._now_ns()
                     yield packet
                 return
             except av.error.EOFError:
@@ -152,7 +164,7 @@ class MediaReader:
         if frame.is_corrupt:
             self._on_error("corrupt picture")
         elif time_s is not None:
-            yield VideoItem(int(time_s * NS_PER_S), lambda: _upright_rgb(frame))
+            yield VideoItem(int(time_s * NS_PER_S), lambda: _upright_rgb(frame), self._arrived_ns)
 
     def _sound(self, frame: Any) -> Iterator[AudioItem]:
         time_s = self._time_s(frame)
@@ -170,7 +182,7 @@ class MediaReader:
         longest = int(BLOCK_S * self._rate_hz)
         for start in range(0, len(samples), longest):
             block = samples[start : start + longest]
-            yield AudioItem(self._next_sample, block)
+            yield AudioItem(self._next_sample, block, self._arrived_ns)
             self._next_sample += len(block)
 
 

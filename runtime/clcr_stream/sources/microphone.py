@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,14 @@ from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.audio import Resampler, SampleClock
 from clcr_stream.sources.base import Sinks, SourceIdentity
+from clcr_stream.sources.capture_clock import SOUND_SLACK_NS, SoundLatency
 from clcr_stream.sources.sound import SoundFeeder
 from clcr_stream.sources.threaded import POLL_S, ThreadedSource, backoff_s
 
 BLOCK_S = 0.02
 QUIET_NS = 500 * NS_PER_MS
 FIRST_RETRY_S, RETRY_S = 0.25, 2.0  # looking for devices costs 0.1 s of CPU
+FLOOD_S = 1.25  # more than any device's buffers hold
 QUEUE_BLOCKS = 256  # 5 s: more than the reader thread can ever be late without being dead
 ALLOWED = "default, an index, name:TEXT, a file, test:// or none"
 INSTALL = (
@@ -98,20 +100,37 @@ def choose_device(audio: Any, device: str) -> dict[str, Any]:
     return matches[0]
 
 
+class Flood:
+    """Whether a device gives sound much faster than time passes, as one without a clock of its own does."""
+
+    def __init__(self) -> None:
+        self._begun_ns = 0
+        self._heard_s = 0.0
+
+    def ahead(self, now_ns: int, block_s: float) -> bool:
+        """A block came; True when there was more than an overrun can have left behind: more than 1 s in no time."""
+        if now_ns - self._begun_ns >= NS_PER_S:
+            self._begun_ns, self._heard_s = now_ns, 0.0
+        self._heard_s += block_s
+        return self._heard_s > FLOOD_S + (now_ns - self._begun_ns) / NS_PER_S
+
+
 class MicrophoneSource(ThreadedSource):
     """One microphone. Absent: it waits and looks every 0.25 to 2 s. Nothing for 0.5 s: PortAudio is started anew."""
 
     def __init__(self, device: str, sinks: Sinks, load: Callable[[], Any] = load_pyaudio) -> None:
         counts = {"blocks": 0, "overflows": 0, "queue_drops": 0, "gaps": 0, "reopened": 0, "skew_ppm": 0}
+        counts |= {"held_back": 0}
         super().__init__(SourceIdentity(device, "microphone", ("acoustic",)), sinks, counts)
         self._rate_hz = sinks.grid.sample_rate_hz
         self._heard_blocks = self._overflows = 0
         self._device, self._load = device, load
-        self._blocks: deque[tuple[bytes, int, bool]] = deque(maxlen=QUEUE_BLOCKS)
+        self._blocks: deque[tuple[bytes, int, bool, Mapping[str, Any]]] = deque(maxlen=QUEUE_BLOCKS)
         self._arrived = threading.Event()
-        self._queue_drops = 0  # written by PortAudio's thread only
+        self._queue_drops = self._held_back = 0  # written by PortAudio's thread only
         self._sample_clock = SampleClock(sinks.grid)
         self._feeder = SoundFeeder(sinks, microphone=True)
+        self._latency = SoundLatency(max(0, sinks.patience_ns - SOUND_SLACK_NS))
         self._lives = 0  # how often blocks began to come
 
     def run(self) -> None:
@@ -144,6 +163,7 @@ class MicrophoneSource(ThreadedSource):
         info = choose_device(audio, self._device)
         self._blocks.clear()
         self._sample_clock.restart()
+        self._latency.restart()
         self._feeder.reset()
         stream, opened = self._open(module, audio, info)
         try:
@@ -155,13 +175,19 @@ class MicrophoneSource(ThreadedSource):
     def _open(self, module: Any, audio: Any, info: dict[str, Any]) -> tuple[Any, Format]:
         """A running int16 stream at the model's rate, else at the device's own; OSError when it does neither."""
 
-        def on_block(data: bytes, _frames: int, _time: Any, status: int) -> tuple[None, int]:
+        def on_block(data: bytes, _frames: int, stamps: Mapping[str, Any], status: int) -> tuple[None, int]:
             if len(self._blocks) == QUEUE_BLOCKS:
                 self._queue_drops += 1
-            self._blocks.append((data, self.sinks.clock.now_ns(), bool(status & module.paInputOverflow)))
+            overflowed = bool(status & module.paInputOverflow)
+            now_ns = self.sinks.clock.now_ns()
+            self._blocks.append((data, now_ns, overflowed, stamps))
             self._arrived.set()
+            if flood.ahead(now_ns, BLOCK_S):
+                self._held_back += 1
+                self.stop.wait(BLOCK_S)  # else PortAudio's thread takes a core
             return None, module.paContinue
 
+        flood = Flood()
         own_hz = int(info["defaultSampleRate"])
         formats = [
             Format(info["index"], rate_hz, channels) for rate_hz in (self._rate_hz, own_hz) for channels in (1, 2)
@@ -194,12 +220,14 @@ class MicrophoneSource(ThreadedSource):
             self._arrived.wait(POLL_S)
             self._arrived.clear()
             while self._blocks:
-                data, arrived_ns, overflowed = self._blocks.popleft()
+                data, arrived_ns, overflowed, stamps = self._blocks.popleft()
                 heard_ns = max(heard_ns, arrived_ns)
                 if first:
                     first = False
                     self._on_first()
-                self._place(_mono(data, opened, resampler), arrived_ns, overflowed)
+                block_s = len(data) / (2 * opened.channels * opened.rate_hz)
+                late_ns = self._latency.see(stamps, block_s)
+                self._place(_mono(data, opened, resampler), arrived_ns - late_ns, overflowed)
             if clock.now_ns() - heard_ns > QUIET_NS:
                 self.gone("no sound for 0.5 s; opening the device again")
                 return
@@ -214,12 +242,14 @@ class MicrophoneSource(ThreadedSource):
             first, samples = self._sample_clock.place(samples, arrived_ns, overflowed)
             self._feeder.put(first, samples)
         self.came("acoustic", self._feeder.condition)
+        self.set_timing(self._latency.timing(self._sample_clock.skew_ppm, self._sample_clock.gaps))
         self._heard_blocks += 1
         self._overflows += overflowed
         self.set_counts(
             blocks=self._heard_blocks,
             overflows=self._overflows,
             queue_drops=self._queue_drops,
+            held_back=self._held_back,
             gaps=self._sample_clock.gaps,
             skew_ppm=round(self._sample_clock.skew_ppm),
         )

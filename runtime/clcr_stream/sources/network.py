@@ -1,121 +1,96 @@
-"""A camera or stream on the network through PyAV: live, stamped at arrival, reconnected for as long as it takes."""
+"""A camera or stream on the network: live, decoded in a process of its own, reconnected for as long as it takes."""
 
 from __future__ import annotations
 
 import random
-import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
-from clcr_stream.clock import NS_PER_S
-from clcr_stream.errors import SourceError, one_line, redact
+import numpy as np
+from numpy.typing import NDArray
+
+from clcr_stream.clock import NS_PER_S, MonotonicClock
+from clcr_stream.errors import SourceError, redact
 from clcr_stream.sources.audio import SampleClock
-from clcr_stream.sources.base import Flag, Modality, Sinks, SourceIdentity
-from clcr_stream.sources.files import NETWORK_READ_S
+from clcr_stream.sources.base import Modality, Sinks, SourceIdentity
+from clcr_stream.sources.capture_clock import SOUND_SLACK_NS, CaptureClock
+from clcr_stream.sources.decoder.process import DecodedStream, DecoderProcess, LivePicture
+from clcr_stream.sources.decoder.protocol import Request
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.health import STALE_NETWORK_SOUND_NS, STALE_PICTURE_NS
-from clcr_stream.sources.media import AudioItem, MediaReader, VideoItem
+from clcr_stream.sources.media import AudioItem
 from clcr_stream.sources.sound import SoundFeeder
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 
-SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "rtp", "srt")
-# A playlist on the network may name more of the network, never a local file.
-PROTOCOLS = "rtsp,rtsps,rtmp,rtmps,http,https,httpproxy,tls,udp,tcp,rtp,srtp,srt,crypto"
-RECORDINGS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".wav", ".mp3", ".m4a", ".ogg", ".opus", ".flac")
-OPEN_TIMEOUT_S = 3.0
-READ_TIMEOUT_S = 1.0
 STALE_NS = {"vision": STALE_PICTURE_NS, "acoustic": STALE_NETWORK_SOUND_NS}
-
-
-def open_url(
-    url: str,
-    requested: tuple[Modality, ...],
-    rate_hz: int,
-    on_error: Callable[[str], None],
-    read_timeout_s: float = READ_TIMEOUT_S,
-) -> MediaReader:
-    """Connect; SourceError (without credentials) when nothing usable answers in time."""
-    import av
-
-    options = {"protocol_whitelist": PROTOCOLS}
-    if url.startswith("rtsp"):
-        options["rtsp_transport"] = "tcp"  # no torn frames, and the connection's end is seen
-    try:
-        container = av.open(url, mode="r", options=options, timeout=(OPEN_TIMEOUT_S, read_timeout_s))
-    except av.error.ExitError:
-        raise SourceError(redact(f"{url}: does not answer within {OPEN_TIMEOUT_S:.0f} s")) from None
-    except (OSError, av.error.FFmpegError, ValueError) as error:
-        raise SourceError(redact(f"{url}: does not answer ({one_line(str(error))})")) from None
-    reader = MediaReader(container, requested, rate_hz, on_error)
-    if not reader.modalities:
-        container.close()
-        raise SourceError(redact(f"{url}: sends neither video nor audio"))
-    return reader
-
-
-def names_recording(url: str) -> bool:
-    """True for a URL of http(s) whose path ends as files do: it is read to its end, and as fast as it comes."""
-    parts = urllib.parse.urlsplit(url)
-    return parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(RECORDINGS)
-
-
-def open_recording(
-    url: str, requested: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None], flag: Flag
-) -> MediaReader:
-    """Connect to a recording; SourceError (without credentials) when it does not answer."""
-    try:
-        return open_url(url, requested, rate_hz, on_error, NETWORK_READ_S)
-    except SourceError as error:
-        raise SourceError(f"{flag} {error}") from None
+Opener = Callable[
+    [Callable[[str], None]], Any
+]  # what opens a connection, told of errors in the middle: as DecodedStream
+_host = MonotonicClock()  # by which a decoder stamps what arrives
 
 
 class NetworkSource(ThreadedSource):
-    """A live URL. What arrives is stamped at arrival; when it stops, it is stale and opened again with back-off."""
+    """A live URL. Pictures are placed by their own stamps as soon as these prove a clock, until then when they
+    arrive, as sound is; when it stops, it is stale and opened again with back-off.
 
-    def __init__(self, url: str, requested: tuple[Modality, ...], sinks: Sinks, open_reader: Any = open_url) -> None:
+    Its decoder is a process: one that hangs or crashes is told as the reason, and another one is started.
+    """
+
+    def __init__(
+        self, url: str, requested: tuple[Modality, ...], sinks: Sinks, open_reader: Opener | None = None
+    ) -> None:
+        """`open_reader` in place of a decoder's process, for readers of another kind."""
         counts = {"decode_errors": 0, "frames": 0, "frozen_frames": 0, "samples": 0, "reconnects": 0}
-        counts |= {"audio_gaps": 0}
+        counts |= {"audio_gaps": 0, "decoder_restarts": 0, "overtaken_frames": 0}
         super().__init__(SourceIdentity(redact(url), "network", requested), sinks, counts, STALE_NS)
-        self._url, self._requested, self._open_reader = url, requested, open_reader
+        self._requested = requested
+        self._decoder = DecoderProcess(Request(url, requested, sinks.grid.sample_rate_hz), self.stop)
+        self._open_reader = self._open if open_reader is None else open_reader
         self._feeder = FrameFeeder(sinks, live=True) if "vision" in requested else None
         self._sound = SoundFeeder(sinks)
         self._sample_clock = SampleClock(sinks.grid)
+        self._capture_clock = CaptureClock(sinks.patience_ns)
         self._arrived = 0  # pictures and blocks of sound
 
     def run(self) -> str | None:
-        import av
+        try:
+            return self._run()
+        finally:
+            self._decoder.close()
 
+    def _run(self) -> str | None:
         attempt = 0
         jitter = random.Random()
         while not self.stop.is_set():
             before = self._arrived
             self.opening()
             try:
-                reader = self._open_reader(
-                    self._url,
-                    self._requested,
-                    self.sinks.grid.sample_rate_hz,
-                    lambda _reason: self.count("decode_errors"),
-                )
-                with reader:
+                with self._open_reader(lambda _reason: self.count("decode_errors")) as reader:
                     self._drain(reader)
                     over = reader.length_s is not None and not self.stop.is_set()
                 if over:
                     return "end of the recording"
                 reason = "the stream ended"
-            except av.error.ExitError:  # PyAV's own time-out
-                reason = f"nothing arrived for {READ_TIMEOUT_S:.0f} s"
-            except (SourceError, OSError, av.error.FFmpegError) as error:
+            except (SourceError, OSError) as error:
                 reason = str(error)
+            if self.stop.is_set():
+                break
             attempt = 0 if self._arrived != before else attempt + 1
             self.gone(f"{reason}; trying again")
             pause_ns = int(backoff_s(attempt, jitter.random()) * NS_PER_S)
             self.sinks.clock.wait_until(self.sinks.clock.now_ns() + pause_ns, self.stop)
         return None
 
-    def _drain(self, reader: MediaReader) -> None:
+    def _open(self, on_error: Callable[[str], None]) -> DecodedStream:
+        try:
+            return self._decoder.open(on_error)
+        finally:
+            self.set_counts(decoder_restarts=max(0, self._decoder.started - 1))
+
+    def _drain(self, reader: DecodedStream) -> None:
         """Push what arrives until the stream ends."""
         self._sample_clock.restart()
+        self._capture_clock.restart()
         self._sound.reset()
         if self._feeder is not None:
             self._feeder.reset()
@@ -129,25 +104,57 @@ class NetworkSource(ThreadedSource):
                 self.sinks.clock.wait_until(begun_ns + self._time_ns(item), self.stop)
             if self.stop.is_set():
                 break
-            self._push(item, self.sinks.clock.now_ns())
+            self._push(item, reader.length_s is None)
             self._arrived += 1
 
-    def _time_ns(self, item: VideoItem | AudioItem) -> int:
+    def _arrived_ns(self, item: LivePicture | AudioItem, live: bool) -> int:
+        """By the session's clock: the decoder's stamp, where there is one that says when it was live."""
+        age_ns = _host.now_ns() - item.arrived_ns if live and item.arrived_ns is not None else 0
+        return self.sinks.clock.now_ns() - age_ns
+
+    def _captured_ns(self, item: LivePicture | AudioItem, live: bool) -> int:
+        """When a picture, or a block's last sample, was captured: both by one clock, so that lips and voice agree."""
+        arrived_ns = self._arrived_ns(item, live)
+        if not live:
+            return arrived_ns
+        if isinstance(item, AudioItem):
+            most_ns = max(0, self.sinks.patience_ns - SOUND_SLACK_NS)
+            return self._capture_clock.place(self._time_ns(item), arrived_ns, "acoustic", most_ns)
+        return self._capture_clock.place(item.time_ns, arrived_ns, "vision")
+
+    def _time_ns(self, item: LivePicture | AudioItem) -> int:
         """From the recording's start to its end, as a live one would have arrived."""
-        if isinstance(item, VideoItem):
+        if not isinstance(item, AudioItem):
             return item.time_ns
         return (item.first_sample + len(item.samples)) * NS_PER_S // self.sinks.grid.sample_rate_hz
 
-    def _push(self, item: VideoItem | AudioItem, arrived_ns: int) -> None:
+    def _push(self, item: LivePicture | AudioItem, live: bool) -> None:
+        captured_ns = self._captured_ns(item, live)
+        if live:
+            self.set_timing(self._capture_clock.timing())
         if isinstance(item, AudioItem):
-            first, samples = self._sample_clock.place(item.samples, arrived_ns)
+            first, samples = self._sample_clock.place(item.samples, captured_ns)
             self._sound.put(first, samples)
             self.count("samples", len(samples))
             self.set_counts(audio_gaps=self._sample_clock.gaps)
             self.came("acoustic", self._sound.condition)
         elif self._feeder is not None:
-            self._feeder.offer(arrived_ns, item.rgb)
-            self.count("frames")
+            fetched = _Fetched(item)
+            self._feeder.offer(captured_ns, fetched)
+            self.count("overtaken_frames" if fetched.gone else "frames")
             self.set_counts(frozen_frames=self._feeder.frozen_frames)
             self.note(self._missing or self._feeder.hint)
             self.came("vision", self._feeder.condition)
+
+
+class _Fetched:
+    """A picture's pixels, and whether newer pictures had taken their place in the decoder: then no ring counts it."""
+
+    def __init__(self, item: LivePicture) -> None:
+        self._item = item
+        self.gone = False
+
+    def __call__(self) -> NDArray[np.uint8] | None:
+        rgb = self._item.rgb()
+        self.gone = rgb is None
+        return rgb

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clcr_stream.errors import SourceError, one_line
-from clcr_stream.sources.base import Flag, Modality
+from clcr_stream.sources.base import Flag, Modality, never
 from clcr_stream.sources.media import MediaReader
 
 STDIN = "-"
@@ -32,9 +32,13 @@ def is_pipe(location: str) -> bool:
 
 
 class PipeFile:
-    """What PyAV reads from: `read` waits for data, and `cancel` makes it the end. Any thread may cancel."""
+    """What PyAV reads from: `read` waits for data, and `cancel` makes it the end. Any thread may cancel.
 
-    def __init__(self, location: str, begin_s: float = BEGIN_S) -> None:
+    Before the first byte, when nobody can close the source yet, `stopping` ends the wait as well.
+    """
+
+    def __init__(self, location: str, begin_s: float = BEGIN_S, stopping: Callable[[], bool] = never) -> None:
+        self._stopping = stopping
         self._location, self._polls_left = location, int(begin_s * 1000 / POLL_MS)
         if location == STDIN:
             if os.isatty(0):
@@ -68,6 +72,8 @@ class PipeFile:
         """Before the first byte; a named pipe without a writer yet says at once that it was hung up."""
         if self._begun:
             return
+        if self._stopping():
+            self.cancel()
         self._polls_left -= 1
         if self._polls_left < 0:
             raise SourceError(f"input {self._location}: nothing came through the pipe; start what writes to it")

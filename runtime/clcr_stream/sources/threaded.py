@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from clcr_stream.clock import FOREVER_NS
 from clcr_stream.errors import ClcrError, one_line, redact
-from clcr_stream.sources.base import Modality, Sinks, SourceIdentity, SourceReport
+from clcr_stream.sources.base import Modality, Sinks, SourceIdentity, SourceReport, Timing
 from clcr_stream.sources.health import STALE_PICTURE_NS, STALE_SOUND_NS, Health, State
 from clcr_stream.window.conditions import FINE, Condition
 
@@ -43,6 +43,7 @@ class ThreadedSource(ABC):
         self._awaited_ns: int | None = None  # what a tick was refused for: its arrival is worth waking somebody
         self._health = Health(sinks.clock.now_ns(), {} if identity.lossless else stale_ns)
         self._stated: tuple[str, str] | None = None
+        self._timing: Timing | None = None
 
     @property
     def name(self) -> str:
@@ -117,7 +118,14 @@ class ThreadedSource(ABC):
             counts = dict(sorted(self._counts.items()))
             now = self._health.at(self.sinks.clock.now_ns())
         return SourceReport(
-            self.identity.name, self.identity.kind, now.state, now.reason, counts, now.since_ns, now.entered
+            self.identity.name,
+            self.identity.kind,
+            now.state,
+            now.reason,
+            counts,
+            now.since_ns,
+            now.entered,
+            self._timing,
         )
 
     def count(self, what: str, number: int = 1) -> None:
@@ -129,6 +137,10 @@ class ThreadedSource(ABC):
         """Set counters of the report that are kept elsewhere, all at one moment."""
         with self._changed:
             self._counts.update(counts)
+
+    def set_timing(self, timing: Timing) -> None:
+        """Say how it is known when data were captured."""
+        self._timing = timing  # one reference: no lock
 
     def set_state(self, state: State, reason: str = "") -> None:
         """Say how the source is doing; cheap when nothing has changed, so it may be called with every block."""

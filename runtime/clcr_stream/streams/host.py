@@ -15,6 +15,7 @@ from clcr_stream.streams.loop import Loop
 from clcr_stream.streams.reports import StreamSummary, View
 from clcr_stream.streams.session import Session
 from clcr_stream.streams.stream import Hooks, Shared, Stream, StreamOptions, load_finder
+from clcr_stream.wire.outbox import Sink
 
 
 class Host:
@@ -25,13 +26,22 @@ class Host:
     """
 
     def __init__(
-        self, engines: LoadedEngines, max_batch: int, started_ns: int, say: Say, tell: Say = lambda _: None
+        self,
+        engines: LoadedEngines,
+        max_batch: int,
+        started_ns: int,
+        say: Say,
+        tell: Say = lambda _: None,
+        sinks: tuple[Sink, ...] = (),
     ) -> None:
-        """`say` gets a line about what failed, began or ended, `tell` one for a person who did not ask for quiet."""
+        """`say` gets a line about what failed, began or ended, `tell` one for a person who did not ask for quiet.
+
+        `sinks` get the messages of every stream.
+        """
         self._say = say
         self._hop_ns = engines.manifest.hop_ns
         self._wake, self._work = Wake(), Wake()
-        self._shared = Shared(engines, started_ns, self._wake.set, say, self.ask, tell)
+        self._shared = Shared(engines, started_ns, self._wake.set, say, self.ask, tell, sinks)
         self._clock: Clock = MonotonicClock()
         self._loop = Loop(engines.levels, self._clock, self._wake, self._ended, max_batch)
         self._origin_ns: int | None = None

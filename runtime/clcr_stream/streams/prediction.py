@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -100,7 +101,7 @@ def compose(
         probs = {label: float(p) for label, p in zip(manifest.labels, outputs.output, strict=True)}
     degraded = degraded_reasons(answer.chunk, answer.language)
     watched = NO_INPUT not in degraded
-    label, confidence = messages.top_label(probs or {}) if watched else (None, None)
+    label, confidence = top_label(probs or {}) if watched else (None, None)
     window_ns = manifest.hop_ns * manifest.window_hops
     return messages.Prediction(
         stream=identity.stream,
@@ -191,3 +192,11 @@ def _triple(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> messag
 def _table(rows: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> messages.Table:
     first, second, third = (_triple(row) for row in rows)
     return first, second, third
+
+
+def top_label(probs: Mapping[str, float]) -> tuple[str | None, float | None]:
+    """The most probable label and its probability; (None, None) when there is none or one of them is not finite."""
+    if not probs or not all(math.isfinite(value) for value in probs.values()):
+        return None, None
+    label = max(probs, key=lambda name: float(probs[name]))
+    return label, float(probs[label])

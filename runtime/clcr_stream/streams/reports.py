@@ -9,7 +9,7 @@ import importlib.metadata
 import platform
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -193,6 +193,7 @@ def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.S
                 counts=counts,
                 since_ns=report.since_ns,
                 entered=dict(report.entered),
+                timing=None if report.timing is None else messages.Timing(**asdict(report.timing)),
             )
         )
     return tuple(entries)

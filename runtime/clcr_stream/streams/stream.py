@@ -21,9 +21,10 @@ from clcr_stream.recording.options import RecordOptions
 from clcr_stream.recording.recorder import Recorder, RecorderHooks
 from clcr_stream.recording.seen import Watch
 from clcr_stream.recording.source import KINDS
-from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec
+from clcr_stream.sources.base import FaceCropper, Sinks, Source, SourceSpec, never
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.frames import make_finder
+from clcr_stream.streams.events import Changes
 from clcr_stream.streams.faces_shown import show_faces
 from clcr_stream.streams.person import Person, PersonPlan
 from clcr_stream.streams.prediction import Identity
@@ -53,7 +54,7 @@ class StreamOptions:
 
     Without `publish` no socket is opened. `origin_ns` is the zero of a recording read without a pace; None: now.
     `calibrate_s` sets the person's baselines after so many seconds, `profile` is a file that keeps them.
-    `preview` lets the user see the face crops.
+    `preview` lets the user see the face crops. With `events` changes of expression are sent too.
     """
 
     name: str
@@ -67,6 +68,7 @@ class StreamOptions:
     calibrate_s: float | None = None
     profile: Path | None = None
     preview: bool = False
+    events: bool = False
     required: Required = NOTHING
     record: RecordOptions | None = None
 
@@ -77,7 +79,8 @@ class Hooks:
 
     `open_sources` replaces the sources that the options name. `sinks` get every message as it was sent. A recording's
     next hop waits while `has_room` is False. `ended` is called once, when all is closed, with what ended the stream.
-    `baselines` are the person's to begin with, in place of a profile's.
+    `baselines` are the person's to begin with, in place of a profile's. `stopping` says that what is being opened is
+    no longer wanted.
     """
 
     open_sources: Callable[[Sinks], Sequence[Source]] | None = None
@@ -85,6 +88,7 @@ class Hooks:
     has_room: Callable[[], bool] = always
     ended: Callable[[ClcrError | None], object] = lambda _: None
     baselines: Baselines = field(default_factory=dict)
+    stopping: Callable[[], bool] = never
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Shared:
     say: Callable[[str], object] = lambda _: None  # for a person
     later: Callable[[Callable[[], None]], object] = lambda job: job()  # has something slow done on another thread
     tell: Callable[[str], None] = lambda _: None  # for a person who did not ask for quiet
+    sinks: tuple[Sink, ...] = ()  # of every stream's messages
 
 
 class Stream:
@@ -133,6 +138,8 @@ class Stream:
 
     def _open(self, origin_ns: int, finder: FaceCropper | None) -> None:
         options, engines, hooks = self.options, self._shared.engines, self._hooks
+        if options.events and engines.manifest.task != "classification":
+            raise ConfigError("--events needs a bundle that names expressions; this one gives a value")
         unpaced = options.sources.pace == "max"
         if unpaced:  # a recording without a pace has its own time and its own zero
             origin_ns = time.monotonic_ns() if options.origin_ns is None else options.origin_ns
@@ -141,7 +148,16 @@ class Stream:
         self._pipeline = open_pipeline(engines.manifest, origin_ns, engines.tokenizer, engines.encoder, engines.worker)
         # Closed in reverse: goodbye and endpoint, sources, and the output last, which gets the goodbye too.
         output = self._stack.enter_context(contextlib.ExitStack())
-        sinks = Sinks(self._clock, self._pipeline.rings, finder, self._shared.notify, options.sources.framing)
+        settle_ns = int(options.settle_ms * NS_PER_MS)
+        sinks = Sinks(
+            self._clock,
+            self._pipeline.rings,
+            finder,
+            self._shared.notify,
+            options.sources.framing,
+            settle_ns,
+            hooks.stopping,
+        )
         open_all = hooks.open_sources or partial(open_sources, options.sources, kinds=KINDS)
         self._sources = tuple(open_all(sinks))
         for source in self._sources:
@@ -161,7 +177,7 @@ class Stream:
             self._sources,
             self._schedule(),
             self._identity,
-            outbox.send,
+            self._sender(outbox),
             self._person,
             Views(partial(outbox.wanted, "tokens"), self._open_preview()),
             outbox.beat,
@@ -171,11 +187,26 @@ class Stream:
             self._lines = JsonLines(options.output, self._shared.say)
             output.callback(self._lines.close)
             outbox.add(self._lines)
-        for sink in (self._watch, *hooks.sinks):
+        for sink in (self._watch, *self._shared.sinks, *hooks.sinks):
             outbox.add(sink)
         outbox.send(session_message(engines.manifest, self._identity, self._pipeline.grid, self.sources()))
         for source in self._sources:
             source.start()
+
+    def _sender(self, outbox: Outbox) -> Callable[[messages.Message], messages.Message]:
+        """What sends the session's messages, and after a prediction the event that it completes."""
+        if not self.options.events:
+            return outbox.send
+        changes = Changes()
+
+        def send(message: messages.Message) -> messages.Message:
+            sent = outbox.send(message)
+            event = changes.take(sent) if isinstance(sent, messages.Prediction) else None
+            if event is not None:
+                outbox.send(event)
+            return sent
+
+        return send
 
     def _open_preview(self) -> Callable[[Rows, int], object] | None:
         """What shows the faces of each hop, if that was asked for: nothing else gives pixels away."""

@@ -1,11 +1,12 @@
-"""Read a stream's messages: the newest of each topic, with its age, the number of missed ones and changes of session.
+"""Read a stream's messages, the newest or every one of each topic: ages, missed ones, changes of session, losses.
 
     with Subscriber(topics=("prediction", "status"), lifespan_ms=400) as subscriber:
         for received in subscriber:
             print(received.message.seq, received.age_ms, received.missed)
 
 Sessions, predictions and statuses come by conflating sockets, one per topic, so that a slow reader reads the newest and
-not a queue of old ones. Transcript segments are queued, because each of them counts. One thread uses a Subscriber.
+not a queue of old ones. Transcript segments are queued, because each of them counts; with `every` all topics are.
+One thread uses a Subscriber; `AsyncSubscriber` is the same for asyncio.
 """
 
 from __future__ import annotations
@@ -21,19 +22,15 @@ import zmq
 from clcr_stream.clock import NS_PER_MS, read_boot_id
 from clcr_stream.errors import ConfigError, PublishError
 from clcr_stream.wire.endpoint import check_private, default_folders, endpoint_in
-from clcr_stream.wire.messages import KINDS, Kind, Message, decode, split, topic
+from clcr_stream.wire.keys import CurveClient, reader_keys
+from clcr_stream.wire.links import LOSSES, Links
+from clcr_stream.wire.messages import KINDS, MAX_PAYLOAD_BYTES, Kind, Message, decode, split, topic
 
 _QUIET_MS = 5000.0
 _LOOK_NS = 200 * NS_PER_MS  # how often a folder that does not exist yet is looked for
-_TRANSCRIPT_HWM_FRAMES = 64
-
-
-@dataclass(frozen=True)
-class CurveClient:
-    """Keys for an endpoint on another host: our secret certificate and the publisher's public one."""
-
-    secret_file: Path
-    server_file: Path
+_HWM_FRAMES = 1000  # of a queued topic; a publisher keeps 64 for a slow reader besides
+MAX_FRAME_BYTES = MAX_PAYLOAD_BYTES + 256  # with its topic
+QUEUED: tuple[Kind, ...] = ("transcript", "event")  # topics of which each message counts
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,15 @@ class TopicTrack:
 class Subscriber:
     """Typed messages of one stream; a context manager and an endless iterator.
 
-    Without `endpoint` it listens in the user's own folders, where a publisher may already be or come later; a reader
-    makes none of them, and listens in none that others could have made. With `lifespan_ms` an older message is dropped
-    and counted, never handed on; it needs the publisher's clock, so it is without effect on messages from another host.
-    After `quiet_ms` of silence the sockets are made anew, because libzmq gives up for good on a peer that once broke
-    the protocol. Raises ConfigError for an endpoint or topic that cannot be.
+    With `every` it reads each message in order, up to 1000 behind on a topic; `missed` tells what did not fit. Without
+    `endpoint` it listens in the user's own folders, where a publisher may already be or come later; a reader makes none
+    of them, and listens in none that others could have made. With `lifespan_ms` an older message is dropped and
+    counted, never handed on; it needs the publisher's clock, so it is without effect on messages from another host.
+
+    It comes back after every loss: libzmq reconnects by itself, and where it gives up for good (a frame over the limit,
+    another breach of the protocol, a key that is not allowed) the reader connects again, after 0.1 s and then ever
+    later up to `quiet_ms`; after so long a silence all sockets are made anew. `losses` counts them. Raises ConfigError
+    for an endpoint or topic that cannot be.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Subscriber:
         lifespan_ms: float | None = None,
         curve: CurveClient | None = None,
         quiet_ms: float = _QUIET_MS,
+        every: bool = False,
     ) -> None:
         unknown = [name for name in topics if name not in KINDS]
         if unknown or not topics:
@@ -112,18 +114,22 @@ class Subscriber:
         boot_id = read_boot_id()
         self._names = {kind: topic(stream, kind) for kind in topics}
         self._tracks = {kind: TopicTrack(boot_id, lifespan_ms) for kind in topics}
-        self._curve = None if curve is None else _keys(curve)
+        self._curve = None if curve is None else reader_keys(curve)
         self._quiet_ns = int(quiet_ms * NS_PER_MS)
+        self._every = every
         self._places: list[tuple[Path | None, str]]
         self._places = [(None, _checked(endpoint))] if endpoint else _own_places(stream)
         self._absent: list[tuple[Path | None, str]] = []  # places whose folder does not exist yet
         self.endpoints = [text for _, text in self._places]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[zmq.Socket[bytes], Kind] = {}
+        self._links: dict[zmq.Socket[bytes], Links] = {}
         self._poller = zmq.Poller()
         self._next: list[zmq.Socket[bytes]] = []
         self._heard_ns = time.monotonic_ns()
+        self._wake_ns = self._heard_ns
         self.reconnects = 0
+        self.losses = dict.fromkeys(LOSSES, 0)
         try:
             self._connect()
         except BaseException:
@@ -163,6 +169,16 @@ class Subscriber:
         """Time since anything arrived; with topic status, over 2000 means that the publisher is gone or cut off."""
         return (time.monotonic_ns() - self._heard_ns) / NS_PER_MS
 
+    @property
+    def descriptors(self) -> list[int]:
+        """File descriptors, readable when `receive(0)` should be called; for event loops, until the next `receive`."""
+        return [source.fileno() for source in self._sockets] + [links.fileno() for links in self._links.values()]
+
+    @property
+    def patience_ms(self) -> float:
+        """How long an event loop may wait for the descriptors before it calls `receive(0)` nevertheless."""
+        return max(0.0, (self._wake_ns - time.monotonic_ns()) / NS_PER_MS)
+
     def close(self) -> None:
         """Let go of the sockets; safe to call twice."""
         self._disconnect()
@@ -187,6 +203,7 @@ class Subscriber:
                 continue
             misses = 0
             self._heard_ns = time.monotonic_ns()
+            self._links[source].heard()
             received = self._judge(data, self._sockets[source])
             if received is not None:
                 return received
@@ -199,10 +216,11 @@ class Subscriber:
             self._connect()
             self.reconnects += 1
             self._heard_ns = now_ns
-        wake_ns = self._heard_ns + self._quiet_ns
+        wake_ns = min(self._heard_ns + self._quiet_ns, *(links.mend(now_ns) for links in self._links.values()))
         if self._absent:
             self._connect_to(self._absent)
             wake_ns = min(wake_ns, now_ns + _LOOK_NS)
+        self._wake_ns = wake_ns
         return wake_ns
 
     def _judge(self, data: bytes, kind: Kind) -> Received | None:
@@ -221,9 +239,11 @@ class Subscriber:
         for kind, name in self._names.items():
             source = self._context.socket(zmq.SUB)
             self._sockets[source] = kind
-            _configure(source, kind, self._curve)
+            _configure(source, queued=self._every or kind in QUEUED, keys=self._curve)
             source.subscribe(name + b" ")
+            links = self._links[source] = Links(source, self.losses, self._quiet_ns)
             self._poller.register(source, zmq.POLLIN)
+            self._poller.register(links.monitor, zmq.POLLIN)
             self._next.append(source)
         self._connect_to(self._places)
 
@@ -242,27 +262,30 @@ class Subscriber:
             for source in self._sockets:
                 try:
                     source.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
-                    source.connect(endpoint)
+                    self._links[source].connect(endpoint)
                 except zmq.ZMQError as error:
                     raise ConfigError(
                         f"endpoint {endpoint}: {error.strerror}; allowed are ipc:///PATH and tcp://ADDRESS:PORT"
                     ) from None
 
     def _disconnect(self) -> None:
+        for links in self._links.values():
+            links.close()
         for source in self._sockets:
-            with contextlib.suppress(KeyError):
-                self._poller.unregister(source)
             source.close(linger=0)
+        self._poller = zmq.Poller()
         self._sockets.clear()
+        self._links.clear()
         self._next.clear()
 
 
-def _configure(source: zmq.Socket[bytes], kind: Kind, keys: tuple[bytes, bytes, bytes] | None) -> None:
-    """Before connecting. No MAXMSGSIZE: on this side it would end the connection for good; `decode` checks the size."""
-    if kind == "transcript":
-        source.rcvhwm = _TRANSCRIPT_HWM_FRAMES
+def _configure(source: zmq.Socket[bytes], queued: bool, keys: tuple[bytes, bytes, bytes] | None) -> None:
+    """Before connecting. MAXMSGSIZE keeps a peer from filling our memory; libzmq gives up on it, Links does not."""
+    if queued:
+        source.rcvhwm = _HWM_FRAMES
     else:
         source.setsockopt(zmq.CONFLATE, 1)
+    source.maxmsgsize = MAX_FRAME_BYTES
     for option, value in (
         (zmq.LINGER, 0),
         (zmq.RECONNECT_IVL, 50),
@@ -297,16 +320,3 @@ def _own_places(stream: str) -> list[tuple[Path | None, str]]:
     if not places:
         raise ConfigError(f"no endpoint found: {'; '.join(reasons)}; pass endpoint=")
     return places
-
-
-def _keys(curve: CurveClient) -> tuple[bytes, bytes, bytes]:
-    from zmq.auth import load_certificate
-
-    try:
-        public, secret = load_certificate(curve.secret_file)
-        server, _ = load_certificate(curve.server_file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"CURVE certificate: {error}; make one as docs/wire.md says") from None
-    if secret is None:
-        raise ConfigError(f"{curve.secret_file}: holds no secret key; give the .key_secret file")
-    return public, secret, server

@@ -1,4 +1,4 @@
-"""Endpoints: the user's own, which others may be bound, who holds one already, and the CURVE keys for other hosts.
+"""Endpoints: the user's own, which others may be bound, and who holds one already.
 
 Defaults reach nobody but the user: an ipc socket in a 0700 folder. Loopback TCP when asked (any user of the machine can
 read it); other addresses only with CURVE keys and an allow-list.
@@ -13,12 +13,12 @@ import os
 import re
 import socket
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
 from clcr_stream.errors import PublishError
+from clcr_stream.wire.keys import CurveServer
 from clcr_stream.wire.messages import topic
 from clcr_stream.wire.names import STREAM_NAME
 
@@ -26,17 +26,6 @@ _SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final zero
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 _LOCK_TEXT = re.compile(rb"[0-9]{0,20}\n?")  # what a lock file of ours holds: nothing yet, or a process id
 _TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[^:/\[\]]+):(\d{1,5}|\*)")
-
-
-@dataclass(frozen=True)
-class CurveServer:
-    """Keys for an endpoint that leaves the host: our secret certificate, and a folder of the readers' public ones.
-
-    The folder is read at each handshake: a `.key` file added or removed counts from the next connection on.
-    """
-
-    secret_file: Path
-    allowed_folder: Path
 
 
 def default_folders() -> list[Path]:
@@ -102,7 +91,7 @@ def _is_held(path: Path) -> bool:
     Trying the lock instead would refuse a publisher that starts at this very moment.
     """
     try:
-        holder = int(_lock_of(path).read_bytes()[:32] or b"0")
+        holder = int(lock_of(path).read_bytes()[:32] or b"0")
     except (OSError, ValueError):
         return False
     return holder > 0 and Path(f"/proc/{holder}").exists()
@@ -122,8 +111,8 @@ def checked_endpoint(text: str, curve: CurveServer | None) -> str:
         loopback = False
     if not loopback and curve is None:
         raise PublishError(
-            f"--bind {text}: off loopback only with CURVE keys and an allow-list; give --curve-secret FILE and "
-            f"--curve-clients DIR, made as docs/wire.md says, or use tcp://127.0.0.1:{match[2]}"
+            f"--bind {text}: off loopback only with CURVE keys and an allow-list; make a key "
+            f"with `clcr-stream keys new server` and give --curve-secret server, or use tcp://127.0.0.1:{match[2]}"
         )
     return f"tcp://{host}:{match[2]}"
 
@@ -151,7 +140,7 @@ def claim(path: Path, stream: str) -> int:
 
     PublishError when another process holds it. `release` gives it back.
     """
-    lock = _lock_of(path)
+    lock = lock_of(path)
     while True:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -171,7 +160,7 @@ def claim(path: Path, stream: str) -> int:
 def _take_lock(descriptor: int, path: Path, stream: str) -> None:
     text = os.pread(descriptor, 32, 0)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _LOCK_TEXT.fullmatch(text):
-        raise PublishError(f"{_lock_of(path)}: exists and is no lock of clcr-stream; pass another --bind")
+        raise PublishError(f"{lock_of(path)}: exists and is no lock of clcr-stream; pass another --bind")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -198,7 +187,7 @@ def _check_unused(path: Path) -> None:
 
 def release(path: Path, descriptor: int) -> None:
     """Remove the socket and its lock, then let the lock go: whoever opened it meanwhile sees that it was removed."""
-    lock = _lock_of(path)
+    lock = lock_of(path)
     if _is_at(descriptor, lock):  # else somebody cleaned up by hand, and what is there now may be another owner's
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(path.lstat().st_mode):
@@ -208,7 +197,8 @@ def release(path: Path, descriptor: int) -> None:
     os.close(descriptor)
 
 
-def _lock_of(path: Path) -> Path:
+def lock_of(path: Path) -> Path:
+    """The lock file beside a socket; it holds the process id of the publisher."""
     return path.with_name(path.name + ".lock")
 
 
@@ -231,38 +221,3 @@ def bind(xpub: zmq.Socket[bytes], endpoint: str) -> str:
             f"{endpoint}: cannot be bound: {os.strerror(error.errno or 0)}; stop what holds it or pass another --bind"
         ) from None
     return bound
-
-
-def secret_key(path: Path) -> bytes:
-    """The secret key of a certificate that only its owner can read, as z85 text; PublishError with what to run."""
-    from zmq.auth import load_certificate
-
-    try:
-        if path.stat().st_mode & 0o077:
-            raise PublishError(f"{path}: a secret key that others can read; run `chmod 600 {path}`")
-        _, secret = load_certificate(path)
-    except (OSError, ValueError) as error:
-        raise PublishError(f"{path}: not a CURVE certificate: {error}; make one as docs/wire.md says") from None
-    if secret is None:
-        raise PublishError(f"{path}: holds no secret key; give the .key_secret file")
-    return secret
-
-
-def allowed_keys(folder: Path) -> set[bytes]:
-    """The 32-byte public keys of the allow-list; a file that is not a certificate admits nobody."""
-    from zmq.auth import load_certificate
-    from zmq.utils import z85
-
-    keys = set()
-    for path in folder.glob("*.key"):
-        with contextlib.suppress(OSError, ValueError):
-            keys.add(z85.decode(load_certificate(path)[0]))
-    return keys
-
-
-def check_curve(curve: CurveServer) -> None:
-    """PublishError when the allow-list is not a folder; an empty one is allowed, as it may be filled at any time."""
-    if not curve.allowed_folder.is_dir():
-        raise PublishError(
-            f"{curve.allowed_folder}: not a folder; --curve-clients takes a folder of .key files, as docs/wire.md says"
-        )

@@ -1,8 +1,8 @@
-"""What goes over the wire: five messages, their bytes and their topics.
+"""What goes over the wire: six messages, their bytes and their topics.
 
 A frame is `topic + b" " + payload`, one ZeroMQ frame per message, because a conflating reader drops all but one frame
-of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status|tokens`; payloads are JSON or
-msgpack.
+of a multipart message. Topics are `clcr/<stream>/session|prediction|transcript|status|tokens|event`; payloads are JSON
+or msgpack.
 
 Every `*_ns` is the monotonic clock of the host whose `boot_id` the message carries; wall clock appears once, in
 Session. A number that is not finite is sent as null, in both formats. Fields are only ever added, with defaults, and
@@ -12,10 +12,8 @@ language; levels 1, 2, 3.
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -29,8 +27,8 @@ MAX_PAYLOAD_BYTES = 1 << 20
 _SHA256 = r"^[0-9a-f]{64}$"
 
 Format = Literal["json", "msgpack"]
-Kind = Literal["session", "prediction", "transcript", "status", "tokens"]
-KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status", "tokens")
+Kind = Literal["session", "prediction", "transcript", "status", "tokens", "event"]
+KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status", "tokens", "event")
 
 Number: TypeAlias = float | None  # null: not finite, not measured or not applicable
 Triple: TypeAlias = tuple[Number, Number, Number]
@@ -58,10 +56,26 @@ class Header(Struct, frozen=True, kw_only=True, tag_field="type"):
     recording: bool = False
 
 
+class Timing(Struct, frozen=True, kw_only=True):
+    """How a live source knows when its data were captured: by the device's own stamps, or only when they arrived.
+
+    `delay_ms` lies between them (of a stream its part that varies), of which `subtracted_ms` is taken off the arrival;
+    `offset_ms` is the host's clock minus the device's, `skew_ppm` how much faster that runs, `jumps` its steps.
+    """
+
+    by: Literal["device", "arrival"] = "arrival"
+    delay_ms: Number = None
+    subtracted_ms: float = 0.0
+    offset_ms: Number = None
+    skew_ppm: Number = None
+    jumps: Count = 0
+
+
 class Source(Struct, frozen=True, kw_only=True):
     """One input: `kind` is camera, microphone, file, transcript...; `counts` hold frames and drops by reason.
 
     `state` has lasted since `since_ns`; `entered` counts how often each state has begun. docs/wire.md lists the states.
+    `timing` is of live cameras, microphones and streams.
     """
 
     name: str
@@ -71,6 +85,7 @@ class Source(Struct, frozen=True, kw_only=True):
     counts: dict[str, int] = msgspec.field(default_factory=dict)
     since_ns: Ns | None = None
     entered: dict[str, int] = msgspec.field(default_factory=dict)
+    timing: Timing | None = None
 
 
 class IntendedUse(Struct, frozen=True, kw_only=True):
@@ -267,13 +282,30 @@ class Tokens(Header, frozen=True, kw_only=True, tag="tokens"):
     language: Alphas
 
 
-Message: TypeAlias = Session | Prediction | Transcript | Status | Tokens
-_TYPES: dict[Kind, type[Message]] = {
+class Event(Header, frozen=True, kw_only=True, tag="event"):
+    """The expression has changed from `previous`, which lasted `previous_s`, to `label`, null when none is clear.
+
+    `reason`: a label is clear, none is (unclear), nobody is there (absent), or it may be somebody else (person). The
+    change began with the window that ended `at_ns`, before the event, which the prediction of seq `tick` completed.
+    """
+
+    label: str | None
+    previous: str | None
+    reason: Literal["clear", "unclear", "absent", "person"]
+    at_ns: Ns
+    previous_s: Number = None
+    confidence: Number = None
+    tick: Count = 0
+
+
+Message: TypeAlias = Session | Prediction | Transcript | Status | Tokens | Event
+TYPES: dict[Kind, type[Message]] = {
     "session": Session,
     "prediction": Prediction,
     "transcript": Transcript,
     "status": Status,
     "tokens": Tokens,
+    "event": Event,
 }
 _from_json = msgspec.json.Decoder(Message)
 _from_msgpack = msgspec.msgpack.Decoder(Message)
@@ -351,28 +383,9 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     return name, payload
 
 
-def top_label(probs: Mapping[str, float]) -> tuple[str | None, float | None]:
-    """The most probable label and its probability; (None, None) when there is none or one of them is not finite."""
-    if not probs or not all(math.isfinite(value) for value in probs.values()):
-        return None, None
-    label = max(probs, key=lambda name: float(probs[name]))
-    return label, float(probs[label])
-
-
 def new_session_id() -> str:
     """64 random bits in hex."""
     return secrets.token_hex(8)
-
-
-def json_schema(kind: Kind) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of one kind of message; docs/schema/ holds these as files."""
-    schema = msgspec.json.schema(_TYPES[kind])
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"clcr-stream:{kind}:{SCHEMA}",
-        "title": f"clcr-stream {kind} message, schema {SCHEMA}",
-        **schema,
-    }
 
 
 def _plain(value: object) -> object:

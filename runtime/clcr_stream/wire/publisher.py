@@ -21,17 +21,8 @@ import zmq
 
 from clcr_stream.clock import NS_PER_MS, Wake
 from clcr_stream.errors import PublishError
-from clcr_stream.wire.endpoint import (
-    CurveServer,
-    allowed_keys,
-    bind,
-    check_curve,
-    checked_endpoint,
-    claim,
-    default_endpoint,
-    release,
-    secret_key,
-)
+from clcr_stream.wire.endpoint import bind, checked_endpoint, claim, default_endpoint, release
+from clcr_stream.wire.keys import CurveServer, allowed_keys, check_curve, secret_key, signature_of
 from clcr_stream.wire.messages import (
     KINDS,
     Format,
@@ -47,7 +38,9 @@ from clcr_stream.wire.numbering import Numbering
 _INBOX_FRAMES = 256
 _EVENTS_PER_TURN = 64  # so that a flood of subscriptions cannot keep the thread from sending
 _MAX_UPSTREAM_BYTES = 1024  # a subscription is a topic; below 276 bytes the handshake itself fails
-_KEPT: tuple[Kind, ...] = ("session", "status", "prediction")
+_KEPT: tuple[Kind, ...] = ("session", "status", "prediction", "event")
+_LET_GO_MS = 2000  # how long a listener may take to let go of its endpoint
+_RETRY_S = 0.05
 _ON_REQUEST: tuple[Kind, ...] = ("tokens",)
 _REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
@@ -94,11 +87,13 @@ class Publisher:
         self._peers: set[int] = set()
         self._wanted: frozenset[bytes] = frozenset()  # subscriptions to _ON_REQUEST
         self._refused = 0
+        self._admitted: set[bytes] = set()  # keys of those who may be connected
+        self._allow_list: object = None  # as it was when it was last looked at
         self._dropped = 0
         self._failure: BaseException | None = None
         self._stop = threading.Event()
         self._beat_asked = threading.Event()
-        self._cleanup = contextlib.ExitStack()
+        self._cleanup, self._sockets = contextlib.ExitStack(), contextlib.ExitStack()
         try:
             self._open()
         except BaseException:
@@ -179,13 +174,56 @@ class Publisher:
             self._zap = context.socket(zmq.REP)
             self._cleanup.callback(self._zap.close, linger=0)
             self._zap.bind("inproc://zeromq.zap.01")
-        self._xpub = context.socket(zmq.XPUB)
-        self._cleanup.callback(self._xpub.close)
-        _configure(self._xpub, self._options)
-        self._monitor = self._xpub.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _REFUSALS)
-        self._cleanup.callback(self._monitor.close, linger=0)
-        self._cleanup.callback(self._xpub.disable_monitor)
-        self.endpoint = bind(self._xpub, requested)
+        self._context = context
+        self._cleanup.callback(lambda: self._sockets.close())  # those that are open at the end
+        self._open_sockets(requested)
+
+    def _open_sockets(self, endpoint: str) -> None:
+        """The socket, bound, and its monitor; all or none."""
+        with contextlib.ExitStack() as stack:
+            self._xpub = self._context.socket(zmq.XPUB)
+            stack.callback(self._xpub.close)
+            _configure(self._xpub, self._options)
+            self._monitor = self._xpub.get_monitor_socket(
+                zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | _REFUSALS
+            )
+            stack.callback(self._monitor.close, linger=0)
+            stack.callback(self._xpub.disable_monitor)
+            self.endpoint = bind(self._xpub, endpoint)
+            self._sockets = stack.pop_all()
+
+    def _cut_off_revoked(self) -> bool:
+        """End every connection when a key that was admitted is no longer allowed; whether there are new sockets.
+
+        libzmq cannot end a single one. The others are back within their RECONNECT_IVL, and get the last values again.
+        """
+        if self._options.curve is None:
+            return False
+        now = signature_of(self._options.curve.allowed_folder)
+        if now == self._allow_list:
+            return False
+        self._allow_list = now
+        if self._admitted <= allowed_keys(self._options.curve.allowed_folder):
+            return False
+        self._admitted.clear()
+        # The old listener removes an ipc path when it closes, so the new one must come after it.
+        self._xpub.unbind(self.endpoint)
+        deadline_ns = time.monotonic_ns() + _LET_GO_MS * NS_PER_MS
+        while self._monitor.poll(max(0, (deadline_ns - time.monotonic_ns()) // NS_PER_MS)):
+            if struct.unpack("=Hi", self._monitor.recv_multipart()[0])[0] == zmq.EVENT_CLOSED:
+                break
+        self._xpub.linger = 0
+        self._sockets.close()
+        self._peers.clear()
+        self._wanted = frozenset()
+        while True:
+            try:
+                self._open_sockets(self.endpoint)
+                return True
+            except PublishError:
+                if time.monotonic_ns() >= deadline_ns:
+                    raise
+                self._stop.wait(_RETRY_S)
 
     def _numbered(self, message: _M) -> tuple[_M, bytes]:
         message = self._numbering.numbered(message)
@@ -202,10 +240,7 @@ class Publisher:
             self._cleanup.close()
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        for source in (self._xpub, self._monitor, self._wake.fileno(), self._zap):
-            if source is not None:
-                poller.register(source, zmq.POLLIN)
+        poller = self._poller()
         period_ns = self._options.heartbeat_ms * NS_PER_MS
         next_ns = time.monotonic_ns() + period_ns
         while not self._stop.is_set():
@@ -226,9 +261,18 @@ class Publisher:
             if self._beat_asked.is_set() or time.monotonic_ns() >= next_ns:
                 self._beat_asked.clear()
                 next_ns = time.monotonic_ns() + period_ns
+                if self._cut_off_revoked():
+                    poller = self._poller()
                 self._send_status(goodbye=False)
         self._flush()
         self._send_status(goodbye=True)
+
+    def _poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for source in (self._xpub, self._monitor, self._wake.fileno(), self._zap):
+            if source is not None:
+                poller.register(source, zmq.POLLIN)
+        return poller
 
     def _flush(self) -> set[Kind]:
         """Send what was handed over; the kinds that it was."""
@@ -288,7 +332,7 @@ class Publisher:
                 self._peers.add(descriptor)
             elif event == zmq.EVENT_DISCONNECTED:
                 self._peers.discard(descriptor)
-            else:
+            elif event != zmq.EVENT_CLOSED:
                 self._refused += 1
 
     def _admit(self) -> None:
@@ -298,6 +342,8 @@ class Publisher:
         allowed = (
             mechanism == b"CURVE" and len(keys) == 1 and keys[0] in allowed_keys(self._options.curve.allowed_folder)
         )
+        if allowed:
+            self._admitted.add(keys[0])
         verdict = [b"200", b"OK"] if allowed else [b"400", b"key not in the allow-list"]
         self._zap.send_multipart([version, request, *verdict, b"", b""])
 

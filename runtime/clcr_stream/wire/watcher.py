@@ -9,15 +9,16 @@ from dataclasses import dataclass
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import ConfigError, PublishError
-from clcr_stream.wire.client import CurveClient, Received, Subscriber
+from clcr_stream.wire.client import Received, Subscriber
 from clcr_stream.wire.endpoint import default_folders, running_streams
+from clcr_stream.wire.keys import CurveClient
 from clcr_stream.wire.messages import Kind
 from clcr_stream.wire.names import STREAM_NAME
 from clcr_stream.wire.preview import PreviewReader, own_socket
 from clcr_stream.wire.watched import Watched
 
 KINDS: tuple[Kind, ...] = ("session", "prediction", "transcript", "status")
-MAX_STREAMS = 64
+MAX_STREAMS = 32  # 22 file descriptors each, of the usual 1024
 _LOOK_NS = NS_PER_S  # how often sessions that have come are looked for
 _READ_AT_ONCE = 256  # of one stream in a turn
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)")

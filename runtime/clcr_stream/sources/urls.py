@@ -1,0 +1,78 @@
+"""Opening URLs through PyAV: what may be opened, for how long it is waited, and why it did not work."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable
+
+from clcr_stream.errors import SourceError, one_line, redact
+from clcr_stream.sources.base import Flag, Modality
+from clcr_stream.sources.media import MediaReader
+
+SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "rtp", "srt")
+# A playlist on the network may name more of the network, never a local file.
+PROTOCOLS = "rtsp,rtsps,rtmp,rtmps,http,https,httpproxy,tls,udp,tcp,rtp,srtp,srt,crypto"
+RECORDINGS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".wav", ".mp3", ".m4a", ".ogg", ".opus", ".flac")
+OPEN_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 1.0
+RECORDING_READ_S = 10.0  # a recording's server may pause for so long
+
+
+def open_url(
+    url: str,
+    requested: tuple[Modality, ...],
+    rate_hz: int,
+    on_error: Callable[[str], None],
+    read_timeout_s: float = READ_TIMEOUT_S,
+    now_ns: Callable[[], int] | None = None,
+) -> MediaReader:
+    """Connect; SourceError (without credentials) when nothing usable answers in time. `now_ns` stamps what arrives."""
+    import av
+
+    options = {"protocol_whitelist": PROTOCOLS}
+    if url.startswith("rtsp"):
+        options["rtsp_transport"] = "tcp"  # no torn frames, and the connection's end is seen
+    try:
+        container = av.open(url, mode="r", options=options, timeout=(OPEN_TIMEOUT_S, read_timeout_s))
+    except (OSError, av.error.FFmpegError, ValueError) as error:
+        raise SourceError(redact(_refusal(url, error))) from None
+    reader = MediaReader(container, requested, rate_hz, on_error, now_ns)
+    if not reader.modalities:
+        container.close()
+        raise SourceError(redact(f"{url}: sends neither video nor audio"))
+    return reader
+
+
+def _refusal(url: str, error: Exception) -> str:
+    """Why a URL does not open, as its user would say it."""
+    import av
+
+    match error:
+        case av.error.ExitError():
+            return f"{url}: does not answer within {OPEN_TIMEOUT_S:.0f} s"
+        case av.error.HTTPUnauthorizedError():
+            return f"{url}: asks for a name and a password (401); give SCHEME://NAME:PASSWORD@HOST/..."
+        case av.error.HTTPForbiddenError():
+            return f"{url}: refuses this user (403)"
+        case av.error.HTTPNotFoundError():
+            return f"{url}: has no stream of this path (404)"
+        case av.error.InvalidDataError():
+            return f"{url}: sends what is neither video nor audio"
+        case _:
+            return f"{url}: does not answer ({one_line(getattr(error, 'strerror', None) or str(error))})"
+
+
+def names_recording(url: str) -> bool:
+    """True for a URL of http(s) whose path ends as files do: it is read to its end, and as fast as it comes."""
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(RECORDINGS)
+
+
+def open_recording(
+    url: str, requested: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None], flag: Flag
+) -> MediaReader:
+    """Connect to a recording; SourceError (without credentials) when it does not answer."""
+    try:
+        return open_url(url, requested, rate_hz, on_error, RECORDING_READ_S)
+    except SourceError as error:
+        raise SourceError(f"{flag} {error}") from None
