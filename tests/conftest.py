@@ -38,6 +38,14 @@ def _endpoints_apart() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def own_endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One test's default endpoints in a folder of their own: no other test's sessions are found there."""
+    with tempfile.TemporaryDirectory(prefix="clcr-") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """A process of pytest-xdist imports the files of all tests from a place of its own on, round to where it began.

@@ -25,21 +25,15 @@ from clcr_stream.inference.null import NullRunner
 from clcr_stream.sources.media import VideoItem, open_file
 from clcr_stream.sources.synthetic.person import PersonOptions
 from clcr_stream.sources.synthetic.source import write_clip
-from driving import socket_folder
 from media import eventually
 from tiny_bundle import write_bundle
+
+pytestmark = pytest.mark.usefixtures("own_endpoints")
 
 RUNTIME = Path(clcr_stream.__file__).parents[1]
 ROOT = Path(__file__).resolve().parents[1]
 RATE_HZ = 16_000
 CLIP_S = 9.0  # longer than the window and than the rings
-
-
-@pytest.fixture(autouse=True)
-def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with socket_folder() as folder:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-        yield
 
 
 @pytest.fixture(scope="module")

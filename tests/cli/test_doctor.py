@@ -13,10 +13,7 @@ from clcr_stream.sources import devices
 from curve_keys import write_keys
 from tiny_bundle import write_bundle
 
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_endpoints")
 
 
 @pytest.fixture(scope="module")

@@ -26,10 +26,7 @@ from clcr_stream.wire.publisher import Publisher, PublishOptions
 from curve_keys import write_keys
 from media import eventually
 
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_endpoints")
 
 
 def some_status(stream: str) -> messages.Status:

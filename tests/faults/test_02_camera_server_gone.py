@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import http.server
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def test_hundreds_of_reconnections_leave_no_descriptor_thread_or_memory_behind(
     process = psutil.Process()
     source.start()
     used = []
-    for reconnects in (RECONNECTS // 2, RECONNECTS):
+    for reconnects in (RECONNECTS * quarter // 4 for quarter in (1, 2, 3, 4)):
         assert eventually(lambda wanted=reconnects: source.report().counts["reconnects"] >= wanted, 120)  # type: ignore[misc]
         gc.collect()
         (decoder,) = (child for child in process.children() if "sources.decoder" in " ".join(child.cmdline()))
@@ -84,8 +85,10 @@ def test_hundreds_of_reconnections_leave_no_descriptor_thread_or_memory_behind(
     source.close()
     server.shutdown()
     server.server_close()
-    grown = [last - first for first, last in zip(*used, strict=True)]
-    record_property("fault_02_reconnections", {"reconnects": RECONNECTS, "grown": grown})
+    grown = [last - first for first, last in zip(used[0], used[-1], strict=True)]
+    # What is lost with each connection is lost in every quarter; a library that takes memory once takes it in one.
+    leaked = [min(later[kind] - before[kind] for before, later in itertools.pairwise(used)) for kind in (2, 3)]
+    record_property("fault_02_reconnections", {"reconnects": RECONNECTS, "grown": grown, "least_mb": leaked})
     assert grown[0] <= 6 and grown[1] <= 4, "connections of the moment: a server's thread and its two sockets"
-    assert grown[2] <= 2.0 and grown[3] <= 2.0, "MB, of the session and of its decoder"
+    assert max(leaked) <= 0.5, f"MB in each quarter, of the session and of its decoder: {used}"
     assert grown[4] <= 1 and source.report().counts["decoder_restarts"] == 0

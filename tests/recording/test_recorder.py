@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import mcap.reader
@@ -27,20 +26,14 @@ from clcr_stream.recording.options import RecordOptions, check_record, parse_rot
 from clcr_stream.recording.reader import open_recording
 from clcr_stream.recording.recorder import Recorder, RecorderHooks
 from clcr_stream.wire.schema import json_schema
-from driving import socket_folder
 from media import eventually
 from session_messages import prediction, session
 from tiny_bundle import write_bundle
 
+pytestmark = pytest.mark.usefixtures("own_endpoints")
+
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"session", "prediction", "transcript", "status"}
-
-
-@pytest.fixture(autouse=True)
-def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with socket_folder() as folder:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -27,19 +27,14 @@ from clcr_stream.wire import messages
 from clcr_stream.wire.client import Subscriber
 from clcr_stream.wire.jsonl import Output
 from clcr_stream.wire.publisher import Publisher, PublishOptions
-from driving import empty_bundle, socket_folder
+from driving import empty_bundle
 from media import eventually
 from tiny_bundle import tiny_manifest, write_bundle
 
+pytestmark = pytest.mark.usefixtures("own_endpoints")
+
 HOP_NS = tiny_manifest().hop_ns
 SOUND = SourceSpec(microphone="test://")
-
-
-@pytest.fixture(autouse=True)
-def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with socket_folder() as folder:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-        yield
 
 
 @pytest.fixture(scope="module")
