@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import gc
-import http.server
 import itertools
+import json
 import os
-import threading
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from clcr_stream.sources.network import NetworkSource
 from faulty import expect_state, free_port, seconds, watched, write_pictures
 from job_live import MjpegCamera
-from media import eventually, make_sinks
 
+JOB = Path(__file__).resolve().parents[1] / "support/job_reconnects.py"
 CYCLES = 4
 RECONNECTS = int(os.environ.get("CLCR_RECONNECTS", "120"))  # 1,000 for docs/reliability.md
 
@@ -46,49 +45,18 @@ def test_a_killed_server_is_told_as_lost_reconnected_and_leaves_nothing_behind(
     assert max(back[1:]) <= 6.0, "the longest pause is 5 s"
 
 
-class OneRound(http.server.BaseHTTPRequestHandler):
-    """A camera that sends a second of pictures and breaks the connection."""
-
-    jpegs: tuple[bytes, ...] = ()
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
-        self.end_headers()
-        for jpeg in self.jpegs:
-            self.wfile.write(b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg))
-            self.wfile.write(jpeg + b"\r\n")
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
 def test_hundreds_of_reconnections_leave_no_descriptor_thread_or_memory_behind(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """The connections are real; the pauses between them are those of a virtual clock, so they take no time."""
-    OneRound.jpegs = tuple(
-        path.read_bytes() for path in sorted(write_pictures(tmp_path / "pictures").glob("*.jpg"))[:3]
-    )
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), OneRound)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    source = NetworkSource(f"http://127.0.0.1:{server.server_port}/", ("vision",), make_sinks())
-    process = psutil.Process()
-    source.start()
-    used = []
-    for reconnects in (RECONNECTS * quarter // 4 for quarter in (1, 2, 3, 4)):
-        assert eventually(lambda wanted=reconnects: source.report().counts["reconnects"] >= wanted, 120)  # type: ignore[misc]
-        gc.collect()
-        (decoder,) = (child for child in process.children() if "sources.decoder" in " ".join(child.cmdline()))
-        memory = process.memory_info().rss, decoder.memory_info().rss
-        used.append((process.num_fds(), process.num_threads(), memory[0] / 1e6, memory[1] / 1e6, decoder.num_fds()))
-    source.close()
-    server.shutdown()
-    server.server_close()
-    grown = [last - first for first, last in zip(used[0], used[-1], strict=True)]
+    command = [sys.executable, str(JOB), str(tmp_path / "pictures"), str(RECONNECTS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    quarters = told["quarters"]
+    grown = [last - first for first, last in zip(quarters[0], quarters[-1], strict=True)]
     # What is lost with each connection is lost in every quarter; a library that takes memory once takes it in one.
-    leaked = [min(later[kind] - before[kind] for before, later in itertools.pairwise(used)) for kind in (2, 3)]
+    leaked = [min(later[kind] - before[kind] for before, later in itertools.pairwise(quarters)) for kind in (2, 3)]
     record_property("fault_02_reconnections", {"reconnects": RECONNECTS, "grown": grown, "least_mb": leaked})
     assert grown[0] <= 6 and grown[1] <= 4, "connections of the moment: a server's thread and its two sockets"
-    assert max(leaked) <= 0.5, f"MB in each quarter, of the session and of its decoder: {used}"
-    assert grown[4] <= 1 and source.report().counts["decoder_restarts"] == 0
+    assert max(leaked) <= 0.5, f"MB in each quarter, of the session and of its decoder: {quarters}"
+    assert grown[4] <= 1 and told["restarts"] == 0
