@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 import clcr_stream
+from clcr_stream.cli import screen
 from clcr_stream.cli.cells import Line, Signs
 from clcr_stream.cli.main import main
 from clcr_stream.cli.screen import keys_in
@@ -238,3 +239,22 @@ def test_wrong_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     for arguments in (["http://x"], ["a", "a"], ["--curve-secret", "x"], ["--colour"]):
         assert main(["top", "--plain", *arguments]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_size_that_changes_in_the_middle_of_a_drawing_has_the_next_one_begin_anew(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown, write = screen.Screen(), os.write
+
+    def interrupted(descriptor: int, data: bytes) -> int:
+        signal.raise_signal(signal.SIGWINCH)
+        return write(descriptor, data)
+
+    with screen.size_changes(shown.forget):
+        shown.draw([[("one", "")]])
+        monkeypatch.setattr(os, "write", interrupted)
+        shown.draw([[("two", "")]])
+        monkeypatch.undo()
+        capfd.readouterr()
+        shown.draw([[("two", "")]])
+    assert "\x1b[2J" in (drawn := capfd.readouterr().out) and "two" in drawn

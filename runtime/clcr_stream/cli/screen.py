@@ -44,6 +44,7 @@ class Screen:
     def __init__(self) -> None:
         self._paint = painter()
         self._before: list[Line] = []
+        self._anew = True  # set by handlers of signals, which may come in the middle of a drawing
         self._settings: list[object] | None = None
         self._handlers: dict[int, object] = {}
         self.blocks = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
@@ -56,8 +57,8 @@ class Screen:
 
     def draw(self, lines: Sequence[Line]) -> None:
         """Show these lines from the top; only those that differ from the last call's are written."""
-        if len(lines) != len(self._before):
-            self._before = []
+        if self._anew or len(lines) != len(self._before):
+            self._anew, self._before = False, []
             self._write("\x1b[2J")
         parts = []
         for row, line in enumerate(lines):
@@ -70,8 +71,7 @@ class Screen:
 
     def forget(self) -> None:
         """Draw everything anew next time, as after the terminal's size has changed."""
-        self._before = []
-        self._write("\x1b[2J")
+        self._anew = True
 
     def keys(self, timeout_s: float) -> list[str]:
         """The keys that come within `timeout_s`: a character, or left and right for arrows and Tab."""
@@ -104,7 +104,7 @@ class Screen:
     def _take(self) -> None:
         if self._settings is not None:
             tty.setcbreak(sys.stdin.fileno())
-        self._before = []
+        self._anew = True
         self._write(_ENTER)
 
     def _give_back(self) -> None:
@@ -122,8 +122,10 @@ class Screen:
         self._take()
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        """Past Python's buffer, which a signal's handler may not enter while it is being written."""
+        data = text.encode(sys.stdout.encoding or "utf-8", "replace")
+        while data:
+            data = data[os.write(sys.stdout.fileno(), data) :]
 
 
 def keys_in(data: bytes) -> list[str]:
