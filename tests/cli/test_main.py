@@ -178,3 +178,16 @@ def test_the_package_imports_in_half_a_second_and_loads_nothing_heavy() -> None:
     command = [sys.executable, "-c", code]
     runs = [subprocess.run(command, capture_output=True, timeout=60, check=True, env=environment) for _ in range(3)]
     assert min(float(run.stdout) for run in runs) < 0.5
+
+
+def test_a_session_of_the_command_line_lets_threads_take_turns_quickly(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sys.getswitchinterval()
+    during: list[float] = []
+    monkeypatch.setattr(run, "run", lambda *_, **__: during.append(sys.getswitchinterval()))
+    try:
+        assert main(["--input", "test://", "--bundle", str(bundle)]) == 0
+    finally:
+        sys.setswitchinterval(before)
+    assert during[0] < 0.001

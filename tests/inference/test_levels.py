@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from clcr_stream.bundle.loader import Bundle, load_bundle
 from clcr_stream.errors import BackendError
 from clcr_stream.inference.choose import open_backend
+from clcr_stream.inference.engines import WORDS_NICENESS, load_engines
 from clcr_stream.inference.levels import LevelOutputs, Levels
 from clcr_stream.inference.null import NullRunner
 from clcr_stream.inference.program import Graph, Program, tick_program
@@ -178,3 +182,12 @@ def test_a_regression_bundle_reports_its_value(tmp_path: Path) -> None:
     outputs = hop(levels, levels.take())
     assert outputs.output.shape == (1,)
     assert why_invalid(outputs, classification=False) is None
+
+
+def test_the_thread_that_encodes_words_gives_way_to_the_ticks(bundle: Bundle) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with contextlib.closing(load_engines(bundle, open_backend("onnxruntime"), 1)) as engines:
+        assert engines.worker is not None
+        of_words = engines.worker.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result()
+    assert of_words == min(19, own + WORDS_NICENESS)
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own

@@ -265,6 +265,14 @@ def test_ticks_wait_until_words_are_encoded_unless_they_come_live(lossless: bool
     assert at.pipeline.language.waits is waits
 
 
+@pytest.mark.parametrize("lossless", [True, False])
+def test_words_that_come_with_sound_from_one_live_source_cost_no_tick_either(lossless: bool) -> None:
+    at = bench(live(1), seconds=1.0)
+    source = FakeSource(at.rings, lossless=lossless, modalities=("vision", "acoustic", "language"))
+    Session(at.pipeline, [source], live(1), IDENTITY, at.sent.append)
+    assert at.pipeline.language.waits is lossless
+
+
 def test_a_recording_at_full_speed_never_skips_however_slow_the_machine() -> None:
     at = bench(Schedule(ManualClock(), SETTLE_NS, paced=False), seconds=8.0, cost=lambda number: 3 * HOP_NS)
     assert [prediction.seq for prediction in at.run()] == list(range(1, 41))

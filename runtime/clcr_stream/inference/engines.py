@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -17,6 +19,7 @@ from clcr_stream.inference.levels import Levels, open_encoder
 from clcr_stream.inference.program import Backend, Runner
 
 Say = Callable[[str], None]
+WORDS_NICENESS = 5  # of the thread that encodes words: a tick goes first where both want the last free core
 
 
 @dataclass(frozen=True)
@@ -92,5 +95,11 @@ def load_engines(
         raise
     tokenizer = Tokenizer(bundle.files[TOKENIZER_NAME])
     # A CUDA context belongs to the thread of the loop.
-    worker = None if backend.name == "tensorrt" else ThreadPoolExecutor(1, "clcr-words")
+    worker = None if backend.name == "tensorrt" else ThreadPoolExecutor(1, "clcr-words", _stand_back)
     return LoadedEngines(bundle.manifest, bundle.id, tokenizer, encoder, levels, reason, building, worker)
+
+
+def _stand_back() -> None:
+    """Lower the priority of the calling thread: on Linux each has its own."""
+    with contextlib.suppress(OSError):
+        os.nice(WORDS_NICENESS)

@@ -148,8 +148,8 @@ class Session:
         self._lossless = [source for source in sources if source.lossless]
         self._media = [source for source in sources if set(source.modalities) & {"vision", "acoustic"}]
         self._live = any(not source.lossless for source in self._media or sources)  # words settle for seconds
-        # Words that are recognised live are late anyhow, and change often: no tick waits until they are encoded.
-        words = [source for source in sources if source.modalities == ("language",)]
+        # Live words are late anyhow, and those of a recogniser change often: no tick waits until they are encoded.
+        words = [source for source in sources if "language" in source.modalities]
         pipeline.language.waits = all(source.lossless for source in words)
         self._sent: dict[str, messages.Transcript] = {}
         self.done = 0  # the last tick that went through the levels or was dropped
