@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from any_text import texts
-from clcr_stream.cli.export import csv_text
+from clcr_stream.cli.tables import csv_text
 from clcr_stream.errors import SourceError
 from clcr_stream.recording.compare import compare
 from clcr_stream.recording.page import page

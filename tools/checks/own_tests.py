@@ -15,6 +15,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "bundle/manifest": ["bundle/test_bundle"],
     "cli/commands": ["cli/test_recordings", "cli/test_main"],
     "cli/export": ["cli/test_recordings"],
+    "cli/tables": ["recording/test_story", "cli/test_recordings"],
     "cli/files": ["cli/test_recordings"],
     "cli/play": ["cli/test_recordings"],
     "cli/predict": ["cli/test_recordings"],

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
-from clcr_stream.cli.cells import harmless
 from clcr_stream.cli.files import check_new_file, new_file
-from clcr_stream.cli.standard_streams import put, say
+from clcr_stream.cli.standard_streams import say
+from clcr_stream.cli.tables import check_csv, write_csv
 from clcr_stream.errors import ConfigError
 from clcr_stream.recording.story import read_story
 from clcr_stream.recording.table import Cell, columns, rows
@@ -46,8 +44,7 @@ def command(arguments: Sequence[str]) -> int:
     if flags.parquet is not None:
         check_pyarrow()
         check_new_file(flags.parquet, "--parquet")
-    if flags.csv not in (None, "-"):
-        check_new_file(flags.csv, "--csv")
+    check_csv(flags.csv)
     source = Path(flags.file).expanduser()
     story = read_story(source, flags.session)
     for note in story.notes:
@@ -56,12 +53,8 @@ def command(arguments: Sequence[str]) -> int:
         with new_file(flags.parquet, "--parquet") as file:
             write_parquet(columns(story), rows(story), file.buffer)
         say(f"{len(story.predictions)} rows in {flags.parquet}")
-    if flags.csv == "-":
-        put(csv_text(columns(story), rows(story)).removesuffix("\n"))
-    elif flags.csv is not None:
-        with new_file(flags.csv, "--csv") as file:
-            file.write(csv_text(columns(story), rows(story)))
-        say(f"{len(story.predictions)} rows in {flags.csv}")
+    if flags.csv is not None:
+        write_csv(flags.csv, columns(story), rows(story))
     return 0
 
 
@@ -79,13 +72,3 @@ def write_parquet(names: Sequence[str], lines: Iterable[Sequence[Cell]], file: B
 
     values = list(zip(*lines, strict=True)) or [()] * len(names)
     parquet.write_table(table(dict(zip(names, map(list, values), strict=True))), file)
-
-
-def csv_text(names: Sequence[str], lines: Iterable[Sequence[Cell]]) -> str:
-    """A table as CSV; what is not known is an empty cell, and no text is a formula to a spreadsheet."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for line in lines:
-        writer.writerow(["" if cell is None else harmless(cell) if isinstance(cell, str) else cell for cell in line])
-    return text.getvalue()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
-from clcr_stream.cli.standard_streams import put, say
+from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.errors import ConfigError
 from clcr_stream.wire.keys import Key, KeyFolder, default_keys_folder, expanded
 
@@ -66,7 +65,7 @@ def command(arguments: Sequence[str]) -> int:
 def _list(folder: KeyFolder, as_json: bool) -> None:
     own, allowed = folder.own(), folder.allowed()
     if as_json:
-        put(json.dumps({"folder": str(folder.folder), "own": _plain(own), "allowed": _plain(allowed)}))
+        put_json({"folder": str(folder.folder), "own": _plain(own), "allowed": _plain(allowed)})
         return
     if not own:
         say(f"no keys in {folder.folder}; make one: clcr-stream keys new server")

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
-from clcr_stream.cli.export import csv_text
-from clcr_stream.cli.files import check_new_file, new_file
 from clcr_stream.cli.play import Player
 from clcr_stream.cli.standard_streams import put, put_json, say
+from clcr_stream.cli.tables import check_csv, write_csv
 from clcr_stream.errors import BackendError, BundleError, ClcrError, ConfigError
 from clcr_stream.recording.seen import Seen
 from clcr_stream.recording.story import Story
@@ -70,13 +69,12 @@ def command(arguments: Sequence[str]) -> int:
             if flags.json:
                 put_json(_object(*table[-1]))
     if flags.csv:
-        _write_csv(flags.csv, table, labels)
+        write_csv(flags.csv, _columns(labels), (_row(name, story, labels) for name, story in table))
     return code
 
 
 def _check(flags: argparse.Namespace) -> None:
-    if flags.csv not in (None, "-"):
-        check_new_file(flags.csv, "--csv")
+    check_csv(flags.csv)
     if flags.transcript not in (None, "auto", "none") and not flags.transcript.startswith("asr:"):
         if len(flags.files) > 1:
             raise ConfigError(f"--transcript {flags.transcript}: is of one file, {len(flags.files)} are given")
@@ -121,16 +119,9 @@ def _object(name: str, story: Story | str) -> dict[str, Any]:
     return {"file": name, "error": None, **story.seen().as_json()}
 
 
-def _write_csv(target: str, table: Sequence[tuple[str, Story | str]], labels: Sequence[str]) -> None:
+def _columns(labels: Sequence[str]) -> list[str]:
     names = ["file", "label", "confidence", "value", "value_low", "value_high", *(f"p_{one}" for one in labels)]
-    names += [*(f"share_{one}" for one in labels), "duration_s", "face", "sound", "words", "error"]
-    text = csv_text(names, (_row(name, story, labels) for name, story in table))
-    if target == "-":
-        put(text.removesuffix("\n"))
-        return
-    with new_file(target, "--csv") as file:
-        file.write(text)
-    say(f"{len(table)} rows in {target}")
+    return [*names, *(f"share_{one}" for one in labels), "duration_s", "face", "sound", "words", "error"]
 
 
 def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:

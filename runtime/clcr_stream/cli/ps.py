@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser, check_seconds
 from clcr_stream.cli.cells import printable
-from clcr_stream.cli.standard_streams import put, say
+from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.clock import NS_PER_S
-from clcr_stream.errors import ConfigError
 from clcr_stream.wire.client import Subscriber
 from clcr_stream.wire.endpoint import default_folders
 from clcr_stream.wire.messages import Status
@@ -49,15 +48,14 @@ def command(arguments: Sequence[str]) -> int:
     sessions = running_sessions()
     statuses = newest_statuses(sessions, flags.timeout)
     now_ns = time.monotonic_ns()
-    rows = [_row(one, statuses.get(one.stream), now_ns) for one in sessions]
     if flags.json:
-        for row in rows:
-            put(json.dumps(row))
-    elif not rows:
+        for one in sessions:
+            put_json(_object(one, statuses.get(one.stream), now_ns))
+    elif not sessions:
         folders = " or ".join(str(folder) for folder in default_folders())
         say(f"no session of yours runs in {folders}; start one: clcr-stream")
     else:
-        _table(rows)
+        _table([_line(one, statuses.get(one.stream), now_ns) for one in sessions])
     return 0
 
 
@@ -80,7 +78,7 @@ def newest_statuses(sessions: Sequence[Running], timeout_s: float) -> Mapping[st
     return found
 
 
-def _row(one: Running, status: Status | None, now_ns: int) -> dict[str, object]:
+def _object(one: Running, status: Status | None, now_ns: int) -> dict[str, Any]:
     return {
         "stream": one.stream,
         "pid": one.pid,
@@ -92,16 +90,17 @@ def _row(one: Running, status: Status | None, now_ns: int) -> dict[str, object]:
     }
 
 
-def _table(rows: Sequence[Mapping[str, object]]) -> None:
-    lines: list[tuple[str, ...]] = [("NAME", "PID", "FOR", "STATE", "SOURCES", "ENDPOINT")]
-    for row in rows:
-        sources, running_s = row["sources"], row["running_s"]
-        if not isinstance(sources, dict) or not isinstance(running_s, float):
-            raise ConfigError("ps: a row without sources")
-        told = " ".join(f"{kind}:{state}" for kind, state in sources.items())
-        state = f"{row['state'] or 'no answer'}{', recording' if row['recording'] else ''}"
-        shown = (row["stream"], row["pid"], duration(running_s), state, printable(told) or "-", row["endpoint"])
-        lines.append(tuple(map(str, shown)))
+def _line(one: Running, status: Status | None, now_ns: int) -> tuple[str, ...]:
+    running = duration((now_ns - one.since_ns) / NS_PER_S)
+    if status is None:
+        return one.stream, str(one.pid), running, "no answer", "-", one.endpoint
+    state = f"{status.state}{', recording' if status.recording else ''}"
+    told = " ".join(f"{source.kind}:{source.state}" for source in status.sources)
+    return one.stream, str(one.pid), running, state, printable(told) or "-", one.endpoint
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    lines = [("NAME", "PID", "FOR", "STATE", "SOURCES", "ENDPOINT"), *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         put("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -37,8 +37,8 @@ EXAMPLES = """examples:
                                                      see `clcr-stream COMMAND --help`
 """
 
-# How long a thread may keep Python from the others that want it. After each engine the loop waits for it: with Python's own
-# 5 ms a tick of test:// took 10.2 ms, p99 26, with this 8.7 and 15 (docs/LOG.md).
+# How long a thread may keep Python from the others; the loop waits for it after each engine. With Python's own 5 ms
+# a tick of test:// took 10.2 ms, p99 26, with this 8.7 and 15 (docs/LOG.md).
 SWITCH_INTERVAL_S = 0.0005
 
 
