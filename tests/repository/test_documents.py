@@ -415,6 +415,9 @@ PROOFS: dict[str, Proof] = {
     "python tools/bench_streams.py": ByTest(
         "tests/tools/test_bench_tools.py::test_streams_finds_a_number_and_every_probe_says_why"
     ),
+    "python tools/bench_beside.py": ByTest(
+        "tests/tools/test_bench_tools.py::test_beside_runs_a_session_with_each_thing_beside_it_and_compares"
+    ),
     "python tools/bench_bus.py": ByTest(
         "tests/tools/test_bench_tools.py::test_bus_times_readers_in_other_processes_beside_one_that_is_stopped"
     ),

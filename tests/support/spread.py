@@ -175,6 +175,7 @@ SLOW: Mapping[str, str] = {
     "tests/test_embedding.py::test_the_document_s_code_runs": "starts each program of a document",
     "tests/tools/test_bench_parts.py::test_the_written_json": "3 s",
     "tests/tools/test_bench_tools.py::test_a_tool_that_is_started": "starts a tool",
+    "tests/tools/test_bench_tools.py::test_beside_runs": "a measurement",
     "tests/tools/test_bench_tools.py::test_bus_times": "a measurement",
     "tests/tools/test_bench_tools.py::test_latency_measures": "a measurement",
     "tests/tools/test_bench_tools.py::test_streams_finds": "a measurement",

@@ -20,7 +20,7 @@ from docs import benchmarks as update_benchmarks
 from tiny_bundle import write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("bench_bus", "bench_latency", "bench_peers", "bench_streams")
+TOOLS = ("bench_beside", "bench_bus", "bench_latency", "bench_peers", "bench_streams")
 ABOUT = {"benchmark", "command", "started_at", "took_s", "machine", "versions", "git", "settings", "conclusive"}
 PERCENTILES = {"n", "p50", "p90", "p95", "p99", "max"}
 
@@ -74,6 +74,8 @@ def test_help_shows_examples_and_exit_codes(tool: str, capsys: pytest.CaptureFix
         ("bench_latency", ["--bundle", "/nonexistent"], "clcr-export"),
         ("bench_streams", ["--max-streams", "0"], "1..4096"),
         ("bench_streams", ["--json", "/nonexistent/a.json"], "does not exist"),
+        ("bench_beside", ["--cases", "words,radio"], "allowed are alone, words"),
+        ("bench_beside", ["--rounds", "0"], "1..100"),
         ("bench_bus", ["--readers", "1,x"], "separated by commas"),
         ("bench_bus", ["--rate-hz", "0"], "1..10000"),
         ("bench_peers", ["--front-end", "vgg"], "resnet18"),
@@ -187,6 +189,17 @@ def test_bus_times_readers_in_other_processes_beside_one_that_is_stopped(tmp_pat
         > found["clcr_stream"][0]["publish_to_receive_ms"]["p50"]
     )
     assert found["publisher"][0]["dropped_before_the_socket"] == 0
+
+
+def test_beside_runs_a_session_with_each_thing_beside_it_and_compares(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle")
+    given = ("--bundle", str(tmp_path / "bundle"), "--seconds", "2.4")
+    found = quick("bench_beside", tmp_path, *given, "--cases", "words,top,view")["cases"]
+    for name in ("top", "view"):
+        assert found[name]["against"] == "words" and found[name]["tick_p99_ratio"] > 0
+        assert found[name]["tick_ms"]["n"] >= 4 and found[name]["cpu_s_per_s"] > 0
+    assert found["top"]["beside_cpu_s_per_s"] >= 0 and found["view"]["beside_cpu_s_per_s"] >= 0
+    assert "against" not in found["words"] and found["words"]["beside_cpu_s_per_s"] is None
 
 
 def test_streams_finds_a_number_and_every_probe_says_why(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
+import bench_beside
 import bench_bus
 import bench_latency
 import bench_peers
@@ -34,6 +35,7 @@ TOOLS: dict[str, Tool] = {
     "sweep": bench_peers.TOOL,
     "latency": bench_latency.TOOL,
     "streams": bench_streams.TOOL,
+    "beside": bench_beside.TOOL,
     "bus": bench_bus.TOOL,
 }
 SECTION = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
