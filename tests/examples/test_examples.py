@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import fake_ros2
 from browser import Browser, chromium
 from clcr_stream.dashboard.server import Dashboard
 from clcr_stream.wire.messages import Face, Prediction
@@ -124,6 +125,24 @@ def test_a_head_moves_only_for_a_fresh_confident_undegraded_prediction(endpoint:
         at = len(lines)
         assert eventually(lambda: any(line.startswith("move") for line in lines[at:]), 30)
     assert all(-60 <= float(line.split()[2]) <= 60 for line in lines if line.startswith("move"))
+
+
+def test_a_ros_node_passes_on_what_may_be_acted_on_and_says_whether_the_session_runs(endpoint: str) -> None:
+    """Against a stand-in for rclpy: ROS 2 cannot be installed here."""
+    node = (str(EXAMPLES / "ros2_node.py"), "--ros-args", "-p", f"endpoint:={endpoint}")
+    with started(sys.executable, fake_ros2.__file__, *node) as lines:
+        assert eventually(has(lines, "~/available False"), 30), lines
+        with Talking(endpoint) as session_:
+            for start in ("~/available True", "~/expression anger", "~/confidence 0.875", "~/words hello there"):
+                assert eventually(has(lines, start), 30), (start, lines)
+            session_.change = lambda made: msgspec.structs.replace(made, degraded=("no_face",))
+            assert eventually(lambda: any("no_face" in line for line in lines), 30), lines[-5:]
+            at = len(lines)
+            assert eventually(lambda: len(lines) > at + 5, 30)
+            assert not [line for line in lines[at:] if line.startswith(("~/expression", "~/confidence"))]
+            told = [line for line in lines[at:] if line.startswith("~/prediction")]
+            assert json.loads(told[0].removeprefix("~/prediction "))["degraded"] == ["no_face"]
+        assert eventually(lambda: has(lines[at:], "~/available False")(), 30), lines[-5:]
 
 
 @pytest.mark.skipif(shutil.which("mosquitto", path="/usr/sbin:/usr/bin") is None, reason="no mosquitto")
