@@ -1,21 +1,23 @@
-"""The command for minutes while its camera, its decoder and its network fail in turn, drawn by a seed.
+"""The command for minutes while its camera, its decoder, its network and its microphone fail in turn, drawn by a seed.
 
     nice .venv/bin/python tools/soak.py --faults 6 --seed 1
 
-A network camera on loopback and the sound of test://, the command (on a bundle that computes nothing) and a reader over
-ZeroMQ, all in processes of their own. After each fault the camera must be live again. At the end every tick and every
-picture is accounted for, no prediction is missing or said twice, and descriptors, threads and memory of the session are
-where they were. Exit code 1 when one of this does not hold.
+A network camera on loopback, a microphone of PulseAudio (where it is missing the sound of test://), the command (on a
+bundle that computes nothing) and a reader over ZeroMQ, all in processes of their own. After each fault camera and sound
+must be live again. At the end every tick and every picture is accounted for, no prediction is missing or said twice,
+and descriptors, threads and memory of the session are where they were. Exit code 1 when one of this does not hold.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +28,16 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/support"))
 
-from faulty import expect_state, free_port, source, watched, write_pictures  # noqa: E402
-from job_live import MjpegCamera  # noqa: E402
+from faulty import (  # noqa: E402
+    ROOM_S,
+    expect_state,
+    free_port,
+    source,
+    watched,
+    write_pictures,
+    write_room,
+)
+from job_live import MjpegCamera, SoundServer, missing_sound  # noqa: E402
 from job_process import NS_PER_S, Watched  # noqa: E402
 
 BACK_S = 30.0  # until the camera must be live again: the longest pause is 5 s, the rest is for a busy machine
@@ -36,11 +46,48 @@ GROWTH_MB = 4.0  # of the session, over all the rest
 Message = dict[str, Any]
 
 
-class Trouble:
-    """A session, its camera, and the faults that can befall them."""
+class Room:
+    """A microphone of software in a room where somebody speaks; a context manager."""
 
-    def __init__(self, pictures: Path, session: Watched, port: int, draw: random.Random) -> None:
+    def __init__(self, place: Path) -> None:
+        self._sound = write_room(place / "room.wav")
+        self.server = SoundServer(place / "pulse")
+        self._player: Any = None
+        self._since_ns = 0
+
+    def __enter__(self) -> Room:
+        self.server.start()
+        self.speak()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.__exit__(None, None, None)
+
+    def speak(self) -> None:
+        """From the beginning; before the recording of the room ends, it must be said again."""
+        self.hush()
+        self._player, self._since_ns = self.server.play(self._sound), time.monotonic_ns()
+
+    def hush(self) -> None:
+        """Digital silence, as of a muted microphone."""
+        if self._player is not None:
+            self._player.kill()
+            self._player.wait()
+
+    def go_on(self) -> None:
+        """Speak again if the recording of the room will end soon."""
+        if time.monotonic_ns() - self._since_ns > ROOM_S // 2 * NS_PER_S:
+            self.speak()
+
+
+class Trouble:
+    """A session, its camera and microphone, and the faults that can befall them."""
+
+    def __init__(
+        self, pictures: Path, session: Watched, port: int, draw: random.Random, room: Room | None = None
+    ) -> None:
         self._pictures, self._session, self._port, self._draw = pictures, session, port, draw
+        self._room = room
         self._pause = threading.Event()
         self.faults: tuple[Callable[[], None], ...] = (
             self.camera_hangs,
@@ -50,6 +97,8 @@ class Trouble:
             self.decoder_crashes,
             self.decoder_killed,
         )
+        if room is not None:
+            self.faults += (self.microphone_muted, self.sound_server_dies)
         self.camera = self._begin()
 
     def camera_hangs(self) -> None:
@@ -83,6 +132,21 @@ class Trouble:
     def decoder_killed(self) -> None:
         """As the kernel does when memory runs out."""
         self._signal(signal.SIGKILL)
+
+    def microphone_muted(self) -> None:
+        """Its device goes on with digital zeros."""
+        assert self._room is not None
+        self._room.hush()
+        self._wait(0.3, 4.0)
+        self._room.speak()
+
+    def sound_server_dies(self) -> None:
+        """The device goes, as when it is unplugged, and comes back."""
+        assert self._room is not None
+        self._room.server.kill()
+        self._wait(0.3, 4.0)
+        self._room.server.start()
+        self._room.speak()
 
     def close(self) -> None:
         """The camera goes."""
@@ -123,6 +187,11 @@ def accounted(status: Message) -> list[str]:
     return wrong
 
 
+def all_live(status: Message) -> bool:
+    """Camera and sound at once."""
+    return all(one["state"] == "live" for one in status["sources"])
+
+
 def measure(session: Watched) -> dict[str, float]:
     """The session's process, and how many decoders it has."""
     process = psutil.Process(session.process.pid)
@@ -138,20 +207,28 @@ def measure(session: Watched) -> dict[str, float]:
 def run(minutes: float, seed: int, say: Callable[[str], object]) -> dict[str, Any]:
     """The soak's figures; `wrong` lists what did not hold."""
     draw, done, wrong, samples = random.Random(seed), Counter[str](), [], []
-    with tempfile.TemporaryDirectory() as name:
+    why_not = missing_sound()
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         place, port = Path(name), free_port()
         pictures = write_pictures(place / "pictures")
-        given = ("--camera", f"http://127.0.0.1:{port}/", "--mic", "test://")
-        with watched(place, *given) as session:
-            trouble = Trouble(pictures, session, port, draw)
+        room = stack.enter_context(Room(place)) if why_not is None else None
+        if room is None:
+            say(f"no microphone, the sound of test:// in its place: {why_not}")
+        given = ("--camera", f"http://127.0.0.1:{port}/", "--mic", "default" if room is not None else "test://")
+        with watched(place, *given, extra=room.server.environment if room is not None else None) as session:
+            trouble = Trouble(pictures, session, port, draw, room)
             try:
-                expect_state(session, "live", BACK_S)
+                for number in range(2):
+                    expect_state(session, "live", BACK_S, number=number)
                 end_ns = session.now_ns() + int(minutes * 60 * NS_PER_S)
                 while session.now_ns() < end_ns:
                     fault = draw.choice(trouble.faults)
                     fault()
+                    if room is not None:
+                        room.go_on()
                     # A fault may show only after a while: live is what is live a second and a half later.
-                    live = expect_state(session, "live", BACK_S, session.now_ns() + 3 * NS_PER_S // 2)
+                    after_ns = session.now_ns() + 3 * NS_PER_S // 2
+                    live = session.expect(all_live, BACK_S, "status", after_ns)
                     wrong += accounted(live.message)
                     done[fault.__name__] += 1
                     samples.append(measure(session))
@@ -178,6 +255,7 @@ def run(minutes: float, seed: int, say: Callable[[str], object]) -> dict[str, An
         "ticks": goodbye["ticks"],
         "source": source(goodbye)["counts"],
         "entered": source(goodbye)["entered"],
+        "sound": {name: source(goodbye, 1)[name] for name in ("name", "counts", "entered")},
         "last": samples[-1],
         "grown": grown,
         "wrong": wrong,

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import wave
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from crowd import slowdown
-from faulty import expect_state, seconds, watched
+from faulty import expect_state, seconds, watched, write_room
 from job_live import SoundServer, missing_sound
 
 WHY_NOT = missing_sound()
 pytestmark = [pytest.mark.device, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
-RATE_HZ = 16_000
-
-
-def write_room(path: Path) -> Path:
-    """Two minutes of a quiet room in which somebody says a word every 2 s."""
-    time_s = np.arange(120 * RATE_HZ) / RATE_HZ
-    words = 0.3 * np.sin(2 * np.pi * 150 * time_s) * (time_s % 2.0 < 0.5)
-    samples = words + np.random.default_rng(0).normal(0, 0.0005, len(time_s))
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE_HZ)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
-    return path
 
 
 def test_a_muted_microphone_is_told_within_half_a_second_and_a_pause_between_words_never(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import socket
+import wave
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from clcr_stream.sources.synthetic.source import write_clip
 from job_process import NS_PER_S, Message, Received, Watched, free_endpoint
 from tiny_bundle import write_bundle
 
 PICTURES = 30
+ROOM_S = 120
+RATE_HZ = 16_000
 
 
 def write_pictures(folder: Path) -> Path:
@@ -24,6 +28,19 @@ def write_pictures(folder: Path) -> Path:
         for number, frame in zip(range(PICTURES), container.decode(video=0), strict=False):
             frame.to_image().save(folder / f"{number:03}.jpg", quality=80)
     return folder
+
+
+def write_room(path: Path) -> Path:
+    """Two minutes of a quiet room in which somebody says a word every 2 s."""
+    time_s = np.arange(ROOM_S * RATE_HZ) / RATE_HZ
+    words = 0.3 * np.sin(2 * np.pi * 150 * time_s) * (time_s % 2.0 < 0.5)
+    samples = words + np.random.default_rng(0).normal(0, 0.0005, len(time_s))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
 
 
 def free_port() -> int:
@@ -42,15 +59,16 @@ def watched(place: Path, *given: str, extra: dict[str, str] | None = None) -> Wa
     return Watched(place, [*fixed, *given], free_endpoint(), extra)
 
 
-def source(status: Message) -> Message:
-    """The only source, as a status tells of it."""
-    found: Message = status["sources"][0]
+def source(status: Message, number: int = 0) -> Message:
+    """The first source, or another one, as a status tells of it."""
+    found: Message = status["sources"][number]
     return found
 
 
-def expect_state(session: Watched, states: str, timeout_s: float, after_ns: int = 0) -> Received:
+def expect_state(session: Watched, states: str, timeout_s: float, after_ns: int = 0, number: int = 0) -> Received:
     """The first status in which the source is in one of these states, separated by blanks."""
-    return session.expect(lambda status: source(status)["state"] in states.split(), timeout_s, "status", after_ns)
+    allowed = states.split()
+    return session.expect(lambda status: source(status, number)["state"] in allowed, timeout_s, "status", after_ns)
 
 
 def seconds(got: Received, since_ns: int) -> float:
