@@ -8,6 +8,7 @@ The publisher sends predictions until it is ended; the reader prints a line for 
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -45,7 +46,7 @@ class Line:
 def undetected(lines: list[Line]) -> list[tuple[Line, Line]]:
     """Pairs of messages that do not follow each other and do not say so, or that go back."""
     wrong = []
-    for former, later in zip(lines, lines[1:], strict=False):
+    for former, later in itertools.pairwise(lines):
         if later.session == former.session:
             told = later.seq > former.seq and later.missed == later.seq - former.seq - 1 and not later.new_session
         else:

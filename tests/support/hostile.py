@@ -65,6 +65,8 @@ class Peer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # which ends the thread that reads
         self._socket.close()
 
     def send(self, data: bytes) -> bool:
@@ -81,9 +83,9 @@ class Peer:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.settimeout(None)
-            while data := self._socket.recv(_BLOCK):
+        with contextlib.suppress(OSError), self._socket.dup() as copy:  # which has no time-out of its own
+            copy.settimeout(None)
+            while data := copy.recv(_BLOCK):
                 self.came += len(data)
         self.ended.set()
 
