@@ -163,7 +163,7 @@ def parse_manifest(data: bytes, where: str = MANIFEST_NAME) -> Manifest:
         )
     try:
         manifest = msgspec.convert(tree, Manifest)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:  # half of a surrogate pair, which JSON can write
         raise BundleError(f"{where}: {error}") from error
     check_manifest(manifest, where)
     return manifest

@@ -245,7 +245,7 @@ def _certificate(path: Path, kind: Callable[[str], ClcrError]) -> tuple[bytes, b
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("too large")
         public, secret = load_certificate(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:  # IndexError: pyzmq, of a key without its value
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise kind(f"{path}: not a CURVE certificate: {reason}; {_MAKE}") from None
     for key in (public, secret):
