@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -132,13 +131,13 @@ def test_a_file_that_took_the_number_of_a_connection_is_left_alone(tmp_path: Pat
         one.bind("inproc://monitor")
         other.connect("inproc://monitor")
         descriptor = {"file": file.fileno(), "socket": ours.fileno(), "closed": 900}[kind]
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         for number in range(peers.MOST_WAITING + 50):  # of which the oldest is cut off again and again
             told = descriptor if number == 0 else 1000 + number
             one.send_multipart([struct.pack("=Hi", zmq.EVENT_ACCEPTED, told), b""])
         watch.read(other, 0)
         watch.look(10**12)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
         theirs.send(b"still there")
         assert ours.recv(20) == b"still there"
         file.write("still there")

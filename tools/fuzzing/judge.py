@@ -1,4 +1,4 @@
-"""Whether a decoder took an input as it promises: it answers or raises its documented error, soon and in little memory."""
+"""Whether a decoder did as it promises: it answers or raises its documented error, soon and in little memory."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def _nest(data: bytes, draw: random.Random, _: Sequence[bytes]) -> bytes:
 
 def _token(data: bytes, draw: random.Random, _: Sequence[bytes]) -> bytes:
     """Another value where a number, a text or a word is, or a token of the same input."""
-    found = [match.span() for match in _TOKEN.finditer(data[:20_000])]
+    near = draw.randrange(len(data))
+    found = [match.span() for match in _TOKEN.finditer(data, near, near + 1000)]
     if not found:
         return _insert(data, draw, ())
     begin, end = draw.choice(found)

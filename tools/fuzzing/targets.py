@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -230,8 +231,14 @@ def _profile(path: Path) -> None:
 
 def _where(text: str) -> None:
     condition = parse_where(text, messages.KINDS)
-    for kind in messages.KINDS:
-        condition(plain(messages.decode((GOLDEN / f"{kind}.json").read_bytes()), age_ms=1.0, missed=0))
+    for message in _golden():
+        condition(message)
+
+
+@functools.cache
+def _golden() -> list[dict[str, Any]]:
+    found = [messages.decode((GOLDEN / f"{kind}.json").read_bytes()) for kind in messages.KINDS]
+    return [plain(message, age_ms=1.0, missed=0, new_session=False) for message in found]
 
 
 class _Talk:
