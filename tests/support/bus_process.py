@@ -96,6 +96,14 @@ class Process:
             assert self._lines, f"ended with {self.process.poll()}"
             return self._lines[0]
 
+    def end(self) -> Paced:
+        """SIGTERM to a publisher, and what it says of itself."""
+        self.process.terminate()
+        self.process.wait(START_S)
+        self._thread.join(START_S)
+        hand_over, late, dropped = self._lines[-1].split()
+        return Paced(float(hand_over), float(late), int(dropped))
+
     def lines(self) -> list[Line]:
         """What a reader has been given so far."""
         with self._came:
@@ -143,13 +151,22 @@ class Process:
             self._came.notify_all()
 
 
+@dataclass(frozen=True)
+class Paced:
+    """How a publisher did: p99 of handing a message over and of how late it came to it, and what it dropped."""
+
+    hand_over_ms: float
+    late_ms: float
+    dropped: int
+
+
 def _parsed(line: str) -> Line:
     arrived, published, session, seq, missed, new = line.split()
     return Line(int(arrived), int(published), session, int(seq), int(missed), new == "1")
 
 
 def publish(endpoint: str, session: str, period_ms: float, curve: CurveServer | None = None) -> None:
-    """Predictions until SIGTERM; the endpoint is printed once it is bound."""
+    """Predictions until SIGTERM; the endpoint is printed once it is bound, and last what `Paced` says."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
 
@@ -160,10 +177,20 @@ def publish(endpoint: str, session: str, period_ms: float, curve: CurveServer | 
         print(publisher.endpoint, flush=True)
         message = prediction(1, run=session)
         next_s = time.monotonic()
+        handed_ms: list[float] = []
+        late_ms: list[float] = []
         while not ended.is_set():
+            begun_s = time.monotonic()
+            late_ms.append((begun_s - next_s) * 1000)
             publisher.publish(msgspec.structs.replace(message, seq=0, published_ns=time.monotonic_ns()))
-            next_s += period_ms / 1000
+            handed_ms.append((time.monotonic() - begun_s) * 1000)
+            next_s = max(next_s + period_ms / 1000, time.monotonic() - 1)
             ended.wait(max(0.0, next_s - time.monotonic()))
+        print(_p99(handed_ms), _p99(late_ms), publisher.dropped, flush=True)
+
+
+def _p99(values: list[float]) -> float:
+    return round(sorted(values)[len(values) * 99 // 100], 3)
 
 
 def read(endpoint: str, every: bool) -> None:

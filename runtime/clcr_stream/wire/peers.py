@@ -21,7 +21,7 @@ from clcr_stream.clock import FOREVER_NS, NS_PER_MS, NS_PER_S
 
 REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | REFUSALS
-MOST_PEERS = 512  # 20 kB each; fewer where half of the process's descriptors are fewer
+MOST_PEERS = 512  # 30 kB each; fewer where half of the process's descriptors are fewer
 MOST_WAITING = 128  # connections without a subscription, at any time
 FEW_WAITING = 64  # of them, after _PATIENCE_NS
 MOST_TOPIC_BYTES = 128
@@ -149,7 +149,7 @@ class Peers:
         with _socket_of(descriptor) as found:
             if found is None or _identity(found) != peer.identity:
                 return
-            (received,) = _BYTES_RECEIVED.unpack(found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136))
+            received = _received(found)
         if received > _allowance(peer, now_ns, _FIRST_BYTES, _BYTES_PER_S):
             self._cut(descriptor, peer)
 
@@ -167,10 +167,13 @@ class Peers:
 
     def _is_ours(self, found: socket.socket) -> bool:
         """Whether the socket was accepted at this endpoint: only those have its address as their own."""
-        name = found.getsockname()
-        return self._endpoint == (f"ipc://{name}" if isinstance(name, str) else self._endpoint) and (
-            isinstance(name, str) or self._endpoint.rpartition(":")[2] == str(name[1])
-        )
+        try:
+            name = found.getsockname()
+        except OSError:
+            return False
+        if isinstance(name, str):
+            return self._endpoint == f"ipc://{name}"
+        return isinstance(name, tuple) and self._endpoint.rpartition(":")[2] == str(name[1])
 
 
 def _allowance(peer: _Peer, now_ns: int, first: int, per_s: int) -> float:
@@ -194,4 +197,18 @@ def _socket_of(descriptor: int) -> Iterator[socket.socket | None]:
 
 
 def _identity(found: socket.socket) -> bytes:
-    return found.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+    """b"" where the system has no such number: then nobody is cut off here."""
+    try:
+        return found.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+    except OSError:
+        return b""
+
+
+def _received(found: socket.socket) -> int:
+    """Bytes that a TCP socket has received; 0 where the system does not say."""
+    try:
+        return int(
+            _BYTES_RECEIVED.unpack(found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size))[0]
+        )
+    except (OSError, struct.error):
+        return 0
