@@ -21,6 +21,7 @@ PATIENT = 1000  # slow connections
 FLOOD = 300_000  # subscriptions
 FRAME_BYTES = 1 << 30
 _BLOCK = 1 << 16
+_HANDSHAKE_BYTES = 64 + 28  # a greeting and the READY of an XPUB
 
 
 def greeting(mechanism: bytes = NULL) -> bytes:
@@ -60,6 +61,7 @@ class Peer:
         self._socket.settimeout(SEND_S)
         self.came = 0
         self.ended = threading.Event()
+        self._greeted = threading.Event()
 
     def __enter__(self) -> Peer:
         return self
@@ -78,16 +80,23 @@ class Peer:
         return True
 
     def shake_hands(self) -> None:
-        """As any reader would; what comes is read, and counted, by a thread from then on."""
+        """As any reader would; what comes is read, and counted, by a thread from then on.
+
+        libzmq takes what comes before its own READY is sent for a breach of the protocol, so that is awaited.
+        """
         self.send(greeting() + ready())
         threading.Thread(target=self._read, daemon=True).start()
+        self._greeted.wait(SEND_S)
 
     def _read(self) -> None:
         with contextlib.suppress(OSError), self._socket.dup() as copy:  # which has no time-out of its own
             copy.settimeout(None)
             while data := copy.recv(_BLOCK):
                 self.came += len(data)
+                if self.came >= _HANDSHAKE_BYTES:
+                    self._greeted.set()
         self.ended.set()
+        self._greeted.set()
 
 
 def noise(port: int) -> list[Peer]:
