@@ -181,6 +181,11 @@ def test_a_manifest_that_is_not_one_is_refused(folder: Path, text: str) -> None:
     assert "manifest.json" in refusal(folder)
 
 
+def test_a_manifest_with_half_of_a_surrogate_pair_is_refused(folder: Path) -> None:
+    edit_manifest(folder, lambda tree: tree.update(name="\ud800"))  # JSON writes it as six plain characters
+    assert "surrogates not allowed" in refusal(folder)
+
+
 def test_an_oversized_manifest_is_refused_before_it_is_parsed(folder: Path) -> None:
     with (folder / MANIFEST_NAME).open("a") as file:
         file.write(" " * bundle.MAX_MANIFEST_BYTES)

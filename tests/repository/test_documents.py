@@ -427,6 +427,9 @@ PROOFS: dict[str, Proof] = {
     "python tools/soak.py --faults 6 --seed 1": ByTest(
         "tests/tools/test_soak_faults.py::test_a_short_soak_befalls_a_session_that_accounts_for_all_of_it"
     ),
+    "python tools/fuzz.py --seconds 600 --seed 1": ByTest(
+        "tests/tools/test_fuzz.py::test_every_decoder_answers_or_raises_its_documented_error"
+    ),
     "python tools/checks/sizes.py": Run("^$"),
     "python tools/checks/imports.py": Run("^$"),
     # docs/wire.md

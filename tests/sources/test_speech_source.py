@@ -18,6 +18,7 @@ from clcr_stream.errors import ConfigError, SourceError
 from clcr_stream.sources.base import AUTO, Modality, Sinks, SourceIdentity, SourceSpec
 from clcr_stream.sources.choose import open_sources
 from clcr_stream.sources.speech import models
+from clcr_stream.sources.speech.process import read_answer
 from clcr_stream.sources.speech.recogniser import SPEECH_HZ
 from clcr_stream.sources.speech.source import AHEAD, STALL_NS, SpeechSource
 from clcr_stream.sources.threaded import ThreadedSource
@@ -170,6 +171,14 @@ def test_a_process_that_talks_nonsense_is_replaced() -> None:
         assert eventually(lambda: heard.counts["restarts"] == 1)
         heard.play(say("four", pause_s=1))
         assert eventually(lambda: heard.words() == "four")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{}", b'{"type":"re\xff\xfe"}', b"[" * 100_000, b'{"type":"heard","until":1e400}']
+)
+def test_what_no_recogniser_says_is_an_error_of_its_source(line: bytes) -> None:
+    with pytest.raises(SourceError, match="what no recogniser says"):
+        read_answer(line)
 
 
 def test_a_model_that_does_not_load_fails_in_one_line_and_is_not_tried_again() -> None:

@@ -26,6 +26,7 @@ from clcr_stream.wire.keys import (
     CurveClient,
     CurveServer,
     KeyFolder,
+    allowed_keys,
     default_keys_folder,
     public_key,
     reader_keys,
@@ -93,6 +94,28 @@ def test_whatever_is_given_as_a_public_key_is_one_or_is_refused_in_one_line(text
         assert len(public_key(text)) == 40
     except ConfigError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'metadata\ncurve\n    public-key "without its sign"\n',
+        'metadata\ncurve\n    public-key = ""\n    secret-key\n',
+        f'metadata\ncurve\n    public-key = "{"#" * 40}"\n',  # its digits are larger than 32 bytes
+        "",
+    ],
+)
+def test_a_damaged_key_among_those_allowed_admits_nobody_and_does_not_end_the_publisher(
+    keys: KeyFolder, text: str
+) -> None:
+    (keys.allowed_folder / "damaged.key").write_text(text)
+    with pytest.raises(ConfigError, match="not a CURVE certificate"):
+        public_key(keys.allowed_folder / "damaged.key")
+    assert len(allowed_keys(keys.allowed_folder)) == 2
+    server = CurveServer(keys.folder / "server.key_secret", keys.allowed_folder)
+    with Publisher(PublishOptions(endpoint="tcp://127.0.0.1:*", curve=server), a_status) as publisher:
+        with Subscriber(publisher.endpoint, topics=("status",), curve=CurveClient("robot", "server")) as reader:
+            assert reader.receive(PATIENCE_MS) is not None
 
 
 def test_who_may_read_is_listed_named_once_and_revoked_by_any_of_its_names(

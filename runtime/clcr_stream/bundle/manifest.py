@@ -154,6 +154,7 @@ def parse_manifest(data: bytes, where: str = MANIFEST_NAME) -> Manifest:
     """The typed, checked manifest of `data` (JSON); BundleError when the text, a field or the I/O contract is wrong."""
     try:
         tree = json.loads(data, object_pairs_hook=_object_without_repeats, parse_constant=_refuse_constant)
+        json.dumps(tree, ensure_ascii=False).encode()  # ValueError for half of a surrogate pair, which is no text
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: not valid JSON ({error})") from error
     version = tree.get("format") if isinstance(tree, dict) else None

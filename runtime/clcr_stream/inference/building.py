@@ -197,7 +197,7 @@ class Building:
             for raw in lines:
                 try:
                     self._note(_lines.decode(raw))
-                except msgspec.MsgspecError:
+                except (msgspec.MsgspecError, ValueError, RecursionError):
                     last = raw.decode(errors="replace").strip() or last
         code = self._process.wait()
         if code == 0:

@@ -7,6 +7,7 @@ A key NAME is two files: NAME.key, the public half, and NAME.key_secret, both of
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from clcr_stream.wire.names import STREAM_NAME
 
 ALLOWED = "allowed"
 _MAKE = "make one with `clcr-stream keys new NAME`"
-_Z85_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
+_Z85_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 _KEY_CHARACTERS = 40  # 32 bytes
 _MOST_BYTES = 1 << 16  # of a file that may be a certificate
 
@@ -245,7 +246,7 @@ def _certificate(path: Path, kind: Callable[[str], ClcrError]) -> tuple[bytes, b
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("too large")
         public, secret = load_certificate(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:  # IndexError: pyzmq, of a key without its value
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise kind(f"{path}: not a CURVE certificate: {reason}; {_MAKE}") from None
     for key in (public, secret):
@@ -255,7 +256,11 @@ def _certificate(path: Path, kind: Callable[[str], ClcrError]) -> tuple[bytes, b
 
 
 def _is_key(text: str) -> bool:
-    return len(text) == _KEY_CHARACTERS and set(text) <= _Z85_CHARACTERS
+    if len(text) != _KEY_CHARACTERS or not set(text) <= set(_Z85_DIGITS):
+        return False
+    values = [_Z85_DIGITS.index(character) for character in text]
+    fives = (values[at : at + 5] for at in range(0, _KEY_CHARACTERS, 5))
+    return all(functools.reduce(lambda sum, value: 85 * sum + value, five) < 2**32 for five in fives)
 
 
 def _text(public: bytes, secret: bytes | None = None) -> str:

@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +34,7 @@ from clcr_stream.wire.messages import (
     topic,
 )
 from clcr_stream.wire.numbering import Numbering
+from clcr_stream.wire.peers import EVENTS, Peers
 
 _INBOX_FRAMES = 256
 _EVENTS_PER_TURN = 64  # so that a flood of subscriptions cannot keep the thread from sending
@@ -42,7 +43,8 @@ _KEPT: tuple[Kind, ...] = ("session", "status", "prediction", "event")
 _LET_GO_MS = 2000  # how long a listener may take to let go of its endpoint
 _RETRY_S = 0.05
 _ON_REQUEST: tuple[Kind, ...] = ("tokens",)
-_REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_RECEIVE_FRAMES = 4  # of a peer, as long as this thread has not read them: the rest waits in its own machine
+_RECEIVE_BYTES = 1024  # the least there is: a message of endless parts then comes at 10 MB/s, not at 600
 
 _M = TypeVar("_M", bound=Message)
 
@@ -84,9 +86,8 @@ class Publisher:
         self._numbering = Numbering()
         self._inbox: deque[tuple[Kind, bytes]] = deque()
         self._newest: dict[Kind, bytes] = {}
-        self._peers: set[int] = set()
+        self._peers = Peers(list(self._prefixes.values()))
         self._wanted: frozenset[bytes] = frozenset()  # subscriptions to _ON_REQUEST
-        self._refused = 0
         self._admitted: set[bytes] = set()  # keys of those who may be connected
         self._allow_list: object = None  # as it was when it was last looked at
         self._dropped = 0
@@ -133,8 +134,8 @@ class Publisher:
 
     @property
     def subscribers(self) -> int:
-        """How many peers are connected."""
-        return len(self._peers)
+        """How many peers are connected and have subscribed."""
+        return self._peers.subscribers
 
     @property
     def dropped(self) -> int:
@@ -184,12 +185,11 @@ class Publisher:
             self._xpub = self._context.socket(zmq.XPUB)
             stack.callback(self._xpub.close)
             _configure(self._xpub, self._options)
-            self._monitor = self._xpub.get_monitor_socket(
-                zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | _REFUSALS
-            )
+            self._monitor = self._xpub.get_monitor_socket(EVENTS)
             stack.callback(self._monitor.close, linger=0)
             stack.callback(self._xpub.disable_monitor)
             self.endpoint = bind(self._xpub, endpoint)
+            self._peers.begin(self.endpoint)
             self._sockets = stack.pop_all()
 
     def _cut_off_revoked(self) -> bool:
@@ -214,7 +214,6 @@ class Publisher:
                 break
         self._xpub.linger = 0
         self._sockets.close()
-        self._peers.clear()
         self._wanted = frozenset()
         while True:
             try:
@@ -244,15 +243,14 @@ class Publisher:
         period_ns = self._options.heartbeat_ms * NS_PER_MS
         next_ns = time.monotonic_ns() + period_ns
         while not self._stop.is_set():
-            ready = dict(poller.poll(max(0, next_ns - time.monotonic_ns()) // NS_PER_MS + 1))
+            now_ns = time.monotonic_ns()
+            ready = dict(poller.poll(max(0, min(next_ns, self._peers.look(now_ns)) - now_ns) // NS_PER_MS + 1))
             if self._zap in ready:
                 self._admit()
-            if self._monitor in ready:
-                self._count_peers()
             # Subscriptions are read before the inbox and answered after it, from what was sent last: a late joiner gets
             # nothing older than others have, and what was handed over meanwhile follows in order. Only the session,
             # which says what all the rest means, goes first.
-            requested = self._subscriptions() if self._xpub in ready else set()
+            requested = self._subscriptions(ready)
             if "session" in requested:
                 self._xpub.send(self._newest["session"], zmq.DONTWAIT)
             answered = self._flush() | {"session"}
@@ -298,24 +296,28 @@ class Publisher:
             status,
             seq=0,
             state="goodbye" if goodbye else status.state,
-            subscribers=len(self._peers),
-            refused_peers=self._refused,
+            subscribers=self._peers.subscribers,
+            refused_peers=self._peers.refused,
         )
         with self._guard:
             status, payload = self._numbered(status)
         self._send("status", self._prefixes["status"] + payload)
         self._beaten(status)
 
-    def _subscriptions(self) -> set[Kind]:
+    def _subscriptions(self, ready: Container[object]) -> set[Kind]:
         """The kinds to send again: those whose kept frame a new subscription matches."""
+        frames: list[zmq.Frame] = []
+        if self._xpub in ready:
+            with contextlib.suppress(zmq.Again):
+                while len(frames) < _EVENTS_PER_TURN:
+                    frames.append(self._xpub.recv(zmq.DONTWAIT, copy=False))
+        if frames or self._monitor in ready:  # after the frames: who sent them is known by then
+            self._peers.read(self._monitor, time.monotonic_ns())
         requested: set[Kind] = set()
-        for _ in range(_EVENTS_PER_TURN):
-            try:
-                event = self._xpub.recv(zmq.DONTWAIT)
-            except zmq.Again:
-                break
+        for frame in frames:
+            event = frame.bytes
             self._note(event)
-            if event[:1] == b"\x01":
+            if self._peers.takes(frame, time.monotonic_ns()) and event[:1] == b"\x01":
                 requested.update(kind for kind, data in self._newest.items() if data.startswith(event[1:]))
         return requested
 
@@ -323,17 +325,6 @@ class Publisher:
         """Remember who wants what is only sent on request; other subscriptions are not kept, however many come."""
         if any(prefix[:-1] == event[1:].rstrip(b" ") for prefix in (self._prefixes[kind] for kind in _ON_REQUEST)):
             self._wanted = self._wanted | {event[1:]} if event[:1] == b"\x01" else self._wanted - {event[1:]}
-
-    def _count_peers(self) -> None:
-        while self._monitor.poll(0):
-            # As zmq.utils.monitor reads it, which imports asyncio: 25 ms of every start.
-            event, descriptor = struct.unpack("=Hi", self._monitor.recv_multipart()[0])
-            if event == zmq.EVENT_ACCEPTED:
-                self._peers.add(descriptor)
-            elif event == zmq.EVENT_DISCONNECTED:
-                self._peers.discard(descriptor)
-            elif event != zmq.EVENT_CLOSED:
-                self._refused += 1
 
     def _admit(self) -> None:
         """Answer one ZAP request (RFC 27): yes to a CURVE key whose certificate lies in the allow-list's folder."""
@@ -362,6 +353,8 @@ def _configure(xpub: zmq.Socket[bytes], options: PublishOptions) -> None:
     xpub.linger = options.linger_ms
     xpub.sndhwm = options.send_hwm_frames
     xpub.maxmsgsize = _MAX_UPSTREAM_BYTES
+    xpub.rcvhwm = _RECEIVE_FRAMES
+    xpub.rcvbuf = _RECEIVE_BYTES
     for option, value in (
         (zmq.XPUB_VERBOSE, 1),
         (zmq.HEARTBEAT_IVL, 500),

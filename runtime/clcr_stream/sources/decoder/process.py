@@ -203,5 +203,5 @@ class DecodedStream:
 def _decoded(body: bytearray, kind: type[Body]) -> Body:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not Unicode
         raise SourceError("its decoder said what no decoder says") from None

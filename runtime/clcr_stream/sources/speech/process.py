@@ -38,7 +38,7 @@ class RecogniserProcess:
         if self._process.ready(timeout_s):
             *lines, self._unread = (self._unread + self._process.read()).split(b"\n")
             for line in lines:
-                yield _decoded(line)
+                yield read_answer(line)
 
     def __enter__(self) -> RecogniserProcess:
         return self
@@ -49,8 +49,9 @@ class RecogniserProcess:
         self._process.close()
 
 
-def _decoded(line: bytes) -> Answer:
+def read_answer(line: bytes) -> Answer:
+    """One line of the process; SourceError when no recogniser says such a thing."""
     try:
         return decode_answer(line)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not Unicode
         raise SourceError("its process said what no recogniser says") from None

@@ -1,0 +1,1 @@
+"""Parts of tools/fuzz.py: what is decoded, how inputs are changed, how one is judged."""
