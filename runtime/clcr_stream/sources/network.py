@@ -117,10 +117,13 @@ class NetworkSource(ThreadedSource):
         arrived_ns = self._arrived_ns(item, live)
         if not live:
             return arrived_ns
+        sent_ns = None
+        if item.captured_ns is not None and item.arrived_ns is not None:
+            sent_ns = arrived_ns - (item.arrived_ns - item.captured_ns)
         if isinstance(item, AudioItem):
             most_ns = max(0, self.sinks.patience_ns - SOUND_SLACK_NS)
-            return self._capture_clock.place(self._time_ns(item), arrived_ns, "acoustic", most_ns)
-        return self._capture_clock.place(item.time_ns, arrived_ns, "vision")
+            return self._capture_clock.place(self._time_ns(item), arrived_ns, "acoustic", most_ns, sent_ns)
+        return self._capture_clock.place(item.time_ns, arrived_ns, "vision", sent_ns=sent_ns)
 
     def _time_ns(self, item: LivePicture | AudioItem) -> int:
         """From the recording's start to its end, as a live one would have arrived."""

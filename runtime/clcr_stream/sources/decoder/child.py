@@ -126,15 +126,16 @@ class Decoder:
 
     def _pass_on(self, reader: MediaReader) -> None:
         for item in reader.items():
-            arrived_ns = item.arrived_ns or 0
+            arrived_ns, captured_ns = item.arrived_ns or 0, item.captured_ns or 0
             if isinstance(item, AudioItem):
                 body = np.ascontiguousarray(item.samples, "<f4")
-                self._out.put(pack(SOUND, arrived_ns, item.first_sample, length=body.nbytes), body.tobytes())
+                head = pack(SOUND, arrived_ns, captured_ns, item.first_sample, length=body.nbytes)
+                self._out.put(head, body.tobytes())
                 continue
             self._number = (self._number + 1) % 2**32
             if reader.length_s is None:
                 self._pictures.keep(self._number, item)
-            self._out.put(pack(PICTURE, arrived_ns, item.time_ns, self._number))
+            self._out.put(pack(PICTURE, arrived_ns, captured_ns, item.time_ns, self._number))
             if reader.length_s is not None:
                 self._send(self._number, item)
 
