@@ -250,7 +250,7 @@ PROOFS: dict[str, Proof] = {
         "tests/tools/test_gpu_tools.py::test_the_bundle_s_parts_unpack_to_the_same_folder"
     ),
     "sudo apt-get install pulseaudio pulseaudio-utils libasound2-plugins": INSTALLS,
-    "sudo apt-get install gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-{base,good,ugly}": INSTALLS,
+    "sudo apt-get install gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-{base,good,ugly} xvfb": INSTALLS,
     "/opt/trt86/python tools/gpu/contract.py": Foreign("the Python of that folder, on a GPU machine"),
     "/opt/trt86/python tools/gpu_check.py --merged merged.onnx --json gpu_trt.json": Foreign("the same"),
     "python3 tools/gpu_check.py --only torch --json gpu_torch.json": Options("needs a GPU"),

@@ -90,7 +90,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "sources/speech/models": ["sources/test_speech_source", "sources/test_speech_whisper"],
     "sources/speech/process": ["sources/test_speech_source"],
     "sources/speech/recogniser": ["sources/test_speech_words"],
-    "sources/sender_clock": ["sources/test_capture_clock", "sources/test_rtsp"],
+    "sources/sender_clock": ["sources/test_capture_clock", "sources/test_rtsp", "sources/test_screen"],
     "sources/speech/sherpa": ["sources/test_speech_sherpa"],
     "sources/speech/source": ["sources/test_speech_source"],
     "sources/speech/voice": ["sources/test_speech_words", "sources/test_speech_whisper"],

@@ -26,6 +26,7 @@ SEEK_FROM_NS = 5 * NS_PER_S  # what begins earlier is read from the start
 SEEK_MARGIN_NS = 2 * NS_PER_S  # decoded before the place that was sought: codecs of sound need a run-up
 # A file may name others (playlists, concat scripts) and some demuxers turn any text into a picture.
 REFUSED_FORMATS = frozenset({"concat", "hls", "dash", "tty", "applehttp", "webvtt", "srt", "ass", "lavfi"})
+GRABBERS = frozenset({"x11grab"})  # devices: their stamps are the host's wall clock
 _MATROSKA_END = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)$")  # its streams say so in a tag only
 
 
@@ -70,7 +71,8 @@ class MediaReader:
         self._container = container
         self._now_ns = now_ns
         self._arrived_ns: int | None = None
-        self._sender = SenderClock()
+        self._grabs = container.format.name in GRABBERS
+        self._sender = SenderClock(wall_stamps=self._grabs)
         self._heard_ns: int | None = None  # when the end of the newest sound was captured, where the sender says so
         self._on_error = on_error
         self._rate_hz = rate_hz
@@ -138,6 +140,8 @@ class MediaReader:
             except (av.error.ExitError, av.error.TimeoutError, av.error.ConnectionResetError, OSError):
                 raise
             except av.error.FFmpegError as error:  # unreadable place: the demuxer looks for the next packet
+                if self._grabs:  # there are no unreadable places on a screen
+                    raise SourceError("what is grabbed is gone") from None
                 failures += 1
                 self._on_error(one_line(str(error)))
 

@@ -18,17 +18,24 @@ _PRODUCED = struct.Struct("<qi")  # AVProducerReferenceTime: us since 1970, what
 class SenderClock:
     """Of one connection; a sender whose clock is wrong says wrong times, which its reader must judge."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_stamps: bool = False) -> None:
+        """`wall_stamps`: time stamps are the host's own wall clock, as those of FFmpeg's grabbers."""
+        self._wall_stamps = wall_stamps
         self._offsets_ns: dict[int, int] = {}  # by stream: the host's clock minus the stream's time stamps
 
     def see(self, packet: Any, arrived_ns: int) -> None:
         """A packet came just now. Older releases of PyAV do not show what the sender says."""
-        shows = getattr(packet, "has_sidedata", None)
-        if shows is None or packet.pts is None or not shows("prft"):
+        if packet.pts is None:
             return
-        wall_us, _ = _PRODUCED.unpack_from(bytes(packet.get_sidedata("prft")))
-        age_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - wall_us * 1000
-        self._offsets_ns[packet.stream_index] = arrived_ns - age_ns - _ns(packet.pts * packet.time_base)
+        wall_ns = stamped_ns = _ns(packet.pts * packet.time_base)
+        if not self._wall_stamps:
+            shows = getattr(packet, "has_sidedata", None)
+            if shows is None or not shows("prft"):
+                return
+            wall_us, _ = _PRODUCED.unpack_from(bytes(packet.get_sidedata("prft")))
+            wall_ns = wall_us * 1000
+        age_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - wall_ns
+        self._offsets_ns[packet.stream_index] = arrived_ns - age_ns - stamped_ns
 
     def captured_ns(self, stream_index: int, at_s: Fraction) -> int | None:
         """When data stamped `at_s` were captured; None while the sender has not said."""

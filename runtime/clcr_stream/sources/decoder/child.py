@@ -37,6 +37,8 @@ from clcr_stream.sources.decoder.protocol import (
     pack_with,
 )
 from clcr_stream.sources.media import AudioItem, MediaReader, VideoItem
+from clcr_stream.sources.screen import SCHEME as SCREEN
+from clcr_stream.sources.screen import open_screen
 from clcr_stream.sources.urls import READ_TIMEOUT_S, open_url
 
 KEPT_PICTURES = 4  # decoded ones that may still be asked for
@@ -94,17 +96,8 @@ class Decoder:
         """One connection, from its opening to its end."""
         import av
 
-        request = self._request
         try:
-            reader = open_url(
-                request.url,
-                request.requested,
-                request.rate_hz,
-                lambda _reason: self._out.put(pack(ERROR)),
-                READ_TIMEOUT_S,
-                MonotonicClock().now_ns,
-            )
-            with reader:
+            with self._open() as reader:
                 self._out.put(pack_with(OPENED, Opened(reader.modalities, reader.length_s)))
                 self._pass_on(reader)
             reason = ""
@@ -123,6 +116,15 @@ class Decoder:
             self._out.put(pack(PIXELS, at=number))
         else:
             self._send(number, item)
+
+    def _open(self) -> MediaReader:
+        request, now_ns = self._request, MonotonicClock().now_ns
+        if request.url.startswith(SCREEN):
+            return open_screen(request.url, self._tell_error, now_ns)
+        return open_url(request.url, request.requested, request.rate_hz, self._tell_error, READ_TIMEOUT_S, now_ns)
+
+    def _tell_error(self, _reason: str) -> None:
+        self._out.put(pack(ERROR))
 
     def _pass_on(self, reader: MediaReader) -> None:
         for item in reader.items():
