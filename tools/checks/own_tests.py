@@ -13,6 +13,8 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "run": ["streams/test_host", "cli/test_main", "streams/test_runtime_e2e"],
     "bundle/loader": ["bundle/test_bundle"],
     "bundle/manifest": ["bundle/test_bundle"],
+    "embedding/library": ["recording/test_library", "test_embedding"],
+    "embedding/streams": ["test_embedding"],
     "cli/commands": ["cli/test_recordings", "cli/test_main"],
     "cli/export": ["cli/test_recordings"],
     "cli/files": ["cli/test_recordings"],
