@@ -180,6 +180,9 @@ PROOFS: dict[str, Proof] = {
         "tests/cli/test_recordings.py::test_a_table_has_a_row_for_each_prediction"
     ),
     "clcr-stream report talk.mcap --out talk.html": REPORT,
+    "clcr-stream report talk.mcap --png talk.png": ByTest(
+        "tests/recording/test_poster.py::test_the_command_draws_the_picture_beside_the_page_and_never_over_a_file"
+    ),
     "clcr-stream devices": Run(r"^camera +\S(.|\n)*^microphone +\S"),
     "clcr-stream --camera 0 --mic default": Options("needs a camera and a microphone"),
     "clcr-stream --camera 0 --mic default &": Options("needs a camera and a microphone"),
@@ -249,8 +252,6 @@ PROOFS: dict[str, Proof] = {
     "python3 parts/unpack.py /opt/trt86": ByTest(
         "tests/tools/test_gpu_tools.py::test_the_bundle_s_parts_unpack_to_the_same_folder"
     ),
-    "sudo apt-get install pulseaudio pulseaudio-utils libasound2-plugins": INSTALLS,
-    "sudo apt-get install gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-{base,good,ugly} xvfb": INSTALLS,
     "/opt/trt86/python tools/gpu/contract.py": Foreign("the Python of that folder, on a GPU machine"),
     "/opt/trt86/python tools/gpu_check.py --merged merged.onnx --json gpu_trt.json": Foreign("the same"),
     "python3 tools/gpu_check.py --only torch --json gpu_torch.json": Options("needs a GPU"),
