@@ -212,7 +212,7 @@ def test_a_packets_wall_clock_gives_the_time_of_what_is_decoded_later() -> None:
     sender, second = SenderClock(), Fraction(1)
     sender.see(Packet(90_000, None), ZERO_NS)
     sender.see(Packet(None, 5), ZERO_NS)
-    sender.see(SimpleNamespace(pts=90_000), ZERO_NS)  # PyAV 12
+    sender.see(SimpleNamespace(pts=90_000, time_base=Packet.time_base), ZERO_NS)  # PyAV 12
     assert sender.captured_ns(1, second) is None
     wall_us = time.clock_gettime_ns(time.CLOCK_REALTIME) // 1000 - 70_000
     sender.see(Packet(90_000, wall_us), ZERO_NS)

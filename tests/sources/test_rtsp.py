@@ -125,7 +125,7 @@ def test_a_flash_and_a_click_are_where_the_camera_took_them(flashes: Path, recor
     }
     record_property("rtsp_capture", late)
     assert len(flashes_ms) >= 4 and len(clicks_ms) >= 4
-    assert np.abs(late["flash_ms"]).max() <= 10 and np.abs(late["click_ms"]).max() <= 10
+    assert np.median(np.abs(late["flash_ms"])) <= 10 and np.median(np.abs(late["click_ms"])) <= 10
     timing = source.report().timing
     assert timing is not None and timing.by == "device" and timing.offset_ms == 0.0
 
