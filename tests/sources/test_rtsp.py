@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import av
+import av.packet
 import cv2
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from job_rtsp import RATE_HZ, RtspCamera, missing_rtsp
 from media import GreyFinder, eventually, make_sinks
 
 pytestmark = pytest.mark.skipif((reason := missing_rtsp()) is not None, reason=reason or "")
+TOLD = hasattr(av.packet.Packet, "has_sidedata")  # PyAV from 16 on says what a packet's sender told
 Record = Callable[[str, object], None]
 
 
@@ -76,7 +79,8 @@ def test_a_session_sees_and_hears_a_camera_by_rtsp_and_takes_it_back_after_it_hu
         with camera:
             first_s = seconds(expect_state(session, "live", 30, begun_ns), begun_ns)
             session.expect(full, 30)
-            session.expect(by_its_sender, 30, "status", begun_ns)
+            if TOLD:
+                session.expect(by_its_sender, 30, "status", begun_ns)
             frozen_ns = session.now_ns()
             camera.freeze()
             told_s = seconds(expect_state(session, "stale lost", 10, frozen_ns), frozen_ns)
@@ -103,6 +107,7 @@ def test_a_session_sees_and_hears_a_camera_by_rtsp_and_takes_it_back_after_it_hu
     assert seconds(back, again_ns) <= 9.0 * slowdown()
 
 
+@pytest.mark.skipif(not TOLD, reason="this PyAV does not show what senders tell: pip install 'av>=16.1'")
 def test_a_flash_and_a_click_are_where_the_camera_took_them(flashes: Path, record_property: Record) -> None:
     clock = MonotonicClock()
     grid = TimeGrid(clock.now_ns(), NS_PER_S // 5, window_hops=150, frame_rate_hz=15, sample_rate_hz=16_000)
@@ -125,7 +130,9 @@ def test_a_flash_and_a_click_are_where_the_camera_took_them(flashes: Path, recor
     }
     record_property("rtsp_capture", late)
     assert len(flashes_ms) >= 4 and len(clicks_ms) >= 4
-    assert np.median(np.abs(late["flash_ms"])) <= 10 and np.median(np.abs(late["click_ms"])) <= 10
+    assert np.median(np.abs(late["flash_ms"])) <= 10
+    # Sound begins where it arrived and is moved by the counting of samples, 6 ms a second at most.
+    assert np.median(np.abs(late["click_ms"])) <= 25
     timing = source.report().timing
     assert timing is not None and timing.by == "device" and timing.offset_ms == 0.0
 
