@@ -17,7 +17,8 @@ TYPE_CHECKING = False  # as typing's, which costs 5 ms before handlers of signal
 if TYPE_CHECKING:
     from typing import Any
 
-    from clcr_stream.embedding import Engines, PredictionStream, PushedStream, open
+    from clcr_stream.embedding.library import Engines, open
+    from clcr_stream.embedding.streams import PredictionStream, PushedStream
     from clcr_stream.errors import (
         BackendError,
         BundleError,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "clcr_stream.embedding": ("Engines", "PredictionStream", "PushedStream", "open"),
+    "clcr_stream.embedding.library": ("Engines", "open"),
+    "clcr_stream.embedding.streams": ("PredictionStream", "PushedStream"),
     "clcr_stream.errors": (
         "BackendError",
         "BundleError",

@@ -19,6 +19,7 @@ from clcr_stream.frontends.faces import FaceCrop, FaceFinder
 Hit = tuple[int, int, int, int, int]  # x, y, width, height in the image that is searched, votes
 SIZE_PX = 32
 FRAME = np.random.default_rng(5).integers(0, 256, (120, 160, 3), np.uint8)
+SMOOTH = np.asarray(cv2.resize(FRAME[:8, :10], (160, 120), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 @dataclass
@@ -93,7 +94,8 @@ def test_quality_falls_by_a_seventh_with_every_missed_call_and_is_whole_again_wh
 
 
 def test_a_face_that_is_found_again_has_its_whole_quality() -> None:
-    script = Script([[face(20, 20, 32)], [], [], [face(20, 20, 32)]])  # a missed call searches the frame and the box
+    # A missed call searches the frame, the box, and the box in two turns.
+    script = Script([[face(20, 20, 32)], [], [], [], [], [face(20, 20, 32)]])
     finder = FaceFinder(SIZE_PX, 1, script)
     crops = [finder.crop(FRAME) for _ in range(3)]
     assert [crop.quality for crop in crops if crop is not None] == pytest.approx([0.75, 0.75 * 6 / 7, 0.75])
@@ -192,12 +194,55 @@ def test_a_face_near_the_box_that_is_another_one_is_not_taken() -> None:
     assert crops[1].box == (60, 40, 60, 60)
 
 
+def turned_frame(turn_deg: float, x: float, y: float) -> NDArray[np.uint8]:
+    """FRAME's picture turned clockwise around a place: what a turn counter-clockwise sets upright."""
+    matrix = cv2.getRotationMatrix2D((x, y), -turn_deg, 1.0)
+    return np.asarray(cv2.warpAffine(SMOOTH, matrix, (160, 120), borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+@pytest.mark.parametrize(("turn_deg", "searches"), [(25.0, 3), (-25.0, 4)])
+def test_a_tilted_face_is_looked_for_in_turns_and_cut_out_upright(turn_deg: float, searches: int) -> None:
+    misses: list[list[Hit]] = [[] for _ in range(searches - 1)]
+    script = Script([[face(60, 40, 40)], *misses, [face(20, 20, 40)]])  # as large as the box, in its middle, turned
+    finder = FaceFinder(SIZE_PX, 1, script)
+    before = finder.crop(SMOOTH)
+    crop = finder.crop(turned_frame(turn_deg, 80, 60))
+    assert len(script.shapes) == 1 + searches and crop is not None and before is not None
+    assert crop.box == (60, 40, 40, 40)
+    assert np.abs(crop.rgb.astype(int) - before.rgb).mean() < 4, "as it was before it was turned"
+    assert np.abs(crop.rgb[::-1].astype(int) - before.rgb).mean() > 20
+
+
+def test_a_face_that_stays_tilted_is_looked_for_there_first_and_then_a_step_less_and_a_step_more() -> None:
+    at = face(20, 20, 40)
+    script = Script([[face(60, 40, 40)], [], [], [at], [at], [], [at], [face(60, 40, 40)]])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    counts = []
+    for _ in range(5):
+        finder.crop(SMOOTH)
+        counts.append(len(script.shapes))
+    # upright; missed twice and found turned; found there at once; missed there, found a step less: upright again
+    assert counts == [1, 4, 5, 7, 8] and finder.state == "found"
+    assert script.shapes[-1] == (120, 160), "the whole frame again, with all faces counted"
+
+
+def test_where_a_turned_face_lies_in_the_frame_is_known() -> None:
+    off = face(30, 20, 40)  # 10 px to the right of the middle of the turned region, which is 80 px wide
+    script = Script([[face(60, 40, 40)], [], [], [off]])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    finder.crop(SMOOTH)
+    crop = finder.crop(SMOOTH)
+    assert crop is not None
+    moved = 10 * np.array([np.cos(np.deg2rad(25)), np.sin(np.deg2rad(25))]) * 0.6  # smoothing
+    assert crop.box[:2] == (round(60 + moved[0]), round(40 + moved[1]))
+
+
 def test_a_region_smaller_than_the_cascade_s_window_is_not_searched() -> None:
     script = Script([[face(100, 60, 12)]])
     finder = FaceFinder(SIZE_PX, 1, script)
     finder.crop(FRAME)
     finder.crop(FRAME[:77, :117])  # around the box 6 + 17 = 23 px are left
-    assert len(script.shapes) == 2
+    assert script.shapes[2:] == [(24, 24)] * 2  # the turned squares alone, which repeat the border
     script = Script([[face(100, 60, 12)]])
     finder = FaceFinder(SIZE_PX, 1, script)
     finder.crop(FRAME)
@@ -212,7 +257,7 @@ def test_the_region_around_a_box_ends_at_the_frame() -> None:
     finder = FaceFinder(SIZE_PX, 1, script)
     finder.crop(FRAME)
     finder.crop(FRAME[:38])  # 28 rows around the box are 22 at the scale of the second look
-    assert script.shapes[1:] == [(38, 160)]
+    assert script.shapes[1:] == [(38, 160), (96, 96), (96, 96)]  # the turned squares repeat the border
 
 
 @pytest.mark.parametrize(("shape", "searched"), [((1, 4000, 3), (1, 200)), ((4000, 1, 3), (200, 1))])
@@ -236,12 +281,12 @@ def test_a_found_face_is_searched_for_at_every_third_call_and_a_missed_one_at_ea
     for _ in range(12):
         finder.crop(FRAME)
         searches.append(len(script.shapes))
-    # found at calls 0 and 3, missed from call 6 on: the frame, then the region around the box
-    assert searches == [1, 1, 1, 2, 2, 2, 4, 6, 8, 10, 12, 14]
+    # found at calls 0 and 3, missed from call 6 on: the frame, then the region around the box, upright and in two turns
+    assert searches == [1, 1, 1, 2, 2, 2, 6, 10, 14, 18, 22, 26]
 
 
 def test_a_face_is_lost_after_six_missed_calls_and_the_next_one_is_taken_anew() -> None:
-    script = Script([[face(20, 20, 40)], *[[] for _ in range(14)], [face(90, 50, 50)]])
+    script = Script([[face(20, 20, 40)], *[[] for _ in range(28)], [face(90, 50, 50)]])
     finder = FaceFinder(SIZE_PX, 1, script)
     states = []
     for _ in range(9):

@@ -11,6 +11,7 @@ import pytest
 
 from clcr_stream.errors import ConfigError
 from clcr_stream.frontends.faces import FaceCrop, FaceFinder
+from clcr_stream.sources.synthetic.person import Person, PersonOptions
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -178,3 +179,24 @@ def test_real_faces_are_found_where_they_are() -> None:
         crop = FaceFinder().crop(frame)
         found += crop is not None and np.allclose(centre(crop), (396, 246), atol=40)
     assert found >= 0.8 * len(images)
+
+
+def test_a_head_that_tilts_slowly_is_followed_and_its_face_stays_upright() -> None:
+    person = Person(PersonOptions(), 16_000)
+    height, width = person.picture(0.0).shape[:2]
+    for sign in (1, -1):
+        follow = FaceFinder(112)
+        crops = []
+        for number in range(60):  # upright for 0.7 s, then to 40 degrees within 2 s
+            tilt_deg = sign * 40.0 * min(1.0, max(0.0, (number - 10) / 30))
+            matrix = cv2.getRotationMatrix2D((width / 2, height / 2), tilt_deg, 1.0)
+            picture = cv2.warpAffine(
+                person.picture(number / 15), matrix, (width, height), borderMode=cv2.BORDER_REPLICATE
+            )
+            crops.append(follow.crop(np.asarray(picture, np.uint8)))
+        assert all(crop is not None for crop in crops), "never lost"
+        assert follow.state == "found"
+        last = crops[-1]
+        assert last is not None
+        # 40 degrees are 25 and 15 or 50 less 10: what is left of the tilt is within reach of the cascade itself
+        assert FaceFinder(112).crop(np.pad(last.rgb, ((40, 40), (40, 40), (0, 0)), mode="edge")) is not None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.sources.capture_clock import BUCKET_NS, NEAR, CaptureClock, SoundLatency
+from clcr_stream.sources.sender_clock import SenderClock
 
 MOST_NS = 100 * NS_PER_MS
 LEAST_NS = 37 * NS_PER_MS  # what even the fastest picture takes
@@ -145,6 +150,76 @@ def test_a_device_that_pauses_without_telling_its_clock_is_fitted_anew() -> None
         errors.append((clock.place(stamp, arrived + 40 * NS_PER_S + pause_ns) - true_ns - LEAST_NS) / NS_PER_MS)
     assert clock.jumps == 1
     assert np.percentile(np.abs(errors[15 * (KNOWN_S + 4) :]), 99) <= 10
+
+
+def placed_by_sender(clock: CaptureClock, device: Device, wrong_ns: int) -> np.ndarray:
+    """Placed minus captured, ms, of frames whose sender says when it captured them by a clock that is so wrong."""
+    placed = [
+        clock.place(stamp, arrived, sent_ns=captured + wrong_ns) - captured
+        for captured, stamp, arrived in device.frames()
+    ]
+    return np.array(placed) / NS_PER_MS
+
+
+def test_a_sender_that_says_when_it_captured_is_believed_at_once_and_nothing_of_the_way_is_left() -> None:
+    clock = CaptureClock(200 * NS_PER_MS)
+    errors = placed_by_sender(clock, Device(4, 15.0, offset_ns=77), 0)
+    assert np.abs(errors).max() == 0
+    timing = clock.timing()
+    assert timing.by == "device" and timing.offset_ms == 0.0 and timing.skew_ppm is None
+
+
+@pytest.mark.parametrize("wrong_s", [3600, -3600, 0.2, -2])
+def test_a_sender_whose_wall_clock_is_wrong_is_fitted_like_any_other(wrong_s: float) -> None:
+    clock = CaptureClock(MOST_NS)
+    errors = placed_by_sender(clock, Device(60, 15.0, offset_ns=77), int(wrong_s * NS_PER_S))
+    assert errors.min() >= 0, "never before they were captured"
+    assert np.percentile(np.abs(errors[15 * KNOWN_S :] - LEAST_NS / NS_PER_MS), 99) <= 10
+    assert clock.timing().by == "device"
+
+
+def test_what_was_held_up_for_a_second_is_no_reason_to_doubt_its_sender_but_a_clock_set_back_is() -> None:
+    clock = CaptureClock(MOST_NS)
+    for number in range(45):
+        at_ns = ZERO_NS + number * NS_PER_S
+        late_ns = 1500 * NS_PER_MS if number == 10 else 40 * NS_PER_MS
+        set_back_ns = 60 * NS_PER_S if number >= 20 else 0
+        placed_ns = clock.place(at_ns, at_ns + late_ns, sent_ns=at_ns - set_back_ns)
+        if number < 20 and number != 10:
+            assert placed_ns == at_ns
+        assert at_ns + late_ns - MOST_NS <= placed_ns <= at_ns + late_ns
+        if number == 11:
+            assert clock.timing().offset_ms == 0.0
+    assert clock.timing().offset_ms != 0.0
+
+
+class Packet:
+    """As PyAV's, with what FFmpeg adds once a sender has told its wall clock."""
+
+    stream_index, time_base = 1, Fraction(1, 90_000)
+
+    def __init__(self, pts: int | None, wall_us: int | None) -> None:
+        self.pts, self._wall_us = pts, wall_us
+
+    def has_sidedata(self, kind: str) -> bool:
+        return kind == "prft" and self._wall_us is not None
+
+    def get_sidedata(self, _kind: str) -> bytes:
+        return struct.pack("<qi4x", self._wall_us, 24)
+
+
+def test_a_packets_wall_clock_gives_the_time_of_what_is_decoded_later() -> None:
+    sender, second = SenderClock(), Fraction(1)
+    sender.see(Packet(90_000, None), ZERO_NS)
+    sender.see(Packet(None, 5), ZERO_NS)
+    sender.see(SimpleNamespace(pts=90_000, time_base=Packet.time_base), ZERO_NS)  # PyAV 12
+    assert sender.captured_ns(1, second) is None
+    wall_us = time.clock_gettime_ns(time.CLOCK_REALTIME) // 1000 - 70_000
+    sender.see(Packet(90_000, wall_us), ZERO_NS)
+    at_ns = sender.captured_ns(1, second * 3 / 2)
+    assert at_ns is not None and sender.captured_ns(2, second) is None
+    asked_later_ns = ZERO_NS + 430 * NS_PER_MS - at_ns  # how long this test took until it asked for the time
+    assert 0 <= asked_later_ns < 10 * NS_PER_S
 
 
 def test_what_a_sound_cards_buffers_hold_is_known_and_at_most_the_limit_is_subtracted() -> None:

@@ -194,6 +194,7 @@ heads = st.builds(
     st.sampled_from(KINDS),
     st.integers(-(2**63), 2**63 - 1),
     st.integers(-(2**63), 2**63 - 1),
+    st.integers(-(2**63), 2**63 - 1),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**32 - 1),

@@ -138,7 +138,7 @@ def rtsp_url(refusal: str | None) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [
-        ("401 Unauthorized", "asks for a name and a password (401)"),
+        ("401 Unauthorized", "does not accept this name and password (401)"),
         ("403 Forbidden", "refuses this user (403)"),
         ("404 Not Found", "has no stream of this path (404)"),
         ("503 Service Unavailable", "does not answer (Server returned 5XX"),

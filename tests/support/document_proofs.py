@@ -135,6 +135,9 @@ PROOFS: dict[str, Proof] = {
         "tests/cli/test_recordings.py::test_a_table_has_a_row_for_each_prediction"
     ),
     "clcr-stream report talk.mcap --out talk.html": REPORT,
+    "clcr-stream report talk.mcap --png talk.png": ByTest(
+        "tests/recording/test_poster.py::test_the_command_draws_the_picture_beside_the_page_and_never_over_a_file"
+    ),
     "clcr-stream devices": Run(r"^camera +\S(.|\n)*^microphone +\S"),
     "clcr-stream --camera 0 --mic default": Options("needs a camera and a microphone"),
     "clcr-stream --camera 0 --mic default &": Options("needs a camera and a microphone"),

@@ -1,4 +1,4 @@
-"""`clcr-stream devices`: the cameras and microphones of this machine."""
+"""`clcr-stream devices`: the cameras, X screens and microphones of this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def parser() -> Parser:
     """The flags of `devices`."""
     flags = Parser(
         prog="clcr-stream devices",
-        description="List the cameras and microphones of this machine.",
+        description="List the cameras, X screens and microphones of this machine.",
         epilog=EXIT_CODES,
     )
     flags.add_argument("--json", action="store_true", help="print JSON")
@@ -24,7 +24,7 @@ def parser() -> Parser:
 def command(arguments: Sequence[str]) -> int:
     """List them; a machine without any is no error."""
     flags = parser().parse_args(arguments)
-    cameras = devices.list_cameras()
+    cameras, displays = devices.list_cameras(), devices.list_screens()
     microphones: list[dict[str, str | int]] = []
     problem = None
     try:
@@ -32,14 +32,24 @@ def command(arguments: Sequence[str]) -> int:
     except ClcrError as error:
         problem = str(error)
     if flags.json:
-        put_json({"cameras": cameras, "microphones": microphones, "microphone_problem": problem})
+        put_json(
+            {
+                "cameras": cameras,
+                "screens": [{"display": display} for display in displays],
+                "microphones": microphones,
+                "microphone_problem": problem,
+            }
+        )
     else:
-        put("\n".join(_lines(cameras, microphones, problem)))
+        put("\n".join(_lines(cameras, displays, microphones, problem)))
     return 0
 
 
-def _lines(cameras: list[dict[str, str]], microphones: list[dict[str, str | int]], problem: str | None) -> list[str]:
+def _lines(
+    cameras: list[dict[str, str]], displays: list[str], microphones: list[dict[str, str | int]], problem: str | None
+) -> list[str]:
     lines = [f"camera      {camera['device']}  {camera['name']}" for camera in cameras]
+    lines += [f"screen      screen://{display}" for display in displays]
     lines += [f"microphone  {one['index']}  {one['name']}  {one['rate_hz']} Hz" for one in microphones]
     if not cameras:
         lines.append("camera      none found; use --camera test:// or --input FILE")

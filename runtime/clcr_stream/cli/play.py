@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from clcr_stream.config import engine_options, load_config, only_stream
-from clcr_stream.embedding import PredictionStream
+from clcr_stream.embedding.streams import PredictionStream
 from clcr_stream.inference.baselines import Baselines
 from clcr_stream.recording.story import Story, make_story
 from clcr_stream.run import check

@@ -11,12 +11,14 @@ from clcr_stream.cli.files import check_new_file, new_file
 from clcr_stream.cli.standard_streams import say
 from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.recording.page import page
+from clcr_stream.recording.poster import check_png, poster, to_png
 from clcr_stream.recording.story import Story, read_story
 
 EXAMPLES = """examples:
   clcr-stream report --input talk.mp4 --out talk.html      watch a clip and report on it
   clcr-stream report talk.mcap --out talk.html             of a recording
   clcr-stream report talk.jsonl --out talk.html            of the lines of --output
+  clcr-stream report talk.mcap --png talk.png              as one picture
 """
 
 
@@ -31,6 +33,7 @@ def parser() -> Parser:
     flags.add_argument("file", metavar="FILE", nargs="?", help="a recording (.mcap) or the JSON lines of --output")
     flags.add_argument("--input", metavar="CLIP", help="a video or sound file to be watched now, in place of FILE")
     flags.add_argument("--out", metavar="FILE.html", help="the page, a new file")
+    flags.add_argument("--png", metavar="FILE.png", help="the page as one picture, a new file; needs the extra png")
     flags.add_argument("--session", metavar="ID", help="of a FILE with several sessions (default: the last)")
     flags.add_argument("--transcript", metavar="WHICH", help="of --input: auto (default), none, talk.srt")
     flags.add_argument("--bundle", metavar="DIR", help="of --input: engine bundle (default: the one that is shipped)")
@@ -41,20 +44,36 @@ def parser() -> Parser:
 def command(arguments: Sequence[str]) -> int:
     """Write the page."""
     flags = parser().parse_args(arguments)
-    if flags.out is None:
-        raise ConfigError("report: give --out FILE.html")
+    if flags.out is None and flags.png is None:
+        raise ConfigError("report: give --out FILE.html, --png FILE.png, or both")
     if (flags.file is None) == (flags.input is None):
         raise ConfigError("report: give a FILE, or --input CLIP, and not both; see `clcr-stream report --help`")
     of_clips = [f"--{name}" for name in ("transcript", "bundle", "backend") if getattr(flags, name) is not None]
     if flags.input is None and of_clips:
         raise ConfigError(f"report: {of_clips[0]} goes with --input CLIP; {flags.file} is reported as it is")
-    check_new_file(flags.out, "--out")
+    _check_files(flags)
     story = _story(flags)
-    name = flags.input if flags.input is not None else flags.file
-    with new_file(flags.out, "--out") as file:
-        file.write(page(story, Path(name).name if "://" not in name else name))
-    say(f"{flags.out}: {len(story.predictions)} predictions, {len(story.words)} segments of words")
+    given = flags.input if flags.input is not None else flags.file
+    name = Path(given).name if "://" not in given else given
+    if flags.png is not None:
+        picture = to_png(poster(story, name))
+        with new_file(flags.png, "--png") as file:
+            file.buffer.write(picture)
+    if flags.out is not None:
+        with new_file(flags.out, "--out") as file:
+            file.write(page(story, name))
+    made = " and ".join(target for target in (flags.out, flags.png) if target is not None)
+    say(f"{made}: {len(story.predictions)} predictions, {len(story.words)} segments of words")
     return 0
+
+
+def _check_files(flags: argparse.Namespace) -> None:
+    """Before a clip is watched for nothing."""
+    if flags.out is not None:
+        check_new_file(flags.out, "--out")
+    if flags.png is not None:
+        check_new_file(flags.png, "--png")
+        check_png(f"--png {flags.png!r}")
 
 
 def _story(flags: argparse.Namespace) -> Story:

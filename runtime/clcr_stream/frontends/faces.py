@@ -22,6 +22,8 @@ _HOLD_CALLS = 6  # 0.4 s at 15 Hz
 _SMOOTHING = 0.6  # weight of a new detection in the box
 # No margin is added to alt2's box: it frames a face as CK+ and most of FER2013 do.
 _NEAR_SIDE_PX = 48  # the side to which a tracked face is scaled for the second, finer look
+# The cascade finds faces that are tilted by less than 15 to 20 degrees: steps in which a tracked one is turned back.
+_TURN_DEG, _MOST_TURN_DEG = 25.0, 50.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class FaceFinder:
     """Follows one face through the frames of one stream, in order; deterministic in their sequence, one thread.
 
     The largest face is taken first and kept while it is found; another replaces it only after it is lost. A missed
-    face keeps its box for 0.4 s (6 calls). `detector` None: OpenCV's frontal Haar cascade, alt2; `search` replaces it.
+    face keeps its box for 0.4 s (6 calls). A face that tilts while the cascade follows it is found up to about 60
+    degrees, and cut out upright. `detector` None: OpenCV's frontal Haar cascade, alt2; `search` replaces it.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class FaceFinder:
         self._votes = 0
         self._faces = 0
         self._state: FaceState = "none"
+        self._turn_deg = 0.0  # counter-clockwise, what sets the tracked face upright
 
     @property
     def state(self) -> FaceState:
@@ -101,8 +105,9 @@ class FaceFinder:
 
     def _detect(self, rgb: NDArray[np.uint8]) -> None:
         tracked = self._box
-        candidates = self._candidates(rgb, tracked)
+        candidates, turn_deg = self._candidates(rgb, tracked)
         if candidates:
+            self._turn_deg = turn_deg
             found, self._votes = max(candidates, key=lambda hit: (hit[0][2], hit[1], hit[0]))
             self._box = found if tracked is None else _blend(tracked, found)
             self._faces = max(self._faces, 1)
@@ -112,22 +117,29 @@ class FaceFinder:
             self._missed_calls += 1
             self._state = "held"
             if self._missed_calls > _HOLD_CALLS:
-                self._box, self._missed_calls, self._state = None, 0, "lost"
+                self._box, self._missed_calls, self._state, self._turn_deg = None, 0, "lost", 0.0
 
-    def _candidates(self, rgb: NDArray[np.uint8], tracked: Box | None) -> list[tuple[Box, int]]:
-        """The faces of a frame, only those that may be the tracked one if there is one; counts all."""
+    def _candidates(self, rgb: NDArray[np.uint8], tracked: Box | None) -> tuple[list[tuple[Box, int]], float]:
+        """The faces of a frame, only those that may be the tracked one if there is one, and their turn; counts all."""
         import cv2
 
         if self._model is not None:
             found = self._model.faces(rgb)
             self._faces = len(found)
-            return found if tracked is None else [hit for hit in found if _same_face(hit[0], tracked)]
+            return (found if tracked is None else [hit for hit in found if _same_face(hit[0], tracked)]), 0.0
         grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
-        found = self._search(grey)
-        self._faces = len(found)
-        if tracked is None:
-            return found
-        return [hit for hit in found if _same_face(hit[0], tracked)] or self._search_near(grey, tracked)
+        if tracked is None or self._turn_deg == 0.0:
+            found = self._search(grey)
+            self._faces = len(found)
+            if tracked is not None:
+                found = [hit for hit in found if _same_face(hit[0], tracked)] or self._search_near(grey, tracked)
+            if found or tracked is None:
+                return found, 0.0
+        for turn_deg in _turns(self._turn_deg):
+            found = self._search_turned(grey, tracked, turn_deg)
+            if found:
+                return found, turn_deg
+        return [], 0.0
 
     def _search(self, grey: NDArray[np.uint8]) -> list[tuple[Box, int]]:
         """Every face of the frame with the detector's votes."""
@@ -143,41 +155,100 @@ class FaceFinder:
 
     def _search_near(self, grey: NDArray[np.uint8], box: Box) -> list[tuple[Box, int]]:
         """A finer look at twice the tracked box, for turned or dim faces that the search misses."""
-        import cv2
-
         x, y, side, _ = box
         left, top = max(0, int(x - side / 2)), max(0, int(y - side / 2))
         region = grey[top : int(y + 1.5 * side), left : int(x + 1.5 * side)]
-        assert self._cascade is not None
         scale = min(1.0, _NEAR_SIDE_PX / side)
         if min(region.shape) * scale < _CASCADE_PX:
             return []
-        small = cv2.equalizeHist(_shrink(region, scale))
-        least, most = int(0.6 * side * scale), int(1.6 * side * scale)
-        boxes, votes = self._cascade.detectMultiScale2(
-            small, scaleFactor=1.08, minNeighbors=2, minSize=(least, least), maxSize=(most, most)
-        )
-        return [hit for hit in _in_frame(boxes, votes, scale, (left, top)) if _same_face(hit[0], box)]
+        return self._look(_shrink(region, scale), box, scale, (left, top))
 
-    def _cut(self, rgb: NDArray[np.uint8], box: Box) -> FaceCrop:
+    def _search_turned(self, grey: NDArray[np.uint8], box: Box, turn_deg: float) -> list[tuple[Box, int]]:
+        """The same in a square around the box that is turned first, to find a tilted face."""
+        side = round(box[2])
+        left, top = round(box[0] - side / 2), round(box[1] - side / 2)
+        size_px = round(2 * side * min(1.0, _NEAR_SIDE_PX / side))
+        if size_px < _CASCADE_PX:
+            return []
+        scale, middle = size_px / (2 * side), (size_px / 2, size_px / 2)
+        small = _turned(_square(grey, left, top, 2 * side, size_px), middle, turn_deg)
+        return self._look(small, box, scale, (left, top), turn_deg)
+
+    def _look(
+        self, small: NDArray[np.uint8], box: Box, scale: float, offset: tuple[int, int], turn_deg: float = 0.0
+    ) -> list[tuple[Box, int]]:
+        """Faces of about the tracked one's size in a part of the frame."""
         import cv2
 
+        assert self._cascade is not None
+        least, most = int(0.6 * box[2] * scale), int(1.6 * box[2] * scale)
+        boxes, votes = self._cascade.detectMultiScale2(
+            cv2.equalizeHist(small), scaleFactor=1.08, minNeighbors=2, minSize=(least, least), maxSize=(most, most)
+        )
+        middle = (small.shape[1] / 2, small.shape[0] / 2)
+        boxes = [_turned_back(found, middle, turn_deg) for found in boxes] if turn_deg else boxes
+        return [hit for hit in _in_frame(boxes, votes, scale, offset) if _same_face(hit[0], box)]
+
+    def _cut(self, rgb: NDArray[np.uint8], box: Box) -> FaceCrop:
         side = max(2, round(box[2]))
         left = round(box[0] + box[2] / 2 - side / 2)
         top = round(box[1] + box[3] / 2 - side / 2)
-        height, width = rgb.shape[:2]
-        inside = rgb[max(0, top) : min(height, top + side), max(0, left) : min(width, left + side)]
-        if 0 in inside.shape:  # the frames became smaller than the held box's place
-            inside = rgb
+        if self._turn_deg:
+            margin, margin_px = side // 4, self._size_px // 4  # the corners of the turned square lie in it
+            wide_px = self._size_px + 2 * margin_px
+            face = _square(rgb, left - margin, top - margin, side + 2 * margin, wide_px)
+            face = _turned(face, (wide_px / 2, wide_px / 2), self._turn_deg)
+            face = np.ascontiguousarray(face[margin_px:-margin_px, margin_px:-margin_px])
         else:
-            beyond = (max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width))
-            if any(beyond):
-                inside = np.asarray(cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REPLICATE), np.uint8)
-        method = cv2.INTER_AREA if side > self._size_px else cv2.INTER_LINEAR
-        face = cv2.resize(inside, (self._size_px, self._size_px), interpolation=method)
+            face = _square(rgb, left, top, side, self._size_px)
         freshness = 1.0 - self._missed_calls / (_HOLD_CALLS + 1)
         quality = min(1.0, side / self._size_px) * self._votes / (self._votes + 3.0) * freshness
-        return FaceCrop(np.asarray(face, np.uint8), (left, top, side, side), float(quality), self._faces)
+        return FaceCrop(face, (left, top, side, side), float(quality), self._faces)
+
+
+def _square(picture: NDArray[np.uint8], left: int, top: int, side: int, size_px: int) -> NDArray[np.uint8]:
+    """A square of a frame, in colours or grey, at `size_px`; what lies beyond the frame repeats its border."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    inside = picture[max(0, top) : min(height, top + side), max(0, left) : min(width, left + side)]
+    if 0 in inside.shape:  # the frames became smaller than the held box's place
+        inside = picture
+    else:
+        beyond = (max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width))
+        if any(beyond):
+            inside = np.asarray(cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REPLICATE), np.uint8)
+    method = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(inside, (size_px, size_px), interpolation=method), np.uint8)
+
+
+def _turns(turn_deg: float) -> list[float]:
+    """In which turns a tracked face is looked for: as it stands, then a step less and a step more."""
+    if turn_deg == 0.0:
+        return [_TURN_DEG, -_TURN_DEG]
+    step_deg = _TURN_DEG if turn_deg > 0 else -_TURN_DEG
+    return [turn for turn in (turn_deg, turn_deg - step_deg, turn_deg + step_deg) if abs(turn) <= _MOST_TURN_DEG]
+
+
+def _turned(picture: NDArray[np.uint8], centre: tuple[float, float], turn_deg: float) -> NDArray[np.uint8]:
+    """Turned counter-clockwise around a place, at the same size."""
+    import cv2
+
+    if not turn_deg:
+        return picture
+    size = (picture.shape[1], picture.shape[0])
+    matrix = cv2.getRotationMatrix2D(centre, turn_deg, 1.0)
+    return np.asarray(cv2.warpAffine(picture, matrix, size, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _turned_back(box: Any, centre: tuple[float, float], turn_deg: float) -> Box:
+    """Where a box of a turned picture lies in the picture itself; it stays upright."""
+    x, y, width, height = (float(part) for part in box)
+    radians = np.deg2rad(turn_deg)
+    across, down = x + width / 2 - centre[0], y + height / 2 - centre[1]
+    middle_x = centre[0] + across * np.cos(radians) - down * np.sin(radians)
+    middle_y = centre[1] + across * np.sin(radians) + down * np.cos(radians)
+    return float(middle_x - width / 2), float(middle_y - height / 2), width, height
 
 
 def _load_cascade() -> Detector:

@@ -12,6 +12,7 @@ from clcr_stream.wire import messages
 
 WIDTH, LEFT, RIGHT = 1000, 46, 10
 HEIGHT = 240
+BARS_HIGH = 100
 MAX_POINTS = 600  # answers drawn over the width; of more, means
 _LANE = 16
 _LINES, _LEAST_LETTERS = 9, 7  # of words under the picture
@@ -170,7 +171,12 @@ def lanes(found: Sequence[Point], axis: Axis, names: Sequence[str]) -> str:
 
 
 def histogram(values: Sequence[float]) -> str:
-    """How often a latency took how long, up to its 99.5th percentile."""
+    """How often a latency took how long, as a picture of its own."""
+    return svg(bars(values), 0, BARS_HIGH, "How often a prediction took how long, from capture to publishing")
+
+
+def bars(values: Sequence[float]) -> str:
+    """The inside of a histogram, up to the 99.5th percentile of the values."""
     ordered = sorted(values)
     top = max(1.0, ordered[min(len(ordered) - 1, int(len(ordered) * 0.995))])
     counts = [0] * 40
@@ -187,7 +193,7 @@ def histogram(values: Sequence[float]) -> str:
         f"{top * part:.0f} ms</text>"
         for part, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
     )
-    return svg("".join(parts) + labels, 0, 100, "How often a prediction took how long, from capture to publishing")
+    return "".join(parts) + labels
 
 
 def svg(inside: str, top: float, height: float, title: str) -> str:

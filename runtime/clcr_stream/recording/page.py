@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
 from collections.abc import Sequence
 
-from clcr_stream.recording import charts
-from clcr_stream.recording.charts import Axis, Point, shown
+from clcr_stream.recording import charts, facts
+from clcr_stream.recording.charts import Axis, shown
 from clcr_stream.recording.compare import Comparison
 from clcr_stream.recording.seen import MODALITIES, SIGNS, Moment, Seen, clock_text
 from clcr_stream.recording.story import Story
 from clcr_stream.recording.style import CSS
 from clcr_stream.wire import messages
 
-THERE = {"vision": "face", "acoustic": "sound", "language": "words"}
-MEANINGS = {
-    "no_input": "nothing was seen or heard, so there is no answer",
-    "no_face": "pictures came, but no face was found in them",
-    "vision_absent": "no pictures in the window",
-    "acoustic_absent": "no sound in the window",
-    "language_absent": "no words in the window",
-    "vision_stale": "the newest picture was older than 1 s",
-    "acoustic_stale": "the newest sound was older than 0.5 s",
-    "calibrating": "the person's baseline was still being set",
-}
-MAX_WORDS = 2000
 MAX_CHANGES = 100
-_AROUND_S = 3.0  # words of a moment: said so long before it at most
 
 
 def page(story: Story, name: str) -> str:
@@ -59,22 +44,11 @@ def document(title: str, body: Sequence[str]) -> str:
 
 
 def _head(story: Story, seen: Seen, name: str) -> str:
-    session = story.session
-    started = session.started_at.replace("T", " ").partition(".")[0]
-    facts = [
-        f"{_length(seen.end_s - seen.start_s)} watched",
-        f"{seen.predictions} predictions",
-        f"started {shown(started)} UTC",
-        f"bundle {shown(session.bundle_name)}",
-    ]
-    notice = shown(" ".join(session.intended_use.notice.split()))
+    notice = shown(" ".join(story.session.intended_use.notice.split()))
     return (
-        f'<header><h1>{shown(name)}</h1><p class="facts">{" · ".join(facts)}</p><p class="notice">{notice}</p></header>'
+        f'<header><h1>{shown(name)}</h1><p class="facts">{shown(facts.about(story, seen))}</p>'
+        f'<p class="notice">{notice}</p></header>'
     )
-
-
-def _length(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else clock_text(seconds).rpartition(".")[0]
 
 
 def _answer(story: Story, seen: Seen) -> str:
@@ -108,30 +82,13 @@ def _timeline(story: Story, seen: Seen) -> str:
     if not seen.answers:
         return ""
     axis = Axis(seen.start_s, seen.end_s)
-    picture = _picture(story, axis)
-    spoken, high = charts.words(story.words[:MAX_WORDS], session.origin_ns, axis)
+    picture = facts.picture(story, axis)
+    spoken, high = charts.words(story.words[: facts.MAX_WORDS], session.origin_ns, axis)
     under = f'<g transform="translate(0 {charts.HEIGHT + 28})">{spoken}</g>'
     drawn = charts.svg(
         picture + charts.marks(seen.moments, axis) + under, -26, charts.HEIGHT + 60 + high, "The answers over time"
     )
-    window_s = session.window_ns / 1e9
-    small = f"Each answer looks back {window_s:g} s. Numbers: the strongest moments below."
-    small += " Underneath: the words as they were spoken." if story.words else ""
-    return f'<section><h2>Over time</h2>{drawn}<p class="small">{small}</p></section>'
-
-
-def _picture(story: Story, axis: Axis) -> str:
-    """The answers over time."""
-    found = charts.points(story.session, story.predictions)
-    pause_s = _pause_s(found, story.session)
-    if story.session.task == "regression":
-        return charts.curve(found, axis, pause_s)
-    return charts.stacked(found, axis, story.session.labels, pause_s)
-
-
-def _pause_s(found: Sequence[Point], session: messages.Session) -> float:
-    steps = sorted(after.time_s - before.time_s for before, after in itertools.pairwise(found))
-    return 5 * (steps[len(steps) // 2] if steps else session.hop_ns / 1e9)
+    return f'<section><h2>Over time</h2>{drawn}<p class="small">{facts.legend(story)}</p></section>'
 
 
 def _moments(story: Story, seen: Seen) -> str:
@@ -157,10 +114,7 @@ def _said(story: Story, moment: Moment) -> str:
     """The cell with the words of a moment; no cell where there are no words at all."""
     if not story.words:
         return ""
-    origin_ns = story.session.origin_ns
-    until_ns = origin_ns + int(moment.peak_s * 1e9)
-    since_ns = until_ns - int(_AROUND_S * 1e9)
-    said = " ".join(one.text for one in story.words if since_ns < one.end_ns and one.start_ns < until_ns)
+    said = facts.said_before(story, moment)
     return f"<td>{f'“{shown(said[:200])}”' if said else ''}</td>"
 
 
@@ -168,19 +122,20 @@ def _presence(story: Story, seen: Seen) -> str:
     """What was there and what was missing, and why."""
     found = charts.points(story.session, story.predictions)
     axis = Axis(seen.start_s, seen.end_s)
-    names = list(THERE.values())
+    names = list(facts.THERE.values())
     lanes = charts.svg(charts.lanes(found, axis, names), 0, 48, "When face, sound and words were there")
-    weights = {name: _weight(story.predictions, name) for name in MODALITIES}
+    weights = {name: facts.weight(story.predictions, name) for name in MODALITIES}
     rows = []
     for name in MODALITIES:
         quality = seen.quality.get(name)
         rows.append(
-            f"<tr><td>{THERE[name]}</td><td>{seen.present.get(name, 0.0):.0%}</td>"
+            f"<tr><td>{facts.THERE[name]}</td><td>{seen.present.get(name, 0.0):.0%}</td>"
             f"<td>{'' if quality is None else f'{quality:.2f}'}</td>"
             f"<td>{'' if weights[name] is None else f'{weights[name]:.0%}'}</td></tr>"
         )
     missing = [
-        f"<tr><td><code>{shown(reason)}</code></td><td>{share:.0%}</td><td>{shown(MEANINGS.get(reason, ''))}</td></tr>"
+        f"<tr><td><code>{shown(reason)}</code></td><td>{share:.0%}</td>"
+        f"<td>{shown(facts.MEANINGS.get(reason, ''))}</td></tr>"
         for reason, share in seen.degraded.items()
     ]
     why = (
@@ -195,12 +150,6 @@ def _presence(story: Story, seen: Seen) -> str:
     )
 
 
-def _weight(predictions: Sequence[messages.Prediction], name: str) -> float | None:
-    weights = [getattr(one.modalities, name).weight for one in predictions if one.label or one.value is not None]
-    known = [weight for weight in weights if weight is not None]
-    return sum(known) / len(known) if known else None
-
-
 def _sources(session: messages.Session, status: messages.Status | None) -> str:
     sources = session.sources if status is None else status.sources
     lines = [
@@ -213,25 +162,15 @@ def _sources(session: messages.Session, status: messages.Status | None) -> str:
 
 def _latency(story: Story) -> str:
     """How long predictions took, and which are missing."""
-    status = story.status
-    latency = None if status is None else status.latency_ms
-    if latency is None or latency.p50 is None:
-        text = '<p class="small">Not measured: the file was not played at its own pace.</p>'
+    measured = facts.latency(story)
+    if measured is None:
+        text = f'<p class="small">{facts.NOT_MEASURED}</p>'
     else:
-        p50, p95, p99 = (_duration(value or 0.0) for value in (latency.p50, latency.p95, latency.p99))
-        text = f"<p>Half of them within {p50}, 95 % within {p95}, 99 % within {p99}.</p>"
         values = [one.latency_ms for one in story.predictions if one.latency_ms is not None]
-        text += charts.histogram(values) if values else ""
-    skipped: Counter[str] = Counter() if status is None else Counter(status.ticks.skipped)
-    if status is not None:
-        reasons = ", ".join(f"{count} {shown(reason)}" for reason, count in skipped.items() if count)
-        due = f"{status.ticks.published} of {status.ticks.due} predictions were made"
-        text += f'<p class="small">{due}{f"; skipped: {reasons}" if reasons else ""}.</p>'
+        text = f"<p>{measured}</p>{charts.histogram(values) if values else ''}"
+    account = facts.account(story)
+    text += f'<p class="small">{shown(account)}</p>' if account else ""
     return f"<section><h2>From capture to prediction</h2>{text}</section>"
-
-
-def _duration(milliseconds: float) -> str:
-    return f"{milliseconds:.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.1f} s"
 
 
 def _words(story: Story) -> str:
@@ -242,13 +181,13 @@ def _words(story: Story) -> str:
     rows = []
     position = 0
     answers = [one for one in story.predictions if one.label is not None or one.value is not None]
-    for one in story.words[:MAX_WORDS]:
+    for one in story.words[: facts.MAX_WORDS]:
         while position + 1 < len(answers) and answers[position].window.end_ns < one.end_ns:
             position += 1
         answer = _answer_of(answers[position], labels) if answers else ""
         time_s = (one.start_ns - story.session.origin_ns) / 1e9
         rows.append(f"<tr><td>{clock_text(time_s)}</td><td>{shown(one.text)}</td><td>{answer}</td></tr>")
-    more = len(story.words) - MAX_WORDS
+    more = len(story.words) - facts.MAX_WORDS
     rest = f'<p class="small">and {more} more.</p>' if more > 0 else ""
     return f'<section><h2>Words</h2><table class="words">{"".join(rows)}</table>{rest}</section>'
 
@@ -264,8 +203,7 @@ def _foot(story: Story) -> str:
     session = story.session
     versions = ", ".join(f"{shown(name)} {shown(version)}" for name, version in session.versions.items())
     return (
-        "<footer><p>These are estimates of the expression that people would name, not of what a person feels. "
-        "How often they are right, and for whom they are not: the model card of the bundle.</p>"
+        f"<footer><p>{facts.CAVEAT}</p>"
         f"<p>Bundle <code>{shown(session.bundle[:16])}</code> on {shown(session.backend)}, session "
         f"<code>{shown(session.session)}</code>. Contexts of use: {shown(', '.join(session.intended_use.context))}. "
         f"{versions}.</p></footer>"
@@ -277,16 +215,16 @@ def comparison_page(before: Story, after: Story, result: Comparison, name: str) 
     seen = before.seen(), after.seen()
     axis = Axis(min(one.start_s for one in seen), max(one.end_s for one in seen))
     verdict = "The same" if result.same else "Different"
-    facts = (
+    numbers = (
         f"{result.compared} predictions compared, {result.missing} did not come again; labels changed: "
         f"{result.labels_changed}; largest difference {result.largest:.2g}, mean {result.mean:.2g}"
     )
-    body = [f'<header><h1>{shown(name)}</h1><p class="answer">{verdict}</p><p class="facts">{facts}</p></header>']
+    body = [f'<header><h1>{shown(name)}</h1><p class="answer">{verdict}</p><p class="facts">{numbers}</p></header>']
     for title, story in (("As recorded", before), ("Again", after)):
         session = story.session
         what = f"{shown(session.bundle_name)} <code>{shown(session.bundle[:12])}</code> on {shown(session.backend)}"
         gamma = "" if not story.predictions else f", gamma {story.predictions[0].budget.gamma or 0.0:g}"
-        drawn = charts.svg(_picture(story, axis), -6, charts.HEIGHT + 30, title)
+        drawn = charts.svg(facts.picture(story, axis), -6, charts.HEIGHT + 30, title)
         body.append(f'<section><h2>{title}</h2><p class="facts">{what}{gamma}</p>{drawn}{_keys(session)}</section>')
     rows = "".join(
         f"<tr><td>{clock_text(one.time_s)}</td><td>{shown(one.before)}</td><td>{shown(one.after)}</td>"

@@ -15,11 +15,38 @@ _COLOURS = (
     "#a34a86",
 )
 _LABELS = "".join(f".l{at}{{fill:{colour}}}.b{at}{{background:{colour}}}" for at, colour in enumerate(_COLOURS))
+LIGHT = {
+    "page": "#fff",
+    "ink": "#1c2430",
+    "soft": "#5b6675",
+    "line": "#dde2e8",
+    "card": "#f5f7f9",
+    "there": "#4f8a6b",
+    "absent": "#e9edf1",
+    "warn": "#7a4a00",
+    "warn-page": "#fff4dd",
+    "curve": "#3d7cc9",
+}
+_CHARTS = """svg .word{fill:var(--ink)}
+.grid{stroke:var(--line)}.mark{stroke:var(--ink);stroke-opacity:.55;stroke-dasharray:2 3}.dot{fill:var(--ink)}
+svg .number{fill:var(--page);text-anchor:middle;font-weight:650}
+.said{fill:var(--soft)}.there{fill:var(--there)}.absent{fill:var(--absent)}
+.curve{fill:none;stroke:var(--curve);stroke-width:2}.area{fill:var(--curve);fill-opacity:.18}
+"""
+# Of the picture of a report: no variables, and fonts by name, those first that Linux machines have.
+_FONTS = "'DejaVu Sans','Noto Sans','Liberation Sans','Open Sans',Ubuntu,Roboto,Arial,sans-serif"
+_PICTURE = (
+    f"text{{font-family:{_FONTS};font-size:11px;fill:var(--soft)}}"
+    """.ink{fill:var(--ink)}.warn{fill:var(--warn)}.warn-page{fill:var(--warn-page)}.line{stroke:var(--line)}
+text.title{font-size:24px;font-weight:700}text.answer{font-size:26px;font-weight:700}
+.rest{font-size:15px;font-weight:400;fill:var(--soft)}
+text.head{font-size:17px;font-weight:700}text.row{font-size:13px}text.small{font-size:12px}text.word{font-size:10.5px}
+"""
+)
 
 CSS = (
+    f":root{{color-scheme:light dark;{';'.join(f'--{name}:{colour}' for name, colour in LIGHT.items())}}}"
     """
-:root{color-scheme:light dark;--page:#fff;--ink:#1c2430;--soft:#5b6675;--line:#dde2e8;--card:#f5f7f9;--there:#4f8a6b;
---absent:#e9edf1;--warn:#7a4a00;--warn-page:#fff4dd;--curve:#3d7cc9}
 @media (prefers-color-scheme:dark){:root{--page:#12161c;--ink:#e6eaf0;--soft:#97a3b3;--line:#2b333e;--card:#1a2028;
 --there:#5fae86;--absent:#242b35;--warn:#f0cf8e;--warn-page:#2c2413;--curve:#6ea8ee}}
 @media print{:root{--page:#fff;--ink:#000;--soft:#444;--line:#ccc;--card:#fff;--there:#4f8a6b;--absent:#eee;--warn:#000;
@@ -38,11 +65,7 @@ color:var(--soft)}
 .keys em{font-style:normal;font-variant-numeric:tabular-nums;font-weight:600}
 b[class^=b]{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:6px}
 .chart{overflow-x:auto}svg{display:block;width:100%;min-width:660px;height:auto}
-svg text{font:11px system-ui,-apple-system,"Segoe UI",sans-serif;fill:var(--soft)}svg .word{fill:var(--ink)}
-.grid{stroke:var(--line)}.mark{stroke:var(--ink);stroke-opacity:.55;stroke-dasharray:2 3}.dot{fill:var(--ink)}
-svg .number{fill:var(--page);text-anchor:middle;font-weight:650}
-.said{fill:var(--soft)}.there{fill:var(--there)}.absent{fill:var(--absent)}
-.curve{fill:none;stroke:var(--curve);stroke-width:2}.area{fill:var(--curve);fill-opacity:.18}
+svg text{font:11px system-ui,-apple-system,"Segoe UI",sans-serif;fill:var(--soft)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 td,th{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:500;color:var(--soft);font-size:13px}td:first-child,.words td:nth-child(3){white-space:nowrap}
@@ -53,6 +76,13 @@ th{font-weight:500;color:var(--soft);font-size:13px}td:first-child,.words td:nth
 @media (max-width:640px){.moments td:nth-child(4),.moments th:nth-child(4){display:none}}
 code{font:12.5px ui-monospace,monospace}footer{margin-top:36px;border-top:1px solid var(--line);padding-top:10px}
 footer p{margin:6px 0}
-"""
-    + _LABELS
+""" + _CHARTS + _LABELS
 )
+
+
+def picture_css() -> str:
+    """The style of a report as one picture: light."""
+    text = _CHARTS + _PICTURE + _LABELS
+    for name, colour in LIGHT.items():
+        text = text.replace(f"var(--{name})", colour)
+    return text

@@ -26,6 +26,7 @@ AHEAD_NS = 100 * NS_PER_MS  # data cannot come before they were captured: by so 
 BEHIND_NS = 500 * NS_PER_MS  # all data of a bucket are later by so much: it has jumped, or has paused
 EARLY_NS = 500 * NS_PER_MS  # AHEAD_NS before much is known
 HOST_NS = 500 * NS_PER_MS  # stamps that are never older, and never newer than now, are the host's own
+DOUBT_NS = 10 * NS_PER_S  # a sender whose data are all older for so long has a wrong clock; before, they were held up
 SOUND_SLACK_NS = 30 * NS_PER_MS  # a block, and what its thread is late: sound must be there when a tick takes it
 LATENCIES = 101  # blocks of sound, 2 s: their median is taken
 
@@ -55,12 +56,16 @@ class CaptureClock:
         self._trusted = False
         self._offset_ns: float | None = None
         self._moved_ns = 0
+        self._sender = _Sender()
 
-    def place(self, device_ns: int, arrived_ns: int, what: str = "", most_ns: int | None = None) -> int:
+    def place(
+        self, device_ns: int, arrived_ns: int, what: str = "", most_ns: int | None = None, sent_ns: int | None = None
+    ) -> int:
         """When what the device stamped `device_ns` was captured, ns of the host.
 
         Data of several kinds (`what`) that a device stamps with one clock come each in order, and the kind that is
-        least delayed counts for all. `most_ns` in place of the clock's own.
+        least delayed counts for all. `most_ns` in place of the clock's own. `sent_ns` is
+        when the sender's wall clock says it was: believed until it says what cannot be.
         """
         most_ns = self._most_ns if most_ns is None else most_ns
         apart_ns = arrived_ns - device_ns
@@ -71,7 +76,9 @@ class CaptureClock:
         self._last_ns[what] = device_ns
         self._see(arrived_ns, apart_ns)
         captured_ns = device_ns if self._on_host else arrived_ns
-        if self._trusted and not self._on_host:
+        if sent_ns is not None and self._sender.is_right(sent_ns, arrived_ns):
+            captured_ns = sent_ns
+        elif self._trusted and not self._on_host:
             captured_ns = device_ns + round(self._moved_offset(arrived_ns))
         placed_ns = min(arrived_ns, max(arrived_ns - most_ns, captured_ns))
         self._delay_ns += 0.05 * (max(0, arrived_ns - captured_ns) - self._delay_ns)
@@ -80,8 +87,9 @@ class CaptureClock:
 
     def timing(self) -> Timing:
         """What is known now."""
-        known = self._on_host or self._trusted
-        offset_ns = 0.0 if self._on_host else self._offset_ns
+        on_host = self._on_host or self._sender.known
+        known = on_host or self._trusted
+        offset_ns = 0.0 if on_host else self._offset_ns
         return Timing(
             by="device" if known else "arrival",
             delay_ms=_ms(self._delay_ns) if known else None,
@@ -136,6 +144,23 @@ class CaptureClock:
             self._offset_ns = drifted + max(-limit, min(limit, wanted - drifted))
         self._moved_ns = now_ns
         return self._offset_ns
+
+
+class _Sender:
+    """Whether the wall clock of a sender can be right. Within HOST_NS it is not known better than that."""
+
+    def __init__(self) -> None:
+        self.known = False  # it is right, by what was seen
+        self._possible = True
+        self._fresh_ns: int | None = None
+
+    def is_right(self, sent_ns: int, arrived_ns: int) -> bool:
+        """Data came that it sent then. What is still to come proves it wrong for good."""
+        self._possible = self._possible and sent_ns <= arrived_ns
+        if arrived_ns - sent_ns <= HOST_NS:
+            self._fresh_ns = arrived_ns
+        self.known = self._possible and self._fresh_ns is not None and arrived_ns - self._fresh_ns <= DOUBT_NS
+        return self.known
 
 
 def _theil_sen(points: deque[tuple[int, int]]) -> float:

@@ -56,6 +56,7 @@ def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
     """SourceError for files that can never work, before anything slow is loaded; touches no device and no network."""
     from clcr_stream.sources.media import check_media_file
     from clcr_stream.sources.pipes import STDIN, is_pipe
+    from clcr_stream.sources.screen import check_screen
 
     _check_span(spec)
     if spec.face_model is not None:
@@ -68,6 +69,8 @@ def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
         kind = _kind_of(text, kinds)
         if kind is not None:
             kind.check(text, flag)
+        elif text.startswith("screen:"):
+            check_screen(text, flag)
         elif not _is_device(text) and _names_file(text) and not is_pipe(text):
             check_media_file(text, requested, flag)
     if spec.transcript.endswith((".srt", ".vtt", ".jsonl")) and not _SCHEME.match(spec.transcript):
@@ -176,6 +179,12 @@ def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, si
         from clcr_stream.sources.synthetic.source import SyntheticSource
 
         return SyntheticSource(text, requested, sinks, spec.pace, flag)
+    if text.startswith("screen:"):
+        from clcr_stream.sources.network import NetworkSource
+        from clcr_stream.sources.screen import check_screen
+
+        check_screen(text, flag)
+        return NetworkSource(text, ("vision",), sinks, kind="screen")
     if scheme is None or scheme.group(1).lower() == "file":
         return _open_file(text, requested, spec, sinks, flag)
     from clcr_stream.sources.network import NetworkSource

@@ -1,10 +1,14 @@
-"""The cameras and microphones of this machine, for lists; nothing is opened for capture."""
+"""The cameras, screens and microphones of this machine, for lists; nothing is opened for capture."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 VIDEO_CLASS = Path("/sys/class/video4linux")
+X_SOCKETS = Path("/tmp/.X11-unix")
 
 
 def list_cameras(root: Path = VIDEO_CLASS) -> list[dict[str, str]]:
@@ -17,6 +21,16 @@ def list_cameras(root: Path = VIDEO_CLASS) -> list[dict[str, str]]:
         label = name.read_text(encoding="utf-8", errors="replace").strip() if name.is_file() else entry.name
         cameras.append({"device": f"/dev/{entry.name}", "name": label})
     return cameras
+
+
+def list_screens(environment: Mapping[str, str] = os.environ, sockets: Path = X_SOCKETS) -> list[str]:
+    """X displays: the session's own first, then those that have a socket on this machine."""
+    found = [environment["DISPLAY"]] if environment.get("DISPLAY") else []
+    if sockets.is_dir():
+        numbers = sorted(int(path.name[1:]) for path in sockets.iterdir() if re.fullmatch(r"X\d+", path.name))
+        known = {display.partition(".")[0] for display in found}
+        found += [f":{number}" for number in numbers if f":{number}" not in known]
+    return found
 
 
 def list_microphones() -> list[dict[str, str | int]]:

@@ -16,6 +16,7 @@ from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError, one_line, redact
 from clcr_stream.sources.audio import Resampler
 from clcr_stream.sources.base import Flag, Modality
+from clcr_stream.sources.sender_clock import SenderClock
 
 STREAM_KIND: dict[Modality, str] = {"vision": "video", "acoustic": "audio"}
 JUMP_S = 0.04  # audio time stamps of containers with ms time bases wobble by less
@@ -25,6 +26,7 @@ SEEK_FROM_NS = 5 * NS_PER_S  # what begins earlier is read from the start
 SEEK_MARGIN_NS = 2 * NS_PER_S  # decoded before the place that was sought: codecs of sound need a run-up
 # A file may name others (playlists, concat scripts) and some demuxers turn any text into a picture.
 REFUSED_FORMATS = frozenset({"concat", "hls", "dash", "tty", "applehttp", "webvtt", "srt", "ass", "lavfi"})
+GRABBERS = frozenset({"x11grab"})  # devices: their stamps are the host's wall clock
 _MATROSKA_END = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)$")  # its streams say so in a tag only
 
 
@@ -35,6 +37,7 @@ class VideoItem:
     time_ns: int  # from the container's start
     rgb: Callable[[], NDArray[np.uint8]]
     arrived_ns: int | None = None  # by the host's clock, where the reader was given one
+    captured_ns: int | None = None  # by the same, where the sender says so
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class AudioItem:
     first_sample: int
     samples: NDArray[np.float32]
     arrived_ns: int | None = None
+    captured_ns: int | None = None  # its last sample
 
 
 Item = VideoItem | AudioItem
@@ -67,6 +71,9 @@ class MediaReader:
         self._container = container
         self._now_ns = now_ns
         self._arrived_ns: int | None = None
+        self._grabs = container.format.name in GRABBERS
+        self._sender = SenderClock(wall_stamps=self._grabs)
+        self._heard_ns: int | None = None  # when the end of the newest sound was captured, where the sender says so
         self._on_error = on_error
         self._rate_hz = rate_hz
         self._streams = {
@@ -110,9 +117,9 @@ class MediaReader:
         for packet in self._packets():
             for frame in self._decoded(packet):
                 if packet.stream.type == "video":
-                    yield from self._picture(frame)
+                    yield from self._picture(frame, packet.stream_index)
                 else:
-                    yield from self._sound(frame)
+                    yield from self._sound(frame, packet.stream_index)
         yield from self._blocks(self._resampler.flush())
 
     def _packets(self) -> Iterator[Any]:
@@ -125,6 +132,7 @@ class MediaReader:
                     failures = 0
                     if self._now_ns is not None:
                         self._arrived_ns = self._now_ns()
+                        self._sender.see(packet, self._arrived_ns)
                     yield packet
                 return
             except av.error.EOFError:
@@ -132,6 +140,8 @@ class MediaReader:
             except (av.error.ExitError, av.error.TimeoutError, av.error.ConnectionResetError, OSError):
                 raise
             except av.error.FFmpegError as error:  # unreadable place: the demuxer looks for the next packet
+                if self._grabs:  # there are no unreadable places on a screen
+                    raise SourceError("what is grabbed is gone") from None
                 failures += 1
                 self._on_error(one_line(str(error)))
 
@@ -159,14 +169,15 @@ class MediaReader:
             return None
         return time_s
 
-    def _picture(self, frame: Any) -> Iterator[VideoItem]:
+    def _picture(self, frame: Any, stream: int) -> Iterator[VideoItem]:
         time_s = self._time_s(frame)
         if frame.is_corrupt:
             self._on_error("corrupt picture")
         elif time_s is not None:
-            yield VideoItem(int(time_s * NS_PER_S), lambda: _upright_rgb(frame), self._arrived_ns)
+            captured_ns = self._sender.captured_ns(stream, frame.pts * frame.time_base)
+            yield VideoItem(int(time_s * NS_PER_S), lambda: _upright_rgb(frame), self._arrived_ns, captured_ns)
 
-    def _sound(self, frame: Any) -> Iterator[AudioItem]:
+    def _sound(self, frame: Any, stream: int) -> Iterator[AudioItem]:
         time_s = self._time_s(frame)
         frame_s = frame.samples / frame.sample_rate
         if time_s is not None and (self._expected_s is None or abs(float(time_s) - self._expected_s) > JUMP_S):
@@ -176,13 +187,18 @@ class MediaReader:
         if self._expected_s is None:
             return  # nothing says when this was
         self._expected_s += frame_s
+        if time_s is not None:
+            end_s = frame.pts * frame.time_base + Fraction(frame.samples, frame.sample_rate)
+            self._heard_ns = self._sender.captured_ns(stream, end_s)
         yield from self._blocks(self._resampler.push(frame))
 
     def _blocks(self, samples: NDArray[np.float32]) -> Iterator[AudioItem]:
         longest = int(BLOCK_S * self._rate_hz)
         for start in range(0, len(samples), longest):
             block = samples[start : start + longest]
-            yield AudioItem(self._next_sample, block, self._arrived_ns)
+            later_ns = (len(samples) - start - len(block)) * NS_PER_S // self._rate_hz
+            captured_ns = None if self._heard_ns is None else self._heard_ns - later_ns
+            yield AudioItem(self._next_sample, block, self._arrived_ns, captured_ns)
             self._next_sample += len(block)
 
 

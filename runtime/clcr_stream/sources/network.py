@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +37,21 @@ class NetworkSource(ThreadedSource):
     """
 
     def __init__(
-        self, url: str, requested: tuple[Modality, ...], sinks: Sinks, open_reader: Opener | None = None
+        self,
+        url: str,
+        requested: tuple[Modality, ...],
+        sinks: Sinks,
+        open_reader: Opener | None = None,
+        kind: Literal["network", "screen"] = "network",
     ) -> None:
-        """`open_reader` in place of a decoder's process, for readers of another kind."""
+        """`open_reader` in place of a decoder's process, for readers of another kind. A screen may stand still."""
         counts = {"decode_errors": 0, "frames": 0, "frozen_frames": 0, "samples": 0, "reconnects": 0}
         counts |= {"audio_gaps": 0, "decoder_restarts": 0, "overtaken_frames": 0}
-        super().__init__(SourceIdentity(redact(url), "network", requested), sinks, counts, STALE_NS)
+        super().__init__(SourceIdentity(redact(url), kind, requested), sinks, counts, STALE_NS)
         self._requested = requested
         self._decoder = DecoderProcess(Request(url, requested, sinks.grid.sample_rate_hz), self.stop)
         self._open_reader = self._open if open_reader is None else open_reader
-        self._feeder = FrameFeeder(sinks, live=True) if "vision" in requested else None
+        self._feeder = FrameFeeder(sinks, live=kind == "network") if "vision" in requested else None
         self._sound = SoundFeeder(sinks)
         self._sample_clock = SampleClock(sinks.grid)
         self._capture_clock = CaptureClock(sinks.patience_ns)
@@ -117,10 +122,13 @@ class NetworkSource(ThreadedSource):
         arrived_ns = self._arrived_ns(item, live)
         if not live:
             return arrived_ns
+        sent_ns = None
+        if item.captured_ns is not None and item.arrived_ns is not None:
+            sent_ns = arrived_ns - (item.arrived_ns - item.captured_ns)
         if isinstance(item, AudioItem):
             most_ns = max(0, self.sinks.patience_ns - SOUND_SLACK_NS)
-            return self._capture_clock.place(self._time_ns(item), arrived_ns, "acoustic", most_ns)
-        return self._capture_clock.place(item.time_ns, arrived_ns, "vision")
+            return self._capture_clock.place(self._time_ns(item), arrived_ns, "acoustic", most_ns, sent_ns)
+        return self._capture_clock.place(item.time_ns, arrived_ns, "vision", sent_ns=sent_ns)
 
     def _time_ns(self, item: LivePicture | AudioItem) -> int:
         """From the recording's start to its end, as a live one would have arrived."""

@@ -50,6 +50,8 @@ def _refusal(url: str, error: Exception) -> str:
     match error:
         case av.error.ExitError():
             return f"{url}: does not answer within {OPEN_TIMEOUT_S:.0f} s"
+        case av.error.HTTPUnauthorizedError() if "@" in urllib.parse.urlsplit(url).netloc:
+            return f"{url}: does not accept this name and password (401)"
         case av.error.HTTPUnauthorizedError():
             return f"{url}: asks for a name and a password (401); give SCHEME://NAME:PASSWORD@HOST/..."
         case av.error.HTTPForbiddenError():

@@ -237,6 +237,10 @@ class Stream:
                 self._pipeline, tap=lambda chunk, words: recorder.hop(chunk, rate_hz, words.segments)
             )
 
+    def recording(self) -> messages.Recording | None:
+        """How the recording is doing, None when none is made. Any thread."""
+        return None if self._recorder is None else self._recorder.state()
+
     def _is_recording(self) -> bool:
         return self._recorder is not None and self._recorder.active
 
@@ -279,7 +283,7 @@ class Stream:
         """What a status line shows of it. Any thread."""
         left_s = self._person.calibration_left_s
         note = f"calibrating, {math.ceil(left_s)} s left" if left_s else ""
-        record = None if self._recorder is None else self._recorder.state()
+        record = self.recording()
         return View(self.options.name, self.session.account, self.sources(), note, record)
 
     def summary(self) -> StreamSummary:
@@ -289,7 +293,7 @@ class Stream:
             summarise(self.options.name, self.session.account, self.sources()),
             first_prediction_s=None if first_ns is None else round((first_ns - started_ns) / NS_PER_S, 3),
             output_failure=None if self._lines is None else self._lines.failure,
-            record=None if self._recorder is None else self._recorder.state(),
+            record=self.recording(),
             seen=self._watch.seen(),
         )
 

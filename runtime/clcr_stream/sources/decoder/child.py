@@ -37,6 +37,8 @@ from clcr_stream.sources.decoder.protocol import (
     pack_with,
 )
 from clcr_stream.sources.media import AudioItem, MediaReader, VideoItem
+from clcr_stream.sources.screen import SCHEME as SCREEN
+from clcr_stream.sources.screen import open_screen
 from clcr_stream.sources.urls import READ_TIMEOUT_S, open_url
 
 KEPT_PICTURES = 4  # decoded ones that may still be asked for
@@ -94,17 +96,8 @@ class Decoder:
         """One connection, from its opening to its end."""
         import av
 
-        request = self._request
         try:
-            reader = open_url(
-                request.url,
-                request.requested,
-                request.rate_hz,
-                lambda _reason: self._out.put(pack(ERROR)),
-                READ_TIMEOUT_S,
-                MonotonicClock().now_ns,
-            )
-            with reader:
+            with self._open() as reader:
                 self._out.put(pack_with(OPENED, Opened(reader.modalities, reader.length_s)))
                 self._pass_on(reader)
             reason = ""
@@ -124,17 +117,27 @@ class Decoder:
         else:
             self._send(number, item)
 
+    def _open(self) -> MediaReader:
+        request, now_ns = self._request, MonotonicClock().now_ns
+        if request.url.startswith(SCREEN):
+            return open_screen(request.url, self._tell_error, now_ns)
+        return open_url(request.url, request.requested, request.rate_hz, self._tell_error, READ_TIMEOUT_S, now_ns)
+
+    def _tell_error(self, _reason: str) -> None:
+        self._out.put(pack(ERROR))
+
     def _pass_on(self, reader: MediaReader) -> None:
         for item in reader.items():
-            arrived_ns = item.arrived_ns or 0
+            arrived_ns, captured_ns = item.arrived_ns or 0, item.captured_ns or 0
             if isinstance(item, AudioItem):
                 body = np.ascontiguousarray(item.samples, "<f4")
-                self._out.put(pack(SOUND, arrived_ns, item.first_sample, length=body.nbytes), body.tobytes())
+                head = pack(SOUND, arrived_ns, captured_ns, item.first_sample, length=body.nbytes)
+                self._out.put(head, body.tobytes())
                 continue
             self._number = (self._number + 1) % 2**32
             if reader.length_s is None:
                 self._pictures.keep(self._number, item)
-            self._out.put(pack(PICTURE, arrived_ns, item.time_ns, self._number))
+            self._out.put(pack(PICTURE, arrived_ns, captured_ns, item.time_ns, self._number))
             if reader.length_s is not None:
                 self._send(self._number, item)
 

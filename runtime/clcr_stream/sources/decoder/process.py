@@ -59,6 +59,7 @@ class LivePicture:
     time_ns: int
     rgb: Callable[[], NDArray[np.uint8] | None]
     arrived_ns: int
+    captured_ns: int | None = None  # where the sender says so
 
 
 class DecoderProcess:
@@ -173,9 +174,10 @@ class DecodedStream:
             if head.kind == ERROR:
                 self._on_error("decoder")
             elif head.kind == SOUND:
-                yield AudioItem(head.at, np.frombuffer(body, "<f4").astype(np.float32), head.arrived_ns)
+                samples = np.frombuffer(body, "<f4").astype(np.float32)
+                yield AudioItem(head.at, samples, head.arrived_ns, head.captured_ns or None)
             elif head.kind == PICTURE:  # a recording's pixels that nobody took are passed over
-                yield LivePicture(head.at, self._pixels_of(head.a), head.arrived_ns)
+                yield LivePicture(head.at, self._pixels_of(head.a), head.arrived_ns, head.captured_ns or None)
 
     def _pixels_of(self, number: int) -> Callable[[], NDArray[np.uint8] | None]:
         def fetch() -> NDArray[np.uint8] | None:

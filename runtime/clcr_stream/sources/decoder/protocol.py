@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import Modality
 
-HEAD = struct.Struct("<cqqIII")  # what it is, when it arrived (monotonic ns), three numbers of its own, bytes to come
+HEAD = struct.Struct("<cqqqIII")  # what it is, as in Head
 READY, OPENED, ENDED, ERROR, PICTURE, PIXELS, SOUND = b"r", b"o", b"e", b"x", b"v", b"p", b"s"
 KINDS = (READY, OPENED, ENDED, ERROR, PICTURE, PIXELS, SOUND)
 OPEN, WANT = b"open\n", b"want %d\n"
@@ -53,16 +53,19 @@ class Head:
     """What a message begins with."""
 
     kind: bytes
-    arrived_ns: int
+    arrived_ns: int  # monotonic ns
+    captured_ns: int  # the same, by the sender's clock; 0: it does not say
     at: int  # a picture's time in ns, the index of the first sample, the number of the picture that pixels are of
     a: int
     b: int
     length: int
 
 
-def pack(kind: bytes, arrived_ns: int = 0, at: int = 0, a: int = 0, b: int = 0, length: int = 0) -> bytes:
+def pack(
+    kind: bytes, arrived_ns: int = 0, captured_ns: int = 0, at: int = 0, a: int = 0, b: int = 0, length: int = 0
+) -> bytes:
     """The head of a message; `length` bytes must follow."""
-    return HEAD.pack(kind, arrived_ns, at, a, b, length)
+    return HEAD.pack(kind, arrived_ns, captured_ns, at, a, b, length)
 
 
 def pack_with(kind: bytes, body: Opened | Ended) -> bytes:

@@ -1,0 +1,97 @@
+"""What a report says of a session, as plain text and numbers: for the page and for the picture of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from clcr_stream.recording import charts
+from clcr_stream.recording.charts import Axis, Point
+from clcr_stream.recording.seen import Moment, Seen, clock_text
+from clcr_stream.recording.story import Story
+from clcr_stream.wire import messages
+
+THERE = {"vision": "face", "acoustic": "sound", "language": "words"}
+MEANINGS = {
+    "no_input": "nothing was seen or heard, so there is no answer",
+    "no_face": "pictures came, but no face was found in them",
+    "vision_absent": "no pictures in the window",
+    "acoustic_absent": "no sound in the window",
+    "language_absent": "no words in the window",
+    "vision_stale": "the newest picture was older than 1 s",
+    "acoustic_stale": "the newest sound was older than 0.5 s",
+    "calibrating": "the person's baseline was still being set",
+}
+MAX_WORDS = 2000
+_AROUND_S = 3.0  # words of a moment: said so long before it at most
+NOT_MEASURED = "Not measured: the file was not played at its own pace."
+CAVEAT = (
+    "These are estimates of the expression that people would name, not of what a person feels. "
+    "How often they are right, and for whom they are not: the model card of the bundle."
+)
+
+
+def about(story: Story, seen: Seen) -> str:
+    """How long, how many, when and by what."""
+    started = story.session.started_at.replace("T", " ").partition(".")[0]
+    seconds = seen.end_s - seen.start_s
+    length = f"{seconds:.1f} s" if seconds < 60 else clock_text(seconds).rpartition(".")[0]
+    facts = (f"{length} watched", f"{seen.predictions} predictions", f"started {started} UTC")
+    return " · ".join((*facts, f"bundle {story.session.bundle_name}"))
+
+
+def legend(story: Story) -> str:
+    """What is seen in the picture of the answers."""
+    text = f"Each answer looks back {story.session.window_ns / 1e9:g} s. Numbers: the strongest moments below."
+    return text + (" Underneath: the words as they were spoken." if story.words else "")
+
+
+def picture(story: Story, axis: Axis) -> str:
+    """The answers over time, as SVG."""
+    found = charts.points(story.session, story.predictions)
+    pause_s = _pause_s(found, story.session)
+    if story.session.task == "regression":
+        return charts.curve(found, axis, pause_s)
+    return charts.stacked(found, axis, story.session.labels, pause_s)
+
+
+def _pause_s(found: Sequence[Point], session: messages.Session) -> float:
+    steps = sorted(after.time_s - before.time_s for before, after in itertools.pairwise(found))
+    return 5 * (steps[len(steps) // 2] if steps else session.hop_ns / 1e9)
+
+
+def said_before(story: Story, moment: Moment) -> str:
+    """The words of a moment, "" without any."""
+    until_ns = story.session.origin_ns + int(moment.peak_s * 1e9)
+    since_ns = until_ns - int(_AROUND_S * 1e9)
+    return " ".join(one.text for one in story.words if since_ns < one.end_ns and one.start_ns < until_ns)
+
+
+def weight(predictions: Sequence[messages.Prediction], name: str) -> float | None:
+    """The mean weight of a modality in the answers; None when it is not known."""
+    weights = [getattr(one.modalities, name).weight for one in predictions if one.label or one.value is not None]
+    known = [weight for weight in weights if weight is not None]
+    return sum(known) / len(known) if known else None
+
+
+def latency(story: Story) -> str | None:
+    """How long predictions took; None when that was not measured."""
+    latency = None if story.status is None else story.status.latency_ms
+    if latency is None or latency.p50 is None:
+        return None
+    p50, p95, p99 = (_duration(value or 0.0) for value in (latency.p50, latency.p95, latency.p99))
+    return f"Half of them within {p50}, 95 % within {p95}, 99 % within {p99}."
+
+
+def account(story: Story) -> str:
+    """How many predictions were made, and why others were not; "" when that is not known."""
+    if story.status is None:
+        return ""
+    ticks = story.status.ticks
+    reasons = ", ".join(f"{count} {reason}" for reason, count in ticks.skipped.items() if count)
+    skipped = f"; skipped: {reasons}" if reasons else ""
+    return f"{ticks.published} of {ticks.due} predictions were made{skipped}."
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{milliseconds:.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.1f} s"
