@@ -112,8 +112,9 @@ def subscribe_to_much(port: int) -> list[Peer]:
     """A reader with a third of a million subscriptions."""
     peer = Peer(port)
     peer.shake_hands()
-    for first in range(0, FLOOD, 1000):
-        if not peer.send(b"".join(subscription(b"clcr/%d" % number) for number in range(first, first + 1000))):
+    draw = random.Random(2)
+    for _ in range(FLOOD // 1000):
+        if not peer.send(b"".join(subscription(draw.randbytes(10).hex().encode()) for _ in range(1000))):
             break
     return [peer]
 
