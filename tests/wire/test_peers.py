@@ -137,7 +137,7 @@ def test_a_file_that_took_the_number_of_a_connection_is_left_alone(tmp_path: Pat
             one.send_multipart([struct.pack("=Hi", zmq.EVENT_ACCEPTED, told), b""])
         watch.read(other, 0)
         watch.look(10**12)
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before, "of others some may end meanwhile"
         theirs.send(b"still there")
         assert ours.recv(20) == b"still there"
         file.write("still there")
