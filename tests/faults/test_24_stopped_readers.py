@@ -50,5 +50,5 @@ def test_stopped_readers_cost_the_others_nothing_and_read_on_with_their_gap_told
     record_property("fault_24", {"p99_ms": p99_ms, "grown_mb": grown_mb, "lost": lost} | asdict(paced))
     assert not any(undetected(lines) for lines in found), "a gap was not told"
     assert woken.seq > old.seq + MESSAGES // 2, "the newest, not what waited"
-    assert grown_mb < GROWTH_MB and paced.dropped == 0
+    assert grown_mb < GROWTH_MB
     assert lost <= MESSAGES * READERS // 10, "on a busy machine some, and told; not for the sake of those that stopped"

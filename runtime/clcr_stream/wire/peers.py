@@ -22,7 +22,7 @@ from clcr_stream.clock import FOREVER_NS, NS_PER_MS, NS_PER_S
 REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | REFUSALS
 MOST_PEERS = 512  # 30 kB each; fewer where half of the process's descriptors are fewer
-MOST_WAITING = 128  # connections without a subscription, at any time
+MOST_WAITING = 128  # connections over TCP without a subscription, at any time
 FEW_WAITING = 64  # of them, after _PATIENCE_NS
 MOST_TOPIC_BYTES = 128
 MOST_FOREIGN = 256  # distinct subscriptions of all peers to what is never sent here
@@ -53,7 +53,7 @@ class Peers:
 
     def __init__(self, own: Sequence[bytes]) -> None:
         self._own = tuple(own)
-        self._endpoint = ""
+        self._endpoint, self._over_tcp = "", False
         self._peers: dict[int, _Peer] = {}
         self._waiting: dict[int, _Peer] = {}  # without a subscription, the oldest first
         self._foreign: set[bytes] = set()
@@ -70,7 +70,7 @@ class Peers:
 
     def begin(self, endpoint: str) -> None:
         """The socket is bound anew, and nobody is connected."""
-        self._endpoint = endpoint
+        self._endpoint, self._over_tcp = endpoint, endpoint.startswith("tcp://")
         self._peers.clear()
         self._waiting.clear()
         self._foreign.clear()
@@ -112,15 +112,14 @@ class Peers:
 
     def look(self, now_ns: int) -> int:
         """Cut off those who wait too long while many do, or have sent too much; when to look again."""
-        over_tcp = self._endpoint.startswith("tcp://")
-        if not self._peers or (not over_tcp and len(self._waiting) <= FEW_WAITING):
+        if not self._peers or (not self._over_tcp and len(self._waiting) <= FEW_WAITING):
             return FOREVER_NS
         if now_ns < self._next_ns:
             return self._next_ns
         for descriptor, peer in list(self._waiting.items())[: max(0, len(self._waiting) - FEW_WAITING)]:
             if now_ns - peer.since_ns > _PATIENCE_NS:
                 self._cut(descriptor, peer)
-        if over_tcp:
+        if self._over_tcp:
             self._unseen = self._unseen or list(self._peers)
             for descriptor in self._unseen[:_LOOK_AT]:
                 self._weigh(descriptor, now_ns)
@@ -134,7 +133,7 @@ class Peers:
         self._peers[descriptor] = self._waiting[descriptor] = peer = _Peer(identity, now_ns)
         if len(self._peers) > self._most:
             self._cut(descriptor, peer)
-        if len(self._waiting) > MOST_WAITING:
+        if self._over_tcp and len(self._waiting) > MOST_WAITING:
             self._cut(*next(iter(self._waiting.items())))
 
     def _forget(self, descriptor: int) -> None:
