@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from clcr_stream.clock import NS_PER_S
+from clcr_stream.clock import NS_PER_S, MonotonicClock
 from clcr_stream.sources.transcripts import (
+    MAX_LINE_BYTES,
     StdinTranscriptSource,
     TranscriptFileSource,
     ZmqTranscriptSource,
@@ -120,9 +121,30 @@ def test_a_recogniser_over_zeromq_is_heard_and_its_mistakes_are_counted() -> Non
         publisher.send_multipart([b"asr", b"{}"])
         line = {"id": "c", "start_ns": ORIGIN_NS, "end_ns": ORIGIN_NS + NS_PER_S, "text": "in ns"}
         publisher.send(b"asr " + json.dumps(line).encode())
-        assert eventually(lambda: source.report().counts == {"segments": 3, "malformed": 2})
+        assert eventually(lambda: source.report().counts == {"segments": 3, "malformed": 2, "reconnects": 0})
         visible = sinks.rings.transcript.between(ORIGIN_NS, clock.now_ns())
         assert [segment.text for segment in visible] == ["in ns", "final words"]
+        source.close()
+    assert not source.running
+
+
+def test_a_recogniser_that_sends_too_much_at_once_is_left_and_heard_again() -> None:
+    sinks = make_sinks(MonotonicClock())
+    line = {"id": "a", "start_s": 1, "end_s": 2, "text": "back"}
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+        publisher.setsockopt(zmq.LINGER, 0)
+        publisher.setsockopt(zmq.XPUB_VERBOSE, 1)
+        port = publisher.bind_to_random_port("tcp://127.0.0.1")
+        source = ZmqTranscriptSource(f"zmq://127.0.0.1:{port}/asr", sinks)
+        source.start()
+        assert publisher.poll(10_000) and publisher.recv() == b"\x01asr"
+        publisher.send(b"asr " + b"x" * 2 * MAX_LINE_BYTES)
+        assert eventually(lambda: source.report().counts["reconnects"] >= 1, 30)
+        while publisher.recv() != b"\x01asr":  # the end of the former connection
+            pass
+        publisher.send(b"asr " + json.dumps(line).encode())
+        assert eventually(lambda: source.report().counts["segments"] == 1, 30)
+        assert source.report().state == "live"
         source.close()
     assert not source.running
 

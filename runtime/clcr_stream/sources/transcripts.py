@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError, redact
@@ -14,7 +16,12 @@ from clcr_stream.sources.subtitles import WESTERN, parse_json_line, read_transcr
 from clcr_stream.sources.threaded import ThreadedSource
 from clcr_stream.window.transcript import Arrival, Segment
 
+if TYPE_CHECKING:
+    import zmq
+
 MAX_LINE_BYTES = 64 * 1024
+MAX_FRAME_BYTES = MAX_LINE_BYTES + 1024  # of a ZeroMQ publisher: a line and its topic
+RECONNECT_NS = NS_PER_S // 2
 POLL_MS = 100
 PLAIN_LINE_NS = 2 * NS_PER_S  # a plain line says nothing of its time: taken as spoken just before it came
 
@@ -47,8 +54,8 @@ class TranscriptFileSource(ThreadedSource):
 class LiveTranscriptSource(ThreadedSource):
     """Lines from a recogniser, visible from their arrival on; malformed ones are skipped and counted."""
 
-    def __init__(self, identity: SourceIdentity, sinks: Sinks) -> None:
-        super().__init__(identity, sinks, {"segments": 0, "malformed": 0})
+    def __init__(self, identity: SourceIdentity, sinks: Sinks, **counts: int) -> None:
+        super().__init__(identity, sinks, {"segments": 0, "malformed": 0, **counts})
         self._lines = 0
 
     def take(self, line: bytes, plain: bool) -> None:
@@ -125,16 +132,18 @@ class ZmqTranscriptSource(LiveTranscriptSource):
 
     def __init__(self, url: str, sinks: Sinks) -> None:
         self._endpoint, self._topic = parse_zmq_url(url)
-        super().__init__(SourceIdentity(redact(url), "transcript", ("language",)), sinks)
+        super().__init__(SourceIdentity(redact(url), "transcript", ("language",)), sinks, reconnects=0)
 
     def run(self) -> None:
         import zmq
 
         context = zmq.Context()
         socket = context.socket(zmq.SUB)
+        ends = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.RCVHWM, 1000)
+            socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
             socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
             socket.setsockopt(zmq.SUBSCRIBE, self._topic.encode())
@@ -143,11 +152,25 @@ class ZmqTranscriptSource(LiveTranscriptSource):
             while not self.stop.is_set():
                 if socket.poll(POLL_MS):
                     self._receive(socket.recv_multipart())
+                elif ends.poll(0):
+                    ends.recv_multipart()
+                    self._connect_again(socket)
         except zmq.ZMQError as error:
             raise SourceError(f"{self.name}: {error}; give zmq://host:port[/topic] or ipc://path") from None
         finally:
+            socket.disable_monitor()
+            ends.close(0)
             socket.close(0)
             context.term()
+
+    def _connect_again(self, socket: zmq.Socket[bytes]) -> None:
+        """libzmq tries again by itself, but never after a breach of the protocol such as a frame over the limit."""
+        self.count("reconnects")
+        self.gone(f"{self._endpoint} ended the connection, or sent over {MAX_FRAME_BYTES} bytes at once")
+        self.sinks.clock.wait_until(self.sinks.clock.now_ns() + RECONNECT_NS, self.stop)
+        with contextlib.suppress(OSError):  # zmq.ZMQError is one; libzmq has forgotten it already
+            socket.disconnect(self._endpoint)
+        socket.connect(self._endpoint)
 
     def _receive(self, frames: list[bytes]) -> None:
         if len(frames) != 1:
