@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ import zmq
 
 from bus_process import Process
 from clcr_stream.client import Subscriber
+from clcr_stream.sources.transcripts import MAX_FRAME_BYTES
 from clcr_stream.wire import messages
 from faulty import free_port, source, watched
 from media import eventually
@@ -110,7 +112,9 @@ def test_a_reader_in_its_own_process_outlives_them_in_little_memory() -> None:
 def test_hostile_words_are_counted_and_the_session_goes_on(tmp_path: Path) -> None:
     port = free_port()
     words = {"start_s": 0.1, "end_s": 0.2, "text": "hello"}
-    bad = [*hostile().values(), json.dumps(words | {"start_s": float("nan")}).encode(), b'{"text":"a"}']
+    given_bad = [*hostile().values(), json.dumps(words | {"start_s": float("nan")}).encode(), b'{"text":"a"}']
+    small = [payload for payload in given_bad if len(payload) <= MAX_FRAME_BYTES]
+    large = [payload for payload in given_bad if len(payload) > MAX_FRAME_BYTES]
     with zmq.Context() as context, context.socket(zmq.PUB) as speaker:
         speaker.linger = 0
         speaker.bind(f"tcp://127.0.0.1:{port}")
@@ -118,21 +122,35 @@ def test_hostile_words_are_counted_and_the_session_goes_on(tmp_path: Path) -> No
         with watched(tmp_path, *given) as session:
             session.expect(lambda one: True, 30)
 
-            def heard() -> bool:
-                speaker.send(msgspec.json.encode(words))
+            def counts() -> dict[str, int]:
                 found = session.reader.received("status")
-                return bool(found) and source(found[-1].message)["counts"].get("segments", 0) > 0
+                told: dict[str, int] = source(found[-1].message)["counts"] if found else {}
+                return told
 
-            assert eventually(heard, 30)
+            def heard(more_than: int) -> bool:
+                speaker.send(msgspec.json.encode(words))
+                return counts().get("segments", 0) > more_than
+
+            assert eventually(lambda: heard(0), 30)
             before = session.reader.received("prediction")[-1].message["seq"]
-            for payload in bad:
+            for payload in small:
                 speaker.send(payload)
-            session.expect(lambda one: source(one)["counts"].get("malformed", 0) >= len(bad) - 1, 30, "status")
+            assert eventually(lambda: counts()["malformed"] >= len(small) - 1, 30)
+            assert large
+            for payload in large:  # its connection ends, and is made again
+                known = counts()
+                speaker.send(payload)
+                assert eventually(partial(_above, counts, "reconnects", known["reconnects"]), 30)
+                assert eventually(partial(heard, counts()["segments"]), 30)
             session.expect(lambda one: True, 10, after_ns=session.now_ns())
             code, _ = session.terminate()
             seqs = [got.message["seq"] for got in session.reader.received("prediction")]
     assert code == 0, session.stderr()
     assert seqs == sorted(set(seqs)) and seqs[-1] > before
+
+
+def _above(counts: Callable[[], dict[str, int]], name: str, number: int) -> bool:
+    return counts()[name] > number
 
 
 def test_nothing_that_runs_what_it_reads_is_on_any_path() -> None:

@@ -140,6 +140,7 @@ def test_a_recogniser_that_sends_too_much_at_once_is_left_and_heard_again() -> N
         assert publisher.poll(10_000) and publisher.recv() == b"\x01asr"
         publisher.send(b"asr " + b"x" * 2 * MAX_LINE_BYTES)
         assert eventually(lambda: source.report().counts["reconnects"] >= 1, 30)
+        assert eventually(lambda: source.report().state == "live", 30), "connected again, though nothing was said yet"
         while publisher.recv() != b"\x01asr":  # the end of the former connection
             pass
         publisher.send(b"asr " + json.dumps(line).encode())

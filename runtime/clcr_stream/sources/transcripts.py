@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,7 +140,7 @@ class ZmqTranscriptSource(LiveTranscriptSource):
 
         context = zmq.Context()
         socket = context.socket(zmq.SUB)
-        ends = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        link = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         try:
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.RCVHWM, 1000)
@@ -152,23 +153,29 @@ class ZmqTranscriptSource(LiveTranscriptSource):
             while not self.stop.is_set():
                 if socket.poll(POLL_MS):
                     self._receive(socket.recv_multipart())
-                elif ends.poll(0):
-                    ends.recv_multipart()
-                    self._connect_again(socket)
+                elif link.poll(0):
+                    # As zmq.utils.monitor reads it, which imports asyncio.
+                    self._changed_link(struct.unpack("=Hi", link.recv_multipart()[0])[0], socket)
         except zmq.ZMQError as error:
             raise SourceError(f"{self.name}: {error}; give zmq://host:port[/topic] or ipc://path") from None
         finally:
             socket.disable_monitor()
-            ends.close(0)
+            link.close(0)
             socket.close(0)
             context.term()
 
-    def _connect_again(self, socket: zmq.Socket[bytes]) -> None:
+    def _changed_link(self, event: int, socket: zmq.Socket[bytes]) -> None:
         """libzmq tries again by itself, but never after a breach of the protocol such as a frame over the limit."""
+        import zmq
+
+        if event != zmq.EVENT_DISCONNECTED:
+            if self.report().counts["reconnects"]:
+                self.set_state("live", f"connected to {self._endpoint} again")
+            return
         self.count("reconnects")
         self.gone(f"{self._endpoint} ended the connection, or sent over {MAX_FRAME_BYTES} bytes at once")
         self.sinks.clock.wait_until(self.sinks.clock.now_ns() + RECONNECT_NS, self.stop)
-        with contextlib.suppress(OSError):  # zmq.ZMQError is one; libzmq has forgotten it already
+        with contextlib.suppress(zmq.ZMQError):  # libzmq has forgotten it already
             socket.disconnect(self._endpoint)
         socket.connect(self._endpoint)
 
