@@ -227,7 +227,7 @@ def _read_away(descriptor: int) -> Iterator[None]:
 
 RECORDED = ("--record", "{place}/session.mcap", "--record-media")
 CASES: dict[str, Beside] = {
-    "alone": Beside(nothing, "picture and sound alone", source=SILENT),
+    "alone": Beside(nothing, "picture and sound alone", against="alone", source=SILENT),
     "words": Beside(nothing, "words as well", against="alone"),
     "record": Beside(nothing, "words, recorded with media", arguments=RECORDED),
     "readers": Beside(readers, "words, many readers and one that stopped"),

@@ -206,6 +206,7 @@ def read(name: str | Path) -> Any:
 
 def tables() -> str:
     evaluation, pairs, speakers = (read(name) for name in ("default.json", "default_pairs.json", "loso.json"))
+    base = read("loso_base.json")
     after = [read(f"default_after_20_s{kind}.json")["packs"] for kind in ("", "_neutral")]
     held = [read(f"default_held_{seconds}_s.json") for seconds in (2, 6)]
     changed = read("default_changed.json")["packs"]
@@ -214,6 +215,8 @@ def tables() -> str:
         (TOGETHER, pairs["fusion"]["pairs"]),
         ("Java-SED, every speaker left out once (version 6)", speakers["fusion"]),
         ("the same after 20 s of the person", speakers["fusion_after_20_s"]),
+        ("the same, the base of version 7 alone (450 steps)", base["fusion"]),
+        ("and after 20 s of the person", base["fusion_after_20_s"]),
     ]
     parts = {
         "": evaluation_table(evaluation["packs"]),
@@ -231,6 +234,7 @@ def tables() -> str:
             pasts_table(evaluation["packs"], after)
         ),
         "Leave one speaker out, Java-SED, all 192 clips, version 6 (revision 7b7c204):": speakers_table(speakers),
+        "The same, the base of version 7 alone (450 steps, results/loso_base.json):": speakers_table(base),
         "Sound elsewhere than in a studio, macro-F1 (changed copies of the clips):": (
             sounds_table(evaluation["packs"], changed)
         ),
