@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from clcr_stream.sources.synthetic.person import Person, PersonOptions
 from job_checks import check_numbers, check_pace, validate
 from job_live import SoundServer, missing_sound
 from job_process import NS_PER_S, Message, Watched, free_endpoint
+from media import write_wav
 
 RATE_HZ = 16_000
 
@@ -35,12 +35,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The voice of test:// as a sound file."""
     path = tmp_path_factory.mktemp("speech") / "speech.wav"
     samples = Person(PersonOptions(), RATE_HZ).sound(0, SPEECH_S * RATE_HZ)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE_HZ)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-    return path
+    return write_wav(path, samples, RATE_HZ)
 
 
 def heard(message: Message) -> bool:

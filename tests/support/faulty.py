@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import wave
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from clcr_stream.sources.synthetic.source import write_clip
 from job_process import NS_PER_S, Message, Received, Watched, free_endpoint
+from media import write_wav
 from tiny_bundle import write_bundle
 
 PICTURES = 30
@@ -35,12 +35,7 @@ def write_room(path: Path) -> Path:
     time_s = np.arange(ROOM_S * RATE_HZ) / RATE_HZ
     words = 0.3 * np.sin(2 * np.pi * 150 * time_s) * (time_s % 2.0 < 0.5)
     samples = words + np.random.default_rng(0).normal(0, 0.0005, len(time_s))
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE_HZ)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
-    return path
+    return write_wav(path, samples, RATE_HZ)
 
 
 def free_port() -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.container import OutputContainer
+from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S, Clock, VirtualClock, Wake
 from clcr_stream.sources.base import Sinks, Source
@@ -243,3 +246,13 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
             return False
         pause.wait(0.001)
     return True
+
+
+def write_wav(path: Path, samples: NDArray[Any], rate_hz: int = 16_000) -> Path:
+    """Samples of -1..1 as a sound file of 16 bits, mono."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-import wave
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,7 @@ import pytest
 import bench_speech
 from clcr_stream.sources.speech.recogniser import SPEECH_HZ
 from coded_speech import coded_recogniser, say
-
-
-def write_wav(path: Path, sound: np.ndarray) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SPEECH_HZ)
-        file.writeframes((sound * 32767).astype("<i2").tobytes())
+from media import write_wav
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "cli/columns": ["cli/test_where"],
     "cli/stop": ["cli/test_ps"],
     "wire/running": ["cli/test_ps"],
+    "wire/monitor": ["wire/test_peers", "wire/test_client", "wire/test_keys"],
     "cli/log_lines": ["metrics/test_gauges"],
     "metrics/options": ["metrics/test_gauges"],
     "metrics/server": ["metrics/test_gauges"],

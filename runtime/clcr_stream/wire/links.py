@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import zmq
 
 from clcr_stream.clock import FOREVER_NS, NS_PER_MS
+from clcr_stream.wire.monitor import read_event
 
 LOSSES = ("closed", "broken", "refused")
 _FIRST_WAIT_NS = 100 * NS_PER_MS
@@ -58,9 +58,8 @@ class Links:
     def mend(self, now_ns: int) -> int:
         """Take note of what has happened and connect again what was given up; when to look again, ns."""
         while self.monitor.poll(0):
-            # As zmq.utils.monitor reads it, which imports asyncio.
-            data, address = self.monitor.recv_multipart()
-            self._note(struct.unpack("=Hi", data)[0], address.decode("utf-8", "replace"), now_ns)
+            event, _, address = read_event(self.monitor)
+            self._note(event, address, now_ns)
         wake_ns = FOREVER_NS
         for endpoint, link in self._links.items():
             if link.lost_ns is None:

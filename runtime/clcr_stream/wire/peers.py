@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import zmq
 
 from clcr_stream.clock import FOREVER_NS, NS_PER_MS, NS_PER_S
+from clcr_stream.wire.monitor import read_event
 
 REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | REFUSALS
@@ -78,8 +79,7 @@ class Peers:
     def read(self, monitor: zmq.Socket[bytes], now_ns: int) -> None:
         """Take note of who has come and gone."""
         while monitor.poll(0):
-            # As zmq.utils.monitor reads it, which imports asyncio: 25 ms of every start.
-            event, descriptor = struct.unpack("=Hi", monitor.recv_multipart()[0])
+            event, descriptor, _ = read_event(monitor)
             if event == zmq.EVENT_ACCEPTED:
                 self._accept(descriptor, now_ns)
             elif event == zmq.EVENT_DISCONNECTED:

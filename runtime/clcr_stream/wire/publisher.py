@@ -7,7 +7,6 @@ delays the caller.
 from __future__ import annotations
 
 import contextlib
-import struct
 import threading
 import time
 from collections import deque
@@ -33,6 +32,7 @@ from clcr_stream.wire.messages import (
     kind_of,
     topic,
 )
+from clcr_stream.wire.monitor import read_event
 from clcr_stream.wire.numbering import Numbering
 from clcr_stream.wire.peers import EVENTS, Peers
 
@@ -210,7 +210,7 @@ class Publisher:
         self._xpub.unbind(self.endpoint)
         deadline_ns = time.monotonic_ns() + _LET_GO_MS * NS_PER_MS
         while self._monitor.poll(max(0, (deadline_ns - time.monotonic_ns()) // NS_PER_MS)):
-            if struct.unpack("=Hi", self._monitor.recv_multipart()[0])[0] == zmq.EVENT_CLOSED:
+            if read_event(self._monitor)[0] == zmq.EVENT_CLOSED:
                 break
         self._xpub.linger = 0
         self._sockets.close()
