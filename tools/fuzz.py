@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fuzzing.judge import Fault, Target, fuzz, judge, keep_cases
+from fuzzing.judge import Fault, Target, Watch, fuzz, judge, keep_cases
 from fuzzing.targets import targets
 
 
@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(chosen, str):
             flags.error(chosen)
         if given.case is not None:
-            faults = [found for target in chosen if (found := judge(target, given.case.read_bytes()))]
+            data = given.case.read_bytes()
+            with Watch() as watch:
+                faults = [found for target in chosen if (found := judge(target, data, watch))]
             for fault in faults:
                 _say(fault)
         else:

@@ -52,7 +52,8 @@ def test_a_case_that_takes_much_memory_is_found(monkeypatch: pytest.MonkeyPatch)
     peaks = iter((100_000, 500_000))
     usage = lambda _: SimpleNamespace(ru_maxrss=next(peaks))  # noqa: E731
     monkeypatch.setattr(judge.resource, "getrusage", usage)
-    found = judge.judge(judge.Target("large", len, (), [b"a"]), b"a")
+    with judge.Watch() as watch:
+        found = judge.judge(judge.Target("large", len, (), [b"a"]), b"a", watch)
     assert found is not None and found.what == "takes 391 MB"
 
 
@@ -62,7 +63,8 @@ def test_changes_find_a_fault_behind_a_byte_and_tell_it_once_with_its_input() ->
     told: list[Any] = []
     faults = judge.fuzz([target], 1.0, 7, told.append)
     assert [fault.what[:17] for fault in faults] == ["ZeroDivisionError"] and told == faults
-    assert b"z" in faults[0].data and judge.judge(target, faults[0].data) is not None
+    with judge.Watch() as watch:
+        assert b"z" in faults[0].data and judge.judge(target, faults[0].data, watch) is not None
     assert time.monotonic() - begun_s < 60
 
 
