@@ -237,6 +237,66 @@ def test_where_a_turned_face_lies_in_the_frame_is_known() -> None:
     assert crop.box[:2] == (round(60 + moved[0]), round(40 + moved[1]))
 
 
+def test_without_a_face_every_third_search_is_followed_by_one_of_the_turned_frame_left_and_right_by_turns() -> None:
+    script = Script([])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    counts = []
+    for _ in range(9):
+        assert finder.crop(SMOOTH) is None
+        counts.append(len(script.shapes))
+    assert counts == [1, 2, 4, 5, 6, 8, 9, 10, 12] and set(script.shapes) == {(120, 160)}
+
+
+@pytest.mark.parametrize(("searches", "turn_deg"), [(2, 25.0), (5, -25.0)])
+def test_a_face_that_comes_tilted_is_taken_where_it_stands_and_cut_out_upright(searches: int, turn_deg: float) -> None:
+    misses: list[list[Hit]] = [[] for _ in range(searches + searches // 3)]
+    # in the turned frame 20 px to the right of its middle, then as large as the box in the middle of its own region
+    script = Script([*misses, [], [face(80, 40, 40)], [face(24, 24, 48, 10)]])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    frame = turned_frame(turn_deg, 80, 60)
+    for _ in range(searches):
+        assert finder.crop(frame) is None
+    crop = finder.crop(frame)
+    assert crop is not None and finder.state == "found" and crop.faces == 1
+    across, down = 20 * np.cos(np.deg2rad(turn_deg)), 20 * np.sin(np.deg2rad(turn_deg))
+    assert crop.box == (round(60 + across), round(40 + down), 40, 40)
+    upright = np.asarray(cv2.resize(SMOOTH[40:80, 80:120], (SIZE_PX, SIZE_PX)), np.uint8)
+    assert np.abs(crop.rgb.astype(int) - upright).mean() < 4
+
+
+def test_a_large_frame_is_searched_at_300_px_too_and_a_small_face_taken_that_is_seen_there_and_in_its_place() -> None:
+    script = Script([[], [], [face(60, 75, 30)], [face(24, 24, 48, 10)]])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    frame = np.zeros((480, 640, 3), np.uint8)
+    assert finder.crop(frame) is None
+    crop = finder.crop(frame)
+    assert crop is not None and crop.box == (128, 160, 64, 64) and finder.state == "found"
+    assert script.shapes == [(150, 200), (150, 200), (225, 300), (96, 96)]
+
+
+@pytest.mark.parametrize("second", [[], [face(20, 20, 40, 9)]])
+def test_a_pattern_that_is_a_face_in_the_turned_frame_alone_is_not_taken(second: list[Hit]) -> None:
+    script = Script([[], [], [], [face(80, 40, 40)], second, [], [face(60, 40, 40)]])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    states = []
+    for _ in range(5):
+        finder.crop(SMOOTH)
+        states.append(finder.state)
+    assert states == ["none"] * 4 + ["found"], "and what is upright is taken at once"
+
+
+def test_after_a_face_the_rhythm_of_turned_searches_begins_anew() -> None:
+    lost: list[list[Hit]] = [[] for _ in range(28)]
+    script = Script([[], [], [face(20, 20, 40)], *lost])
+    finder = FaceFinder(SIZE_PX, 1, script)
+    while finder.state != "lost":
+        finder.crop(SMOOTH)
+    before = len(script.shapes)
+    for _ in range(3):
+        finder.crop(SMOOTH)
+    assert len(script.shapes) - before == 4
+
+
 def test_a_region_smaller_than_the_cascade_s_window_is_not_searched() -> None:
     script = Script([[face(100, 60, 12)]])
     finder = FaceFinder(SIZE_PX, 1, script)

@@ -200,3 +200,16 @@ def test_a_head_that_tilts_slowly_is_followed_and_its_face_stays_upright() -> No
         assert last is not None
         # 40 degrees are 25 and 15 or 50 less 10: what is left of the tilt is within reach of the cascade itself
         assert FaceFinder(112).crop(np.pad(last.rgb, ((40, 40), (40, 40), (0, 0)), mode="edge")) is not None
+
+
+@pytest.mark.parametrize("tilt_deg", [-30.0, 30.0])
+def test_a_head_that_comes_tilted_is_found_within_some_searches_and_cut_out_upright(tilt_deg: float) -> None:
+    person = Person(PersonOptions(), 16_000)
+    height, width = person.picture(0.0).shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), tilt_deg, 1.0)
+    finder = FaceFinder(112)
+    for number in range(30):  # 2 s
+        picture = cv2.warpAffine(person.picture(number / 15), matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        crop = finder.crop(np.asarray(picture, np.uint8))
+    assert crop is not None
+    assert FaceFinder(112).crop(np.pad(crop.rgb, ((40, 40), (40, 40), (0, 0)), mode="edge")) is not None

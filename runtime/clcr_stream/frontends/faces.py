@@ -15,7 +15,7 @@ FaceState = Literal["found", "held", "lost", "none"]
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels of the frame
 
 # 200 px on the longer side, alt2, scale step 1.2: 53 of 64 frames of webcam-like clips in 5.8 ms on one thread;
-# frontalface_default at the same cost found 41. Faces down to 12 % of the longer side are found.
+# frontalface_default at the same cost found 41. Faces down to 12 % of the longer side are found at once.
 _SEARCH_PX = 200
 _CASCADE_PX = 24  # one more than the cascade's own 20: smaller hits are mostly wrong
 _HOLD_CALLS = 6  # 0.4 s at 15 Hz
@@ -24,6 +24,10 @@ _SMOOTHING = 0.6  # weight of a new detection in the box
 _NEAR_SIDE_PX = 48  # the side to which a tracked face is scaled for the second, finer look
 # The cascade finds faces that are tilted by less than 15 to 20 degrees: steps in which a tracked one is turned back.
 _TURN_DEG, _MOST_TURN_DEG = 25.0, 50.0
+# Of three searches in vain the second is followed by a finer one, for faces down to 8 % of the longer side, the third
+# by one of the turned frame, left and right by turns.
+_FINE_PX, _ROUND = 300, 3
+_SURE_VOTES = 10  # of a second look: patterns of rooms had 9 at most, faces 12 at least
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,9 @@ class FaceFinder:
     """Follows one face through the frames of one stream, in order; deterministic in their sequence, one thread.
 
     The largest face is taken first and kept while it is found; another replaces it only after it is lost. A missed
-    face keeps its box for 0.4 s (6 calls). A face that tilts while the cascade follows it is found up to about 60
-    degrees, and cut out upright. `detector` None: OpenCV's frontal Haar cascade, alt2; `search` replaces it.
+    face keeps its box for 0.4 s (6 calls). The cascade finds small faces (8 to 12 % of the frame's longer side) and
+    heads that come tilted by up to about 35 degrees within a second, follows one to about 60, and a tilted face is cut
+    out upright. `detector` None: OpenCV's frontal Haar cascade, alt2; `search` replaces it.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class FaceFinder:
         self._faces = 0
         self._state: FaceState = "none"
         self._turn_deg = 0.0  # counter-clockwise, what sets the tracked face upright
+        self._in_vain = 0  # searches of the whole frame since the last face
 
     @property
     def state(self) -> FaceState:
@@ -111,7 +117,7 @@ class FaceFinder:
             found, self._votes = max(candidates, key=lambda hit: (hit[0][2], hit[1], hit[0]))
             self._box = found if tracked is None else _blend(tracked, found)
             self._faces = max(self._faces, 1)
-            self._missed_calls = 0
+            self._missed_calls = self._in_vain = 0
             self._state = "found"
         elif tracked is not None:
             self._missed_calls += 1
@@ -128,12 +134,13 @@ class FaceFinder:
             self._faces = len(found)
             return (found if tracked is None else [hit for hit in found if _same_face(hit[0], tracked)]), 0.0
         grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
-        if tracked is None or self._turn_deg == 0.0:
+        if tracked is None:
+            return self._newcomers(grey)
+        if self._turn_deg == 0.0:
             found = self._search(grey)
             self._faces = len(found)
-            if tracked is not None:
-                found = [hit for hit in found if _same_face(hit[0], tracked)] or self._search_near(grey, tracked)
-            if found or tracked is None:
+            found = [hit for hit in found if _same_face(hit[0], tracked)] or self._search_near(grey, tracked)
+            if found:
                 return found, 0.0
         for turn_deg in _turns(self._turn_deg):
             found = self._search_turned(grey, tracked, turn_deg)
@@ -141,16 +148,43 @@ class FaceFinder:
                 return found, turn_deg
         return [], 0.0
 
-    def _search(self, grey: NDArray[np.uint8]) -> list[tuple[Box, int]]:
-        """Every face of the frame with the detector's votes."""
+    def _newcomers(self, grey: NDArray[np.uint8]) -> tuple[list[tuple[Box, int]], float]:
+        """Every face of a frame in which none is followed, and their turn; counts the upright ones."""
+        found = self._search(grey)
+        self._faces = len(found)
+        if found:
+            return found, 0.0
+        self._in_vain += 1
+        rounds, turn = divmod(self._in_vain, _ROUND)
+        if turn == 1 or (turn == 2 and max(grey.shape) <= _SEARCH_PX):
+            return [], 0.0
+        if turn == 2:
+            found, turn_deg = self._search(grey, _FINE_PX), 0.0
+            again = [self._search_near(grey, box) for box, _ in found]
+        else:
+            turn_deg = _TURN_DEG if rounds % 2 else -_TURN_DEG
+            found = self._search(grey, turn_deg=turn_deg)
+            again = [self._search_turned(grey, box, turn_deg) for box, _ in found]
+        sure = [any(votes >= _SURE_VOTES for _, votes in seen) for seen in again]
+        return [hit for hit, is_sure in zip(found, sure, strict=True) if is_sure], turn_deg
+
+    def _search(
+        self, grey: NDArray[np.uint8], size_px: int = _SEARCH_PX, turn_deg: float = 0.0
+    ) -> list[tuple[Box, int]]:
+        """Every face of the frame, scaled to this longer side and turned first, with the detector's votes."""
         import cv2
 
         assert self._cascade is not None  # as always without another search
-        scale = min(1.0, _SEARCH_PX / max(grey.shape))
-        small = cv2.equalizeHist(_shrink(grey, scale))
+        scale = min(1.0, size_px / max(grey.shape))
+        small = _shrink(grey, scale)
+        middle = (small.shape[1] / 2, small.shape[0] / 2)
         boxes, votes = self._cascade.detectMultiScale2(
-            small, scaleFactor=1.2, minNeighbors=3, minSize=(_CASCADE_PX, _CASCADE_PX)
+            cv2.equalizeHist(_turned(small, middle, turn_deg)),
+            scaleFactor=1.2,
+            minNeighbors=3,
+            minSize=(_CASCADE_PX, _CASCADE_PX),
         )
+        boxes = [_turned_back(found, middle, turn_deg) for found in boxes] if turn_deg else boxes
         return _in_frame(boxes, votes, scale, (0, 0))
 
     def _search_near(self, grey: NDArray[np.uint8], box: Box) -> list[tuple[Box, int]]:
