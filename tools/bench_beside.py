@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import pty
 import subprocess
@@ -14,12 +13,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from bench.bus import Readers
 from bench.command import BenchError, Figures, Tool, UsageError, main, number
+from bench.page import dashboard, need_websockets, opened
 from bench.picture import distribution
 from bench.product import Message, Product, environment, read_messages, usage
 from bench.statistics import measure
@@ -62,8 +61,8 @@ def figures(given: argparse.Namespace) -> Figures:
     rounds = given.rounds if given.rounds is not None else 1 if given.quick else 3
     if not 1 <= rounds <= 100 or not 1 <= given.readers <= 500:
         raise UsageError(f"--rounds {rounds}, --readers {given.readers}: allowed are 1..100 and 1..500")
-    if "view" in names and find_spec("websockets") is None:
-        raise UsageError("case view needs the packages of clcr-stream[view]; or give --cases without it")
+    if "view" in names:
+        need_websockets()
     looks: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in names:
@@ -170,30 +169,10 @@ def top(given: argparse.Namespace, place: Path, endpoint: str) -> Iterator[int |
 @contextmanager
 def view(given: argparse.Namespace, place: Path, endpoint: str) -> Iterator[int | None]:
     """`clcr-stream view` with one page that reads."""
-    from websockets.sync.client import connect
-
-    command = [sys.executable, "-m", "clcr_stream", "view", endpoint]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
-    with _ended(process):
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        if not url.startswith("http://"):
-            raise BenchError("clcr-stream view gave no address")
-        host, _, token = url.removeprefix("http://").partition("/#token=")
-        with connect(f"ws://{host}/socket?token={token}", proxy=None, max_size=None) as page:
-            page.send(json.dumps({"watch": STREAM}))
-            counted: list[int] = []
-            reading = threading.Thread(target=_read_page, args=(page, counted), daemon=True)
-            reading.start()
-            yield process.pid
-        reading.join(START_S)
-    if sum(counted) < WARM_UP_TICKS:
-        raise BenchError(f"the page of clcr-stream view got {sum(counted)} messages; it did not watch the session")
-
-
-def _read_page(page: Any, counted: list[int]) -> None:
-    for _ in page:
-        counted.append(1)
+    with dashboard(endpoint) as (process, url), opened(url, STREAM) as page:
+        yield process.pid
+    if page.updates < WARM_UP_TICKS:
+        raise BenchError(f"the page of clcr-stream view got {page.updates} messages; it did not watch the session")
 
 
 @contextmanager

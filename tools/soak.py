@@ -264,12 +264,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", metavar="DIR", help="whose grid and tokenizer (default: the one that is shipped)")
     parser.add_argument("--json", metavar="FILE", help="write figures and samples there")
     parser.add_argument("--faults", type=float, metavar="MINUTES", help="instead: the command, while its inputs fail")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults (default: 0)")
+    parser.add_argument("--view", type=float, metavar="MINUTES", help="instead: the dashboard, with pages that read")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults or visits (default: 0)")
     given = parser.parse_args(arguments)
     if given.faults is not None:
         from soak_faults import soak_faults
 
         return soak_faults(given.faults, given.seed, given.json)
+    if given.view is not None:
+        from soak_view import soak_view
+
+        return soak_view(given.view, given.seed, given.json)
     soak = Soak(narrow(load_bundle(given.bundle or default_bundle_folder())), given.ticks, given.streams)
     begun_ns = time.perf_counter_ns()
     soak.run()

@@ -139,6 +139,7 @@ SLOW: Mapping[str, str] = {
     "tests/tools/test_fuzz.py::test_every_decoder": "20 s of changed inputs",
     "tests/wire/test_bus_machine.py": "1 s each",
     "tests/tools/test_soak_faults.py::test_a_short": "starts sessions that fail",
+    "tests/tools/test_soak_view.py::test_a_short": "starts sessions and a dashboard",
     "tests/tools/test_bench_faces.py": "draws and searches a clip",
     "tests/cli/test_doctor.py::test_doctor_says_how": "opens sources",
     "tests/sources/test_network_camera.py": "streams a camera for 15 s",
