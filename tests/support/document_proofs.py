@@ -48,6 +48,7 @@ TRAIN = ByTest("tests/model/test_train.py::test_the_command_trains_stops_with_it
 FACES = ByTest(
     "tests/model/test_face_training.py::test_the_command_trains_a_face_network_and_refuses_what_is_not_for_one"
 )
+WORDS = ByTest("tests/model/test_words_training.py::test_the_command_trains_and_refuses_what_is_not_for_words")
 FOLDS = ByTest(
     "tests/model/test_train.py::test_a_fold_trains_without_its_speaker_and_the_stopped_one_reports_incomplete"
 )
@@ -238,6 +239,7 @@ PROOFS: dict[str, Proof] = {
     # docs/training.md, docs/data.md, docs/model_card.md
     "clcr-train configs/faces.yaml --run runs/faces --threads 1": FACES,
     "clcr-train configs/faces_longer.yaml --run runs/faces_longer --threads 1": FACES,
+    "clcr-train configs/words.yaml --run runs/words_alone --threads 1": WORDS,
     "clcr-train configs/train_small.yaml --run runs/small --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1 --resume": TRAIN,
@@ -320,6 +322,9 @@ PROOFS: dict[str, Proof] = {
     "python tools/docs/live.py": ByTest("tests/tools/test_live.py::test_the_page_is_up_to_date_with_what_is_stored"),
     "python tools/data/face_sets.py --data ../shared/data --out cache/faces": ByTest(
         "tests/model/test_face_training.py::test_the_development_sets_are_written_with_their_splits"
+    ),
+    "python tools/data/text_sets.py --data ../shared/data --out cache/texts": ByTest(
+        "tests/model/test_words_training.py::test_the_development_sets_have_the_rows_of_the_manifests_and_every_finer_label"
     ),
     # docs/open.md
     "clcr-stream --bundle engines/open": Options("needs a camera and a microphone"),

@@ -129,8 +129,8 @@ def _train(options: argparse.Namespace) -> int:
     from clcr.training.recipe import check_recipe, load_recipe, recipe_kind
 
     _set_threads(options.threads)
-    if recipe_kind(options.recipe) == "faces":
-        return _train_faces(options)
+    if (kind := recipe_kind(options.recipe)) in ("faces", "words"):
+        return _train_part(options, kind)
     recipe = load_recipe(options.recipe)
     if options.steps is not None:
         recipe = msgspec.structs.replace(recipe, steps=options.steps)
@@ -152,14 +152,20 @@ def _train(options: argparse.Namespace) -> int:
     return 0 if outcome == train.FINISHED else STOPPED_CODE
 
 
-def _train_faces(options: argparse.Namespace) -> int:
-    from clcr.training.faces import load_face_recipe, train_faces
+def _train_part(options: argparse.Namespace, kind: str) -> int:
     from clcr.training.train import FINISHED
 
     for flag in ("init", "steps", "leave_out", "leave_one_speaker_out"):
         if getattr(options, flag):
-            raise ConfigError(f"--{flag.replace('_', '-')} is not for a recipe of faces; allowed: --resume, --threads")
-    outcome = train_faces(options.run, load_face_recipe(options.recipe), options.resume)
+            raise ConfigError(f"--{flag.replace('_', '-')} is not for a recipe of {kind}; allowed: --resume, --threads")
+    if kind == "faces":
+        from clcr.training.faces import load_face_recipe, train_faces
+
+        outcome = train_faces(options.run, load_face_recipe(options.recipe), options.resume)
+    else:
+        from clcr.training.words import load_words_recipe, train_words
+
+        outcome = train_words(options.run, load_words_recipe(options.recipe), options.resume)
     print(outcome)
     return 0 if outcome == FINISHED else STOPPED_CODE
 

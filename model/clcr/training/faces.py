@@ -5,27 +5,21 @@ Every random choice of step k is drawn from (seed, k), so a resumed run goes on 
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from clcr.network.config import EMOTIONS
 from clcr.network.encoders import GridResNet
 from clcr.training import checkpoint, metrics
 from clcr.training.data.face_augment import FaceAugment
 from clcr.training.data.face_sets import FaceSet, load_face_set
-from clcr.training.optimisation import Average, rate_factor, set_rates
-from clcr.training.train import FINISHED, STOPPED, Progress, TrainingError, append_record, stop_signals, truncate_log
-from clcr_stream.errors import ConfigError
+from clcr.training.part import Part, Scores, check_best, claim, read_recipe, train_part
 
 CLEAR_VOTES = 6.0  # raters who agree: the faces whose label is beyond doubt
 FACE_PX = 112
@@ -105,83 +99,33 @@ def _chances(faces: FaceSet, balance: float) -> np.ndarray[Any, np.dtype[np.floa
 
 def load_face_recipe(path: Path) -> FaceRecipe:
     """Read a recipe; raises ConfigError with the key that is wrong."""
-    try:
-        return msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), FaceRecipe, strict=True)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe; a complete one is configs/faces.yaml") from None
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}; see configs/faces.yaml") from error
+    return read_recipe(path, FaceRecipe, "configs/faces.yaml")
 
 
 def train_faces(folder: Path, recipe: FaceRecipe, resume: bool, until_step: int | None = None) -> str:
     """Train to the recipe's last step or until a signal; says which. Writes log.jsonl, best/, last/ and final/."""
     torch.manual_seed(recipe.seed)
     model = FaceClassifier(recipe)
+    check_best(recipe.best, [Path(file).stem for file in recipe.dev])
     if recipe.init is not None and not resume:
         checkpoint.load_weights(
             model, checkpoint.read_tensors(Path(recipe.init) / "model.safetensors"), Path(recipe.init)
         )
     if min(recipe.channels) >= 8:  # a third faster; with 4 channels PyTorch 2.13 crashes in the backward pass
         nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _optimizer(model, recipe)
-    average, progress = Average.of(model, recipe.ema_decay), Progress()
-    if resume:
-        average, progress = _load_state(folder / "last", model, optimizer, recipe)
-        truncate_log(folder / "log.jsonl", progress.step)
-    elif (folder / "recipe.json").exists():
-        raise ConfigError(f"{folder}: holds a run already; add --resume to go on with it or choose another --run")
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(folder / "recipe.json", msgspec.to_builtins(recipe))
+    claim(folder, recipe, resume)
     faces = Faces(recipe)
     dev = [load_face_set(Path(file), "dev") for file in recipe.dev]
-    if recipe.best not in [one.name for one in dev]:
-        raise ConfigError(f"best {recipe.best!r} is not in dev; allowed: {', '.join(one.name for one in dev)}")
-    end, saved_s = min(recipe.steps, until_step or recipe.steps), time.monotonic()
-    losses: list[float] = []
-    with (
-        stop_signals() as stopping,
-        tqdm(total=recipe.steps, initial=progress.step, unit="step", mininterval=5.0) as bar,
-    ):
-        while progress.step < end and not stopping():
-            losses.append(_step(model, optimizer, recipe, faces, progress.step))
-            average.update(model, progress.step)
-            progress = replace(progress, step=progress.step + 1)
-            bar.update()
-            if progress.step % recipe.eval_every_steps == 0 or progress.step == recipe.steps:
-                scores = {one.name: score_faces(with_weights(recipe, average.weights), one) for one in dev}
-                append_record(
-                    folder / "log.jsonl", {"step": progress.step, "loss": float(np.mean(losses)), "dev": scores}
-                )
-                losses.clear()
-                if scores[recipe.best]["macro_f1"] > progress.best_score:
-                    progress = replace(progress, best_score=scores[recipe.best]["macro_f1"], best_step=progress.step)
-                    _publish(folder / "best", average.weights, recipe, progress, scores)
-            if time.monotonic() - saved_s > 60.0 * recipe.checkpoint_minutes:
-                _save_state(folder / "last", model, optimizer, average, progress)
-                saved_s = time.monotonic()
-    _save_state(folder / "last", model, optimizer, average, progress)
-    if progress.step < recipe.steps:
-        return STOPPED
-    scores = {one.name: score_faces(with_weights(recipe, average.weights), one) for one in dev}
-    _publish(folder / "final", average.weights, recipe, progress, scores)
-    return FINISHED
 
+    def loss(step: int) -> Tensor:
+        pictures, shares = faces.at(step)
+        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout
+        return functional.cross_entropy(model(pictures), shares)
 
-def _step(
-    model: FaceClassifier, optimizer: torch.optim.Optimizer, recipe: FaceRecipe, faces: Faces, step: int
-) -> float:
-    set_rates(optimizer, rate_factor(step, recipe))
-    pictures, shares = faces.at(step)
-    torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout
-    model.train()
-    loss = functional.cross_entropy(model(pictures), shares)
-    if not bool(torch.isfinite(loss)):
-        raise TrainingError(f"step {step}: the loss is not finite; lower learning_rate")
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    optimizer.step()
-    return float(loss.detach())
+    def scores(weights: checkpoint.State) -> Scores:
+        return {one.name: score_faces(with_weights(recipe, weights), one) for one in dev}
+
+    return train_part(folder, recipe, Part(model, _optimizer(model, recipe), loss, scores), resume, until_step)
 
 
 def _optimizer(model: nn.Module, recipe: FaceRecipe) -> torch.optim.Optimizer:
@@ -231,32 +175,3 @@ def _scores(answer: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> dict[
         "macro_f1": round(float(metrics.macro_f1(counts)), 4),
         "confusion": counts.tolist(),
     }
-
-
-def _publish(
-    folder: Path, weights: checkpoint.State, recipe: FaceRecipe, progress: Progress, scores: dict[str, Any]
-) -> None:
-    with checkpoint.replacing_folder(folder) as fresh:
-        checkpoint.save_tensors(fresh / "model.safetensors", weights)
-        info = {"recipe": msgspec.to_builtins(recipe), "step": progress.step, "dev": scores}
-        checkpoint.write_json(fresh / "info.json", info)
-
-
-def _save_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average, progress: Progress
-) -> None:
-    with checkpoint.replacing_folder(folder) as fresh:
-        checkpoint.save_tensors(fresh / "model.safetensors", model.state_dict())
-        checkpoint.save_tensors(fresh / "ema.safetensors", average.weights)
-        checkpoint.save_optimizer(fresh / "optimizer.safetensors", optimizer)
-        checkpoint.write_json(fresh / "state.json", progress.__dict__)
-
-
-def _load_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: FaceRecipe
-) -> tuple[Average, Progress]:
-    checkpoint.recover(folder)
-    checkpoint.load_weights(model, checkpoint.read_tensors(folder / "model.safetensors"), folder)
-    checkpoint.load_optimizer(folder / "optimizer.safetensors", optimizer)
-    average = Average(checkpoint.read_tensors(folder / "ema.safetensors"), recipe.ema_decay)
-    return average, Progress(**checkpoint.read_json(folder / "state.json"))

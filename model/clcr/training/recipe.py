@@ -113,7 +113,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def recipe_kind(path: Path) -> str:
-    """What a recipe trains: "faces" or "clcr"; a file that cannot be read is left to `load_recipe`."""
+    """What a recipe trains: "faces", "words" or "clcr"; a file that cannot be read is left to `load_recipe`."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):

@@ -1,0 +1,73 @@
+"""Write the sets of texts that the language encoder is trained on: GoEmotions with its 28 labels, MELD, and both as a
+speech recogniser would give them.
+
+python tools/data/text_sets.py --data ../shared/data --out cache/texts
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from clcr.training.data.manifest import Row
+from clcr.training.data.text_sets import Text, save_text_set
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
+
+from data.manifests import goemotions, meld, spoken
+from data.rows import records
+
+SPLITS = ("train", "dev")
+
+
+def fine_labels(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Comment id of GoEmotions -> its text and every label that it has, of both splits."""
+    return {
+        f"{split}{number:05d}-{record['id']}": (record["text"], tuple(record["labels"].split("|")))
+        for split in SPLITS
+        for number, record in enumerate(records(folder / f"goemotions_{split}.csv"))
+    }
+
+
+def text_sets(folder: Path) -> dict[str, list[Text]]:
+    """name -> its texts. Of GoEmotions as written all rows, also those of several emotions or none of the six."""
+    fine = fine_labels(folder)
+    single = {row.id: row.label for row in goemotions(folder)}
+    return {
+        "goemotions": [
+            Text(text, identity.partition("-")[0].rstrip("0123456789"), single.get(identity), labels)
+            for identity, (text, labels) in fine.items()
+            if text.strip()
+        ],
+        "goemotions_spoken": [
+            text_of(row, fine[row.id][1]) for row in spoken(goemotions(folder)) if row.split in SPLITS
+        ],
+        "meld": [text_of(row) for row in meld(folder) if row.split in SPLITS],
+        "meld_spoken": [text_of(row) for row in spoken(meld(folder)) if row.split in SPLITS],
+    }
+
+
+def text_of(row: Row, fine: tuple[str, ...] | None = None) -> Text:
+    """A manifest's row."""
+    return Text(row.text, row.split, row.label, fine)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the sets, and say what is in them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder with text/")
+    parser.add_argument("--out", type=Path, required=True, help="where to write NAME.jsonl")
+    given = parser.parse_args(arguments)
+    for name, texts in text_sets(given.data / "text").items():
+        save_text_set(given.out / f"{name}.jsonl", texts)
+        for split in SPLITS:
+            counts = Counter(text.label or "none of the six alone" for text in texts if text.split == split)
+            print(f"{name} {split}: {', '.join(f'{label} {count}' for label, count in counts.most_common())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
