@@ -20,7 +20,7 @@ from bench.bus import Readers
 from bench.command import BenchError, Figures, Tool, UsageError, main, number
 from bench.page import dashboard, need_websockets, opened
 from bench.picture import distribution
-from bench.product import Message, Product, environment, read_messages, usage
+from bench.product import Message, Product, ended, environment, read_messages, usage
 from bench.statistics import measure
 
 EXAMPLES = """  tools/bench_beside.py                              all cases, three rounds, docs/benchmarks/beside.json
@@ -162,7 +162,7 @@ def top(given: argparse.Namespace, place: Path, endpoint: str) -> Iterator[int |
         command, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment(), "TERM": "xterm", "LINES": "40"}
     )
     os.close(theirs)
-    with _ended(process), _read_away(ours):
+    with ended(process), _read_away(ours):
         yield process.pid
 
 
@@ -173,18 +173,6 @@ def view(given: argparse.Namespace, place: Path, endpoint: str) -> Iterator[int 
         yield process.pid
     if page.updates < WARM_UP_TICKS:
         raise BenchError(f"the page of clcr-stream view got {page.updates} messages; it did not watch the session")
-
-
-@contextmanager
-def _ended(process: subprocess.Popen[Any]) -> Iterator[None]:
-    """At the end the process is killed, and its pipes are closed."""
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 @contextmanager

@@ -117,7 +117,8 @@ def run(minutes: float, seed: int, say: Callable[[str], object]) -> dict[str, An
             cpu = watched.cpu_times()
             seconds = time.monotonic() - since_s
             samples.append(look(watched, since_s))
-    wrong = [f"grows: {name}" for name in verdict(samples)["grows"]]
+    judged = verdict(samples)
+    wrong = [f"grows: {name}" for name in judged["grows"]]
     if not 0 <= sum(published) - page.rows <= MISSES * len(published):
         wrong.append(f"{len(published)} sessions published {sum(published)} predictions, the page got {page.rows}")
     if not visited or min(visited) == 0:
@@ -131,7 +132,7 @@ def run(minutes: float, seed: int, say: Callable[[str], object]) -> dict[str, An
         "visits": len(visited),
         "cpu_s_per_s": round((cpu.user + cpu.system) / seconds, 4),
         "last": samples[-1],
-        **verdict(samples),
+        **judged,
         "wrong": wrong,
         "samples": samples[:: max(1, len(samples) // 100)],
     }

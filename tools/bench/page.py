@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from bench.command import BenchError, UsageError
-from bench.product import environment
+from bench.product import ended, environment
 
 LEAVES_S = 10.0
 
@@ -37,17 +37,13 @@ def dashboard(endpoint: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and the WebSocket's URL; killed at the end."""
     command = [sys.executable, "-m", "clcr_stream", "view", endpoint]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
-    assert process.stdout is not None
-    try:
+    with ended(process):
+        assert process.stdout is not None
         url = process.stdout.readline().strip()
         if not url.startswith("http://"):
             raise BenchError("clcr-stream view gave no address")
         host, _, token = url.removeprefix("http://").partition("/#token=")
         yield process, f"ws://{host}/socket?token={token}"
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,18 @@ class Ended:
     def steady(self, from_ns: int) -> list[Usage]:
         """What was seen from a moment on."""
         return [seen for seen in self.usage if seen.at_ns >= from_ns]
+
+
+@contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """At the end the process is killed, and its pipes are closed."""
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @dataclass

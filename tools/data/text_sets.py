@@ -23,10 +23,13 @@ from data.rows import records
 SPLITS = ("train", "dev")
 
 
-def fine_labels(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Comment id of GoEmotions -> its text and every label that it has, of both splits."""
+def whole_goemotions(folder: Path) -> dict[str, Text]:
+    """A manifest's id -> the comment with every label that it has, of both splits."""
+    single = {row.id: row.label for row in goemotions(folder)}
     return {
-        f"{split}{number:05d}-{record['id']}": (record["text"], tuple(record["labels"].split("|")))
+        (identity := f"{split}{number:05d}-{record['id']}"): Text(
+            record["text"], split, single.get(identity), tuple(record["labels"].split("|"))
+        )
         for split in SPLITS
         for number, record in enumerate(records(folder / f"goemotions_{split}.csv"))
     }
@@ -34,16 +37,11 @@ def fine_labels(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def text_sets(folder: Path) -> dict[str, list[Text]]:
     """name -> its texts. Of GoEmotions as written all rows, also those of several emotions or none of the six."""
-    fine = fine_labels(folder)
-    single = {row.id: row.label for row in goemotions(folder)}
+    whole = whole_goemotions(folder)
     return {
-        "goemotions": [
-            Text(text, identity.partition("-")[0].rstrip("0123456789"), single.get(identity), labels)
-            for identity, (text, labels) in fine.items()
-            if text.strip()
-        ],
+        "goemotions": [text for text in whole.values() if text.text.strip()],
         "goemotions_spoken": [
-            text_of(row, fine[row.id][1]) for row in spoken(goemotions(folder)) if row.split in SPLITS
+            text_of(row, whole[row.id].fine) for row in spoken(goemotions(folder)) if row.split in SPLITS
         ],
         "meld": [text_of(row) for row in meld(folder) if row.split in SPLITS],
         "meld_spoken": [text_of(row) for row in spoken(meld(folder)) if row.split in SPLITS],

@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from clcr.network.config import EMOTIONS
 from clcr.network.encoders import GridResNet
-from clcr.training import checkpoint, metrics
+from clcr.training import checkpoint
 from clcr.training.data.face_augment import FaceAugment
 from clcr.training.data.face_sets import FaceSet, load_face_set
-from clcr.training.part import Part, Scores, check_best, claim, read_recipe, train_part
+from clcr.training.part import Part, Scores, check_best, claim, read_recipe, score_answers, train_part
 
 CLEAR_VOTES = 6.0  # raters who agree: the faces whose label is beyond doubt
 FACE_PX = 112
@@ -119,7 +119,6 @@ def train_faces(folder: Path, recipe: FaceRecipe, resume: bool, until_step: int 
 
     def loss(step: int) -> Tensor:
         pictures, shares = faces.at(step)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout
         return functional.cross_entropy(model(pictures), shares)
 
     def scores(weights: checkpoint.State) -> Scores:
@@ -160,18 +159,8 @@ def score_faces(model: FaceClassifier, faces: FaceSet, batch: int = 256) -> dict
         answers.append(model.head(model.vision(rgb)).argmax(1).numpy())
     answer = np.concatenate(answers)
     top = faces.shares.max(1) * faces.votes
-    scores = _scores(answer, faces.labels)
+    scores = score_answers(answer, faces.labels)
     clear = top >= CLEAR_VOTES
     if clear.any():
-        scores |= {f"clear_{name}": value for name, value in _scores(answer[clear], faces.labels[clear]).items()}
+        scores |= {f"clear_{name}": value for name, value in score_answers(answer[clear], faces.labels[clear]).items()}
     return scores
-
-
-def _scores(answer: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> dict[str, Any]:
-    counts = metrics.confusion(labels, answer, len(EMOTIONS))
-    return {
-        "n": len(labels),
-        "accuracy": round(float(metrics.accuracy(counts)), 4),
-        "macro_f1": round(float(metrics.macro_f1(counts)), 4),
-        "confusion": counts.tolist(),
-    }

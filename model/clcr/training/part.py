@@ -15,10 +15,12 @@ import msgspec
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from clcr.training import checkpoint
+from clcr.network.config import EMOTIONS
+from clcr.training import checkpoint, metrics
 from clcr.training.optimisation import Average, Schedule, rate_factor, set_rates
 from clcr.training.train import FINISHED, STOPPED, Progress, TrainingError, append_record, stop_signals, truncate_log
 from clcr_stream.errors import ConfigError
@@ -32,6 +34,8 @@ class PartRecipe(Schedule, Protocol):
 
     @property
     def best(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
     @property
     def clip_norm(self) -> float: ...
     @property
@@ -81,6 +85,17 @@ def claim(folder: Path, recipe: PartRecipe, resume: bool) -> None:
     checkpoint.write_json(folder / "recipe.json", msgspec.to_builtins(recipe))
 
 
+def score_answers(answer: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Accuracy, macro-F1 and confusion of the emotions answered."""
+    counts = metrics.confusion(labels, answer, len(EMOTIONS))
+    return {
+        "n": len(labels),
+        "accuracy": round(float(metrics.accuracy(counts)), 4),
+        "macro_f1": round(float(metrics.macro_f1(counts)), 4),
+        "confusion": counts.tolist(),
+    }
+
+
 def train_part(folder: Path, recipe: PartRecipe, part: Part, resume: bool, until_step: int | None = None) -> str:
     """Train to the recipe's last step or until a signal; says which. Writes log.jsonl, best/, last/ and final/."""
     average, progress = Average.of(part.model, recipe.ema_decay), Progress()
@@ -120,6 +135,7 @@ def train_part(folder: Path, recipe: PartRecipe, part: Part, resume: bool, until
 def _step(part: Part, recipe: PartRecipe, step: int) -> float:
     set_rates(part.optimizer, rate_factor(step, recipe))
     part.model.train()
+    torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout
     loss = part.loss(step)
     if not bool(torch.isfinite(loss)):
         raise TrainingError(f"step {step}: the loss is not finite; lower learning_rate")

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clcr.network.config import EMOTIONS
-from clcr.training import checkpoint, metrics
+from clcr.training import checkpoint
 from clcr.training.data.text_sets import TextSet, fine_names, load_text_set
-from clcr.training.part import Part, Scores, check_best, claim, read_recipe, train_part
+from clcr.training.part import Part, Scores, check_best, claim, read_recipe, score_answers, train_part
 from clcr.training.recipe import Language
 from clcr.training.start import language_encoder
 from clcr_stream.errors import ConfigError
@@ -175,9 +175,7 @@ def train_words(folder: Path, recipe: WordsRecipe, resume: bool, until_step: int
     texts, rarity = Texts(recipe, sets), rarity_of(sets, recipe.balance)
 
     def loss(step: int) -> Tensor:
-        rows = texts.at(step)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout
-        return _loss(model, recipe, sets, rows, rarity)
+        return _loss(model, recipe, sets, texts.at(step), rarity)
 
     def scores(weights: checkpoint.State) -> Scores:
         shown.load_state_dict(weights)
@@ -244,13 +242,7 @@ def score_texts(model: TextClassifier, head: str, tokens: Tokens) -> dict[str, A
     for places in _by_length([tokens.ids[row] for row in rows]):
         means: Tensor = model(*padded([tokens.ids[rows[place]] for place in places]))
         answer[places] = model.heads[head](means).argmax(1).numpy()
-    counts = metrics.confusion(tokens.labels[rows], answer, len(EMOTIONS))
-    return {
-        "n": len(rows),
-        "accuracy": round(float(metrics.accuracy(counts)), 4),
-        "macro_f1": round(float(metrics.macro_f1(counts)), 4),
-        "confusion": counts.tolist(),
-    }
+    return score_answers(answer, tokens.labels[rows])
 
 
 def _by_length(ids: list[list[int]], batch: int = 64) -> Iterator[NDArray[np.int64]]:
