@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clcr.network.config import EMOTIONS, ModelConfig
 from clcr.network.encoders import GridResNet
-from clcr.training import checkpoint, faces, start
+from clcr.training import checkpoint, faces, start, train
 from clcr.training.cli import STOPPED_CODE, train_main
 from clcr.training.data.face_augment import FaceAugment
 from clcr.training.data.face_sets import load_face_set, save_face_set
@@ -173,6 +173,20 @@ def test_clcr_begins_with_a_trained_face_network(recipe: faces.FaceRecipe, tmp_p
         assert torch.equal(tensor, trained[f"vision.{name}"]), name
 
 
+def test_a_checkpoint_goes_on_with_another_face_network(recipe: faces.FaceRecipe, tmp_path: Path) -> None:
+    faces.train_faces(Path("run"), recipe, resume=False)
+    write_packs(tmp_path)
+    whole = clcr_recipe(width=16, shared_rank=8, private_rank=4, vision_channels=[4, 6, 8, 8])
+    other = msgspec.structs.replace(whole, vision=None)
+    begun = train.start_run(Path("begun"), msgspec.structs.replace(other, steps=1), start.new_model(other))
+    train.train(begun)
+    model, before = start.model_from(Path("begun/final"), whole), start.model_from(Path("begun/final"), other)
+    trained = checkpoint.read_tensors(Path("run/final/model.safetensors"))
+    for name, tensor in model.state_dict().items():
+        expected = trained[name] if name.startswith("vision.") else before.state_dict()[name]
+        assert torch.equal(tensor, expected), name
+
+
 def clcr_recipe(**model: Any) -> Recipe:
     whole = load_recipe(CONFIGS / "train_tiny.yaml")
     settings = {**whole.model, "vision_front_end": "grid", **model}
@@ -215,6 +229,7 @@ def test_a_wrong_key_of_a_recipe_is_named(recipe: faces.FaceRecipe, change: dict
 
 def test_the_shipped_recipe_is_whole() -> None:
     assert faces.load_face_recipe(CONFIGS / "faces.yaml").best == "ferplus"
+    assert faces.load_face_recipe(CONFIGS / "faces_films.yaml").init == "checkpoints/faces"
 
 
 def test_a_file_that_is_no_face_set_is_refused(tmp_path: Path) -> None:

@@ -247,13 +247,17 @@ PROOFS: dict[str, Proof] = {
     "clcr-train configs/train_base.yaml --run runs/loso --steps 450 --leave-one-speaker-out "
     "--speakers-per-fold 2": FOLDS,
     "clcr-eval checkpoints/default --pack cache/packs/mosi_plain_whisper --subsets V,A,VA "
-    "--json docs/results/plain_talk/version_7.json": EVALUATE,
+    "--json docs/results/plain_talk/version_8.json": EVALUATE,
     "clcr-eval runs/words/final --pack cache/packs/javased_av_whisper cache/packs/ravdess_whisper "
     "--json scores.json --plots plots/": EVALUATE,
     "clcr-eval checkpoints/default --pack cache/packs/javased_av_whisper ... "
     "--json docs/results/default.json": EVALUATE,
     "clcr-train configs/train_films.yaml --run runs/films --init runs/base/final": TRAIN,
-    "python tools/data/average.py checkpoints/default runs/films/final runs/mean --keep language.": ByTest(
+    "clcr-train configs/faces_films.yaml --run runs/faces_films --threads 1": FACES,
+    "python tools/data/average.py checkpoints/faces runs/faces_films/final runs/faces_mean": ByTest(
+        "tests/tools/test_average.py::test_two_face_networks_have_a_mean_that_a_recipe_can_begin_with"
+    ),
+    "python tools/data/average.py runs/films/final runs/base/final runs/mean --keep vision.": ByTest(
         "tests/tools/test_average.py::"
         "test_weights_are_the_mean_but_for_those_that_are_kept_and_both_trainings_stay_known"
     ),
@@ -275,7 +279,7 @@ PROOFS: dict[str, Proof] = {
         "tests/tools/test_nothing.py::test_the_command_writes_a_set_that_is_prepared_as_others_are"
     ),
     "clcr-eval runs/words/final --fit-temperature --pairs 600 "
-    "--pack cache/packs/{javased_av,ravdess,emodb,nemo,ased}_whisper "
+    "--pack cache/packs/{javased_av,ravdess,emodb,nemo,ased,emogator}_whisper "
     "cache/packs/{ferplus,faces_people,ckplus,goemotions,goemotions_spoken,meld,meld_spoken}": ByTest(
         "tests/model/test_evaluate.py::"
         "test_temperatures_are_stored_by_subset_and_people_they_were_fitted_on_have_those_of_others"

@@ -9,12 +9,25 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from clcr.network.language import LanguageEncoder
 from clcr.network.model import CLCR
-from clcr.training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint, trainings_of
+from clcr.training import faces
+from clcr.training.checkpoint import (
+    CheckpointError,
+    CheckpointInfo,
+    load_checkpoint,
+    read_json,
+    replacing_folder,
+    save_checkpoint,
+    save_tensors,
+    trainings_of,
+    write_json,
+)
+from clcr.training.start import face_channels, face_weights
 from clcr_factory import TINY
 from tiny_tokenizer import tokenizer_json
 
@@ -57,3 +70,19 @@ def test_two_models_that_differ_are_refused_in_one_line(tmp_path: Path) -> None:
         average.average(one, other, tmp_path / "mean")
     done = subprocess.run([sys.executable, TOOL, one, other, tmp_path / "mean"], capture_output=True, text=True)
     assert done.returncode == 7 and done.stderr.count("\n") == 1 and not (tmp_path / "mean").exists()
+
+
+def test_two_face_networks_have_a_mean_that_a_recipe_can_begin_with(tmp_path: Path) -> None:
+    recipe = faces.FaceRecipe(kind="faces", train=(), dev=(), best="", steps=1, channels=(4, 4, 4, 4), width=8)
+    folders = [tmp_path / name for name in ("one", "other", "mean")]
+    for seed, folder in enumerate(folders[:2]):
+        torch.manual_seed(seed)
+        with replacing_folder(folder) as fresh:
+            save_tensors(fresh / "model.safetensors", faces.FaceClassifier(recipe).state_dict())
+            write_json(fresh / "info.json", {"recipe": msgspec.to_builtins(recipe), "step": 1, "dev": {"score": 0.5}})
+    average.average(*folders)
+    one, other, mean = (face_weights(folder) for folder in folders)
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (one[name] + other[name]) / 2 if value.is_floating_point() else other[name])
+    assert face_channels(folders[2]) == (4, 4, 4, 4)
+    assert "dev" not in read_json(folders[2] / "info.json")  # scores of neither

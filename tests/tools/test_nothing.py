@@ -62,13 +62,15 @@ def test_a_face_that_cannot_be_read_is_not_the_face() -> None:
 def test_the_command_writes_a_set_that_is_prepared_as_others_are(
     tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(nothing, "COUNTS", {"train": 6, "dev": 3})
+    monkeypatch.setattr(
+        nothing, "COUNTS", {"train": {"audio": 6, "face": 8, "text": 10}, "dev": {"audio": 3, "face": 3, "text": 3}}
+    )
     out = tmp_path / "nothing"
     assert nothing.main(["--manifests", str(manifests), "--out", str(out)]) == 0
-    assert "27 samples" in capsys.readouterr().out
+    assert "33 samples" in capsys.readouterr().out
     rows = read_manifest(out / "nothing.csv")
     assert {(r.kind, r.split): sum(o.kind == r.kind and o.split == r.split for o in rows) for r in rows} == {
-        (kind, split): count for kind in ("audio", "face", "text") for split, count in (("train", 6), ("dev", 3))
+        (kind, split): count for split, counts in nothing.COUNTS.items() for kind, count in counts.items()
     }
     assert {r.label for r in rows} == {NOTHING}
     assert len(decode_audio(out / rows[0].media, 0.0, 0.0)) > SAMPLE_RATE_HZ
@@ -78,13 +80,15 @@ def test_the_command_writes_a_set_that_is_prepared_as_others_are(
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_bytes(tokenizer_json())
     pack = Pack(prepare(out / "nothing.csv", out, tmp_path / "packs", tokenizer), "train", (NOTHING,))
-    assert len(pack) == 18 and all(pack.holds(name) for name in ("slots", "mel", "tokens"))
+    assert len(pack) == 24 and all(pack.holds(name) for name in ("slots", "mel", "tokens"))
 
 
 def test_without_real_faces_no_set_of_faces_is_needed(
     tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nothing, "COUNTS", {"train": 4, "dev": 2})
+    monkeypatch.setattr(
+        nothing, "COUNTS", {"train": {"audio": 4, "face": 4, "text": 4}, "dev": {"audio": 2, "face": 2, "text": 2}}
+    )
     (manifests / "ferplus.csv").unlink()
     out = tmp_path / "nothing"
     assert nothing.main(["--manifests", str(manifests), "--out", str(out)]) == 2

@@ -1,8 +1,10 @@
 """The mean of two checkpoints' weights, for trainings that began alike and lie in one valley (Wortsman et al. 2022).
 
-python tools/data/average.py checkpoints/default runs/films/final runs/mean --keep language.
+python tools/data/average.py runs/films/final runs/base/final runs/mean --keep vision.
+python tools/data/average.py checkpoints/faces runs/faces_films/final runs/faces_mean
 
-Parameters whose names begin with one of --keep are the first one's. What both were trained on stays known.
+Parameters whose names begin with one of --keep are the first one's. What both were trained on stays known. Two face
+networks, or two language encoders with their heads, have a mean too.
 """
 
 from __future__ import annotations
@@ -10,23 +12,23 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clcr_stream.errors import ClcrError
+
+if TYPE_CHECKING:  # torch takes 2 s to import, which --help need not wait for
+    from clcr.training.checkpoint import State
 
 
 def average(first: Path, second: Path, out: Path, keep: tuple[str, ...] = ()) -> None:
     """Write the mean as a checkpoint `out`, with the second one's settings. Raises CheckpointError."""
+    if (second / "info.json").is_file():
+        _average_parts(first, second, out, keep)
+        return
     from clcr.training import checkpoint
 
-    model, other = checkpoint.load_checkpoint(second), checkpoint.load_checkpoint(first).state_dict()
-    weights = model.state_dict()
-    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in other.items()}:
-        raise checkpoint.CheckpointError(f"{first} and {second}: their weights differ in shape; give two of one model")
-    for name, value in weights.items():
-        if name.startswith(keep):
-            value.copy_(other[name])
-        elif value.is_floating_point():
-            value.copy_((value + other[name]) / 2)
+    model, other = checkpoint.load_checkpoint(second), checkpoint.load_checkpoint(first)
+    weights = _mean(other.state_dict(), model.state_dict(), keep, f"{first} and {second}")
     labels = checkpoint.load_info(second).labels
     provenance = {
         "averaged": [str(first), str(second)],
@@ -35,6 +37,32 @@ def average(first: Path, second: Path, out: Path, keep: tuple[str, ...] = ()) ->
     checkpoint.save_checkpoint(
         out, model, second / "tokenizer.json", checkpoint.CheckpointInfo(labels, provenance), weights
     )
+
+
+def _average_parts(first: Path, second: Path, out: Path, keep: tuple[str, ...]) -> None:
+    """The same of two parts that were trained for themselves; info.json names both recipes."""
+    from clcr.training import checkpoint
+
+    one, other = (checkpoint.read_tensors(folder / "model.safetensors") for folder in (first, second))
+    weights = _mean(one, other, keep, f"{first} and {second}")
+    recipes = [checkpoint.read_json(folder / "info.json")["recipe"] for folder in (first, second)]
+    with checkpoint.replacing_folder(out) as fresh:
+        checkpoint.save_tensors(fresh / "model.safetensors", weights)
+        info = {"recipe": recipes[1], "averaged": [str(first), str(second)], "other_recipe": recipes[0]}
+        checkpoint.write_json(fresh / "info.json", info)
+
+
+def _mean(first: State, second: State, keep: tuple[str, ...], what: str) -> State:
+    """The mean of what is floating point; whole numbers, which only count batches, are the second one's."""
+    from clcr.training.checkpoint import CheckpointError
+
+    if {name: value.shape for name, value in first.items()} != {name: value.shape for name, value in second.items()}:
+        raise CheckpointError(f"{what}: their weights differ in shape; give two of one model")
+    mean = {}
+    for name, value in second.items():
+        kept = name.startswith(keep)
+        mean[name] = first[name] if kept else (value + first[name]) / 2 if value.is_floating_point() else value
+    return mean
 
 
 def main() -> int:

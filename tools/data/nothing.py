@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path,
 
 from data.changed_sound import write_wav
 
-COUNTS = {"train": 240, "dev": 80}  # of each modality
+# Pictures and words are many and small, so that none is learned by heart.
+COUNTS = {"train": {"audio": 240, "face": 1200, "text": 2400}, "dev": {"audio": 80, "face": 80, "text": 80}}
 FACE_PX = 48
 SOUND_S = (1.5, 5.0)
 FILLERS = ("um", "uh", "okay", "so", "and", "the", "hm", "yeah", "one two three", "you know")
@@ -128,24 +129,27 @@ def write_nothing(manifests: Path, out: Path, real_faces: bool) -> int:
     for folder in ("sounds", "faces"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
-    for place, (split, count) in enumerate(COUNTS.items()):
+    for place, (split, counts) in enumerate(COUNTS.items()):
         said = [row.text for row in texts if row.split == split]
         seen = [row for row in faces if row.split == split]
         if not said or (real_faces and not seen):
             raise ConfigError(f"{manifests}: goemotions.csv or ferplus.csv has no {split} part; write them again")
-        for index in range(count):
+        for index in range(max(counts.values())):
             rng = np.random.default_rng((place, index))
             name = f"{split}_{index:04d}"
-            write_wav(out / "sounds" / f"{name}.wav", sound(rng))
-            rows.append(_row(name, "audio", split, media=f"sounds/{name}.wav"))
-            if rng.random() < 0.5 or not real_faces:
-                picture = no_face(rng)
-            else:
-                face = load_image(manifests, seen[rng.integers(len(seen))])
-                picture = unreadable(face if face.ndim == 2 else face.mean(2), rng)
-            cv2.imwrite(str(out / "faces" / f"{name}.png"), picture.astype(np.uint8))
-            rows.append(_row(name, "face", split, media=f"faces/{name}.png"))
-            rows.append(_row(name, "text", split, text=words(said, rng)))
+            if index < counts["audio"]:
+                write_wav(out / "sounds" / f"{name}.wav", sound(rng))
+                rows.append(_row(name, "audio", split, media=f"sounds/{name}.wav"))
+            if index < counts["face"]:
+                if rng.random() < 0.5 or not real_faces:
+                    picture = no_face(rng)
+                else:
+                    face = load_image(manifests, seen[rng.integers(len(seen))])
+                    picture = unreadable(face if face.ndim == 2 else face.mean(2), rng)
+                cv2.imwrite(str(out / "faces" / f"{name}.png"), picture.astype(np.uint8))
+                rows.append(_row(name, "face", split, media=f"faces/{name}.png"))
+            if index < counts["text"]:
+                rows.append(_row(name, "text", split, text=words(said, rng)))
     write_manifest(out / "nothing.csv", rows)
     return len(rows)
 

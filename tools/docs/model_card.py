@@ -21,7 +21,7 @@ ABOUT = {
     "emodb": "EmoDB, last two speakers (German, 4 labels)",
     "nemo": "nEMO, one speaker (Polish)",
     "ased": "ASED, 6 speakers (Amharic, 5 labels)",
-    "emogator": "EmoGator, 40 people: bursts without words, never trained on",
+    "emogator": "EmoGator, 40 people: bursts without words",
     "emospeech": "EmoSpeech, 10 people: one-word commands on phones, never trained on",
     "ferplus": "FER+ clear faces, repeats kept together",
     "faces_people": "faces of people kept apart (4 labels)",
@@ -34,7 +34,7 @@ ABOUT = {
 }
 
 TOGETHER = "put together by label"
-NEVER_SURE = ("javased_audio", "emogator", "emospeech", "fer2013")  # not in that table: seen above, or other labels
+NEVER_SURE = ("javased_audio", "emospeech", "fer2013")  # not in that table: seen above, or other labels
 SOUNDS = {  # tools/data/changed.py
     "room": "in a room (0.5 s of echo)",
     "hall": "in a hall (1.2 s)",

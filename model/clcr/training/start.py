@@ -101,6 +101,8 @@ def model_from(folder: Path, recipe: Recipe) -> CLCR:
     fresh.load_state_dict(carried, strict=False)
     if sound_is_fresh(recipe, folder):
         _take_speech_encoder(fresh, recipe)
+    if recipe.vision is not None:
+        take_face_network(fresh, Path(recipe.vision))
     return fresh
 
 
