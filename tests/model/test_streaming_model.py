@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from clcr.network.batch import Batch
 from clcr.network.config import LEVELS, MODALITIES
-from clcr.network.intraced import SCORE_LIMIT, LevelOutputs
+from clcr.network.intraced import SCORE_LIMIT, Described, LevelOutputs
 from clcr.network.model import CLCR
 from clcr.network.streaming import STREAMED, Grid, StreamingInterCAD, StreamingLanguage, StreamingLevel, frozen_bases
 from clcr_factory import (
@@ -282,6 +282,32 @@ def test_a_model_whose_attention_could_lose_a_valid_token_is_not_streamed() -> N
     assert exchange.largest_score() > SCORE_LIMIT
     with pytest.raises(ValueError, match="level 2: scores of attention may reach"):
         StreamingLevel(model, 2, GRID)
+
+
+@torch.no_grad()
+def test_valid_tokens_keep_their_shares_beside_a_window_of_masked_ones_when_scores_are_lowest() -> None:
+    exchange, generator = tiny_model().exchanges[1], torch.Generator().manual_seed(0)
+    heads, size = TINY.heads, TINY.shared_rank // TINY.heads
+    valid = {"vision": torch.ones(1, 90), "acoustic": torch.zeros(1, 150), "language": torch.zeros(1, 64)}
+    valid["acoustic"][0, -3:] = 1.0
+    tokens = {}
+    for modality, mask in valid.items():
+        qkv = torch.randn(1, 3 * heads, mask.shape[1], size, generator=generator)
+        qkv[:, : 2 * heads] *= 0.01
+        qkv[:, :heads, :, 0], qkv[:, heads : 2 * heads, :, 0] = 8.3, torch.linspace(-8.4, -8.3, mask.shape[1])
+        qkv = qkv * mask[:, None, :, None]
+        tokens[modality] = Described(qkv, torch.stack([mask, mask], 1), torch.zeros(1, mask.shape[1], 1))
+    alpha = {modality: mask * 0.5 for modality, mask in valid.items()}
+    q, k, v = (tokens[m].qkv.double().split(heads, 1)[i] for m, i in (("vision", 0), ("acoustic", 1), ("acoustic", 2)))
+    scores = q @ k[:, :, -3:].transpose(-1, -2)
+    assert -SCORE_LIMIT < float(scores.min()) < 3 - SCORE_LIMIT
+    expected = 0.5 * (torch.softmax(scores, -1) @ v[:, :, -3:]).sum(2, keepdim=True)
+    assert_close(exchange._receive("vision", tokens, alpha).double(), expected, atol=1e-4, rtol=1e-4)
+    alone = {
+        m: tokens[m] if m == "vision" else replace(tokens[m], marks=tokens[m].marks * 0, qkv=tokens[m].qkv * 0)
+        for m in tokens
+    }
+    assert float(exchange._receive("vision", alone, alpha).abs().max()) == 0.0  # an empty pool, and nothing overflows
 
 
 @torch.no_grad()

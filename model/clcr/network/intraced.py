@@ -18,11 +18,11 @@ from clcr.network.config import MODALITIES, ModelConfig
 from clcr.network.projection import project_budget
 
 ALPHA_FLOOR = 1e-6
-MASS_FLOOR = 1e-30  # of the probability that falls on valid tokens; an empty pool has none
+MASS_FLOOR = 1e-35  # of the probability that falls on valid tokens; an empty pool has none
 LEAST_DEVIATION = 1e-3
 LEAST_NOTICED = 8  # tokens
 NOTICED = 0.02  # share of a batch in the running mean and deviation
-SCORE_LIMIT = 60.0  # beyond it that probability may round to nothing: exp(-60) = 9e-27
+SCORE_LIMIT = 70.0  # beyond it that probability may round to nothing: exp(-70) is 4e-31, beside 240 masked tokens 2e-33
 
 
 @dataclass(frozen=True)
