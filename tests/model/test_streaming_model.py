@@ -298,16 +298,17 @@ def test_valid_tokens_keep_their_shares_beside_a_window_of_masked_ones_when_scor
         qkv = qkv * mask[:, None, :, None]
         tokens[modality] = Described(qkv, torch.stack([mask, mask], 1), torch.zeros(1, mask.shape[1], 1))
     alpha = {modality: mask * 0.5 for modality, mask in valid.items()}
-    q, k, v = (tokens[m].qkv.double().split(heads, 1)[i] for m, i in (("vision", 0), ("acoustic", 1), ("acoustic", 2)))
+    parts = {m: tokens[m].qkv.double() for m in ("vision", "acoustic")}
+    q, k, v = parts["vision"][:, :heads], parts["acoustic"][:, heads : 2 * heads], parts["acoustic"][:, 2 * heads :]
     scores = q @ k[:, :, -3:].transpose(-1, -2)
     assert -SCORE_LIMIT < float(scores.min()) < 3 - SCORE_LIMIT
     expected = 0.5 * (torch.softmax(scores, -1) @ v[:, :, -3:]).sum(2, keepdim=True)
-    assert_close(exchange._receive("vision", tokens, alpha).double(), expected, atol=1e-4, rtol=1e-4)
+    assert_close(exchange.receive("vision", tokens, alpha).double(), expected, atol=1e-4, rtol=1e-4)
     alone = {
         m: tokens[m] if m == "vision" else replace(tokens[m], marks=tokens[m].marks * 0, qkv=tokens[m].qkv * 0)
         for m in tokens
     }
-    assert float(exchange._receive("vision", alone, alpha).abs().max()) == 0.0  # an empty pool, and nothing overflows
+    assert float(exchange.receive("vision", alone, alpha).abs().max()) == 0.0  # an empty pool, and nothing overflows
 
 
 @torch.no_grad()

@@ -194,11 +194,11 @@ class LevelExchange(nn.Module):
         return self._received(tokens, alpha)
 
     def _received(self, tokens: dict[str, Described], alpha: dict[str, Tensor]) -> Tensor:
-        received = torch.cat([self._receive(m, tokens, alpha) for m in tokens], 2)  # (B, heads, M, size)
+        received = torch.cat([self.receive(m, tokens, alpha) for m in tokens], 2)  # (B, heads, M, size)
         taken: Tensor = self.out(received.transpose(1, 2).reshape(-1, len(tokens), self.config.shared_rank))
         return taken
 
-    def _receive(self, modality: str, tokens: dict[str, Described], alpha: dict[str, Tensor]) -> Tensor:
+    def receive(self, modality: str, tokens: dict[str, Described], alpha: dict[str, Tensor]) -> Tensor:
         """sum_t alpha_t P_t V of one modality over the pool of the others, before W_o (B, heads, 1, r_s / heads).
 
         A masked token has k = v = 0: it adds nothing to the sum, and what it takes of the softmax is divided out again
