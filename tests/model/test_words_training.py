@@ -186,3 +186,10 @@ def test_the_development_sets_have_the_rows_of_the_manifests_and_every_finer_lab
     assert (len(train), len(dev), len(train.fine_names)) == (43410, 5426, 28)
     assert sum(text.label is not None for text in dev.texts) == 2895
     assert len(load_text_set(tmp_path / "goemotions_spoken.jsonl", "dev")) == 2895
+    nothing = load_text_set(tmp_path / "nothing.jsonl", "dev")
+    known = {word for text in dev.texts for word in text.text.split()} | {
+        w for f in tool["words"].__globals__["FILLERS"] for w in f.split()
+    }
+    assert {text.fine for text in nothing.texts} == {("nothing",)} and {text.label for text in nothing.texts} == {None}
+    assert {word for text in nothing.texts for word in text.text.split()} <= known
+    assert len({text.text for text in load_text_set(tmp_path / "nothing.jsonl", "train").texts}) > 15_000

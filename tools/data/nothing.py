@@ -118,7 +118,10 @@ def words(texts: Sequence[str], rng: np.random.Generator) -> str:
     """Words of different texts, out of order; or a filler."""
     if rng.random() < 0.2:
         return str(rng.choice(FILLERS))
-    drawn = [str(rng.choice(str(rng.choice(texts)).split() or [""])) for _ in range(int(rng.integers(1, 13)))]
+    drawn = []
+    for _ in range(int(rng.integers(1, 13))):
+        text = texts[int(rng.integers(len(texts)))].split() or [""]
+        drawn.append(text[int(rng.integers(len(text)))])
     return " ".join(drawn)
 
 

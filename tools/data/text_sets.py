@@ -1,5 +1,5 @@
-"""Write the sets of texts that the language encoder is trained on: GoEmotions with its 28 labels, MELD, and both as a
-speech recogniser would give them.
+"""Write the sets of texts that the language encoder is trained on: GoEmotions with its 28 labels, MELD, both as a
+speech recogniser would give them, and words at random with a label of their own.
 
 python tools/data/text_sets.py --data ../shared/data --out cache/texts
 """
@@ -12,15 +12,20 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from clcr.training.data.manifest import Row
+from clcr.training.data.pairs import NOTHING
 from clcr.training.data.text_sets import Text, save_text_set
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it finds its siblings
 
 from data.manifests import goemotions, meld, spoken
+from data.nothing import words
 from data.rows import records
 
 SPLITS = ("train", "dev")
+AT_RANDOM = {"train": 20_000, "dev": 500}
 
 
 def whole_goemotions(folder: Path) -> dict[str, Text]:
@@ -38,14 +43,27 @@ def whole_goemotions(folder: Path) -> dict[str, Text]:
 def text_sets(folder: Path) -> dict[str, list[Text]]:
     """name -> its texts. Of GoEmotions as written all rows, also those of several emotions or none of the six."""
     whole = whole_goemotions(folder)
+    written = [text for text in whole.values() if text.text.strip()]
     return {
-        "goemotions": [text for text in whole.values() if text.text.strip()],
+        "goemotions": written,
+        "nothing": at_random(written),
         "goemotions_spoken": [
             text_of(row, whole[row.id].fine) for row in spoken(goemotions(folder)) if row.split in SPLITS
         ],
         "meld": [text_of(row) for row in meld(folder) if row.split in SPLITS],
         "meld_spoken": [text_of(row) for row in spoken(meld(folder)) if row.split in SPLITS],
     }
+
+
+def at_random(texts: Sequence[Text]) -> list[Text]:
+    """Words of different texts of a split, out of order, with the one finer label "nothing"."""
+    found = []
+    for place, (split, count) in enumerate(AT_RANDOM.items()):
+        said = [text.text for text in texts if text.split == split]
+        for index in range(count):
+            rng = np.random.default_rng((place, index, 3))
+            found.append(Text(words(said, rng), split, None, (NOTHING,)))
+    return found
 
 
 def text_of(row: Row, fine: tuple[str, ...] | None = None) -> Text:
