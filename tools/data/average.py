@@ -4,7 +4,7 @@ python tools/data/average.py runs/films/final runs/base/final runs/mean --keep v
 python tools/data/average.py checkpoints/faces runs/faces_films/final runs/faces_mean
 
 Parameters whose names begin with one of --keep are the first one's. What both were trained on stays known. Two face
-networks, or two language encoders with their heads, have a mean too.
+networks have a mean too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch takes 2 s to import, which --help need not wait for
 def average(first: Path, second: Path, out: Path, keep: tuple[str, ...] = ()) -> None:
     """Write the mean as a checkpoint `out`, with the second one's settings. Raises CheckpointError."""
     if (second / "info.json").is_file():
-        _average_parts(first, second, out, keep)
+        _average_faces(first, second, out, keep)
         return
     from clcr.training import checkpoint
 
@@ -39,8 +39,8 @@ def average(first: Path, second: Path, out: Path, keep: tuple[str, ...] = ()) ->
     )
 
 
-def _average_parts(first: Path, second: Path, out: Path, keep: tuple[str, ...]) -> None:
-    """The same of two parts that were trained for themselves; info.json names both recipes."""
+def _average_faces(first: Path, second: Path, out: Path, keep: tuple[str, ...]) -> None:
+    """The same of two face networks; info.json names both recipes."""
     from clcr.training import checkpoint
 
     one, other = (checkpoint.read_tensors(folder / "model.safetensors") for folder in (first, second))

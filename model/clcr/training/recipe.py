@@ -80,9 +80,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: int
     language: Language = Language()
     acoustic: Acoustic | None = None  # for a fresh acoustic_encoder whisper, and with --init for one under renew
-    vision: str | None = (
-        None  # a folder with a trained face network, for vision_front_end grid; with --init in place of its own
-    )
+    vision: str | None = None  # a folder with a trained face network, for vision_front_end grid; goes before --init's
     pairs: Pairs | None = None
     model: dict[
         str, Any
