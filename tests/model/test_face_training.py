@@ -23,6 +23,7 @@ from clcr.training.data.face_sets import load_face_set, save_face_set
 from clcr.training.recipe import Recipe, load_recipe
 from clcr_stream.errors import ConfigError
 from close import assert_close
+from part_runs import check_that_resuming_goes_on
 from tiny_packs import write_packs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -147,12 +148,7 @@ def test_a_run_learns_and_publishes_its_scores(recipe: faces.FaceRecipe) -> None
 
 
 def test_stopping_and_resuming_goes_the_way_of_a_run_that_did_not_stop(recipe: faces.FaceRecipe) -> None:
-    faces.train_faces(Path("whole"), recipe, resume=False)
-    assert faces.train_faces(Path("parts"), recipe, resume=False, until_step=2) == "stopped"
-    assert faces.train_faces(Path("parts"), recipe, resume=True) == "finished"
-    whole, parts = (checkpoint.read_tensors(Path(run, "last/model.safetensors")) for run in ("whole", "parts"))
-    for name, tensor in whole.items():
-        assert_close(tensor, parts[name], atol=1e-5, rtol=1e-4, msg=name)
+    check_that_resuming_goes_on(faces.train_faces, recipe)
 
 
 def test_what_was_logged_after_the_state_that_is_resumed_is_not_logged_twice(recipe: faces.FaceRecipe) -> None:

@@ -21,6 +21,7 @@ from clcr.training.recipe import Language
 from clcr.training.start import language_encoder
 from clcr_stream.errors import ConfigError
 from close import assert_close
+from part_runs import check_that_resuming_goes_on
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TELLING = ("table", "tears", "party", "suddenly", "ghost", "shouting")  # one word for each emotion
@@ -84,12 +85,7 @@ def test_a_run_learns_and_its_encoder_is_one_that_a_recipe_begins_with(recipe: w
 
 
 def test_stopping_and_resuming_goes_the_way_of_a_run_that_did_not_stop(recipe: words.WordsRecipe) -> None:
-    words.train_words(Path("whole"), recipe, resume=False)
-    assert words.train_words(Path("parts"), recipe, resume=False, until_step=2) == "stopped"
-    assert words.train_words(Path("parts"), recipe, resume=True) == "finished"
-    whole, parts = (checkpoint.read_tensors(Path(run, "last/model.safetensors")) for run in ("whole", "parts"))
-    for name, tensor in whole.items():
-        assert_close(tensor, parts[name], atol=1e-5, rtol=1e-4, msg=name)
+    check_that_resuming_goes_on(words.train_words, recipe)
 
 
 def test_frozen_embeddings_stay_and_everything_else_learns(recipe: words.WordsRecipe) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -201,7 +201,7 @@ def meld(folder: Path) -> Iterator[Row]:
                 yield row(identity, label, "text", split, text=record["utterance"], speaker=record["speaker"])
 
 
-def spoken(rows: Iterator[Row]) -> Iterator[Row]:
+def spoken(rows: Iterable[Row]) -> Iterator[Row]:
     """The texts as a speech recogniser would give them."""
     written = list(rows)
     recogniser = Recogniser(item.text for item in written if item.split == "train")

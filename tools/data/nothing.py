@@ -144,17 +144,21 @@ def write_nothing(manifests: Path, out: Path, real_faces: bool) -> int:
                 write_wav(out / "sounds" / f"{name}.wav", sound(rng))
                 rows.append(_row(name, "audio", split, media=f"sounds/{name}.wav"))
             if index < counts["face"]:
-                if rng.random() < 0.5 or not real_faces:
-                    picture = no_face(rng)
-                else:
-                    face = load_image(manifests, seen[rng.integers(len(seen))])
-                    picture = unreadable(face if face.ndim == 2 else face.mean(2), rng)
+                picture = _picture(manifests, seen, rng)
                 cv2.imwrite(str(out / "faces" / f"{name}.png"), picture.astype(np.uint8))
                 rows.append(_row(name, "face", split, media=f"faces/{name}.png"))
             if index < counts["text"]:
                 rows.append(_row(name, "text", split, text=words(said, rng)))
     write_manifest(out / "nothing.csv", rows)
     return len(rows)
+
+
+def _picture(manifests: Path, faces: list[Row], rng: np.random.Generator) -> Array:
+    """No face, or as often one of `faces` that nobody can read."""
+    if rng.random() < 0.5 or not faces:
+        return no_face(rng)
+    face = load_image(manifests, faces[rng.integers(len(faces))])
+    return unreadable(face if face.ndim == 2 else face.mean(2), rng)
 
 
 def _row(name: str, kind: str, split: str, media: str = "", text: str = "") -> Row:

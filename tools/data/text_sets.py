@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,8 @@ SPLITS = ("train", "dev")
 AT_RANDOM = {"train": 20_000, "dev": 500}
 
 
-def whole_goemotions(folder: Path) -> dict[str, Text]:
-    """A manifest's id -> the comment with every label that it has, of both splits."""
-    single = {row.id: row.label for row in goemotions(folder)}
+def whole_goemotions(folder: Path, single: Mapping[str, str]) -> dict[str, Text]:
+    """A manifest's id -> the comment with every label that it has, of both splits; `single`: id -> its one emotion."""
     return {
         (identity := f"{split}{number:05d}-{record['id']}"): Text(
             record["text"], split, single.get(identity), tuple(record["labels"].split("|"))
@@ -42,16 +41,15 @@ def whole_goemotions(folder: Path) -> dict[str, Text]:
 
 def text_sets(folder: Path) -> dict[str, list[Text]]:
     """name -> its texts. Of GoEmotions as written all rows, also those of several emotions or none of the six."""
-    whole = whole_goemotions(folder)
+    comments, scenes = list(goemotions(folder)), list(meld(folder))
+    whole = whole_goemotions(folder, {row.id: row.label for row in comments})
     written = [text for text in whole.values() if text.text.strip()]
     return {
         "goemotions": written,
         "nothing": at_random(written),
-        "goemotions_spoken": [
-            text_of(row, whole[row.id].fine) for row in spoken(goemotions(folder)) if row.split in SPLITS
-        ],
-        "meld": [text_of(row) for row in meld(folder) if row.split in SPLITS],
-        "meld_spoken": [text_of(row) for row in spoken(meld(folder)) if row.split in SPLITS],
+        "goemotions_spoken": [text_of(row, whole[row.id].fine) for row in spoken(comments) if row.split in SPLITS],
+        "meld": [text_of(row) for row in scenes if row.split in SPLITS],
+        "meld_spoken": [text_of(row) for row in spoken(scenes) if row.split in SPLITS],
     }
 
 
