@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S
@@ -19,11 +20,17 @@ from clcr_stream.window.cutter import Hop
 from clcr_stream.window.grid import Tick
 from clcr_stream.window.ring import NEVER_NS
 from clcr_stream.window.transcript import Segment
+from clcr_stream.wire.messages import Ns
 
 FACE, SOUND, WORDS, HOP = "face", "sound", "words", "hop"
 MEDIA = (FACE, SOUND, WORDS, HOP)
 _PNG_COMPRESSION = 1  # 1.0 ms and 19.2 kB a crop; 3: 2.4 ms and 18.7 kB
 _MAX_SIDE_PX = 4096
+
+Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**62)]  # a number of something
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Place: TypeAlias = Annotated[float, Meta(ge=-16, le=16)]  # in shares of a picture; a face may reach over its edge
+Sharpness: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class Time(msgspec.Struct, frozen=True):
@@ -40,7 +47,7 @@ class Face(msgspec.Struct, frozen=True, kw_only=True):
     frame_id: str = FACE
     format: str = "png"
     data: bytes
-    captured_ns: int
+    captured_ns: Ns
 
 
 class Sound(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,10 +58,10 @@ class Sound(msgspec.Struct, frozen=True, kw_only=True):
 
     timestamp: Time
     format: str = "pcm-f32"
-    sample_rate: int
+    sample_rate: Whole
     number_of_channels: int = 1
-    first_sample: int
-    present: list[tuple[int, int]]
+    first_sample: Whole
+    present: list[tuple[Whole, Whole]]
     data: bytes
 
 
@@ -62,8 +69,8 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     """A segment of text in the window."""
 
     id: str
-    start_ns: int
-    end_ns: int
+    start_ns: Ns
+    end_ns: Ns
     text: str
     final: bool
 
@@ -71,7 +78,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
 class Words(msgspec.Struct, frozen=True, kw_only=True):
     """All words that the model had from this hop on, until the next such message."""
 
-    hop: int
+    hop: Whole
     segments: list[Word]
 
 
@@ -81,20 +88,20 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     `box` is left, top, width, height in shares of the picture; `look` its luma and the face's sharpness, as a Look.
     """
 
-    captured_ns: int
+    captured_ns: Ns
     face: bool
-    quality: float
-    faces: int
-    box: tuple[float, float, float, float] | None = None
-    look: tuple[float | None, float | None] = (None, None)
+    quality: Share
+    faces: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    box: tuple[Place, Place, Place, Place] | None = None
+    look: tuple[Share | None, Sharpness | None] = (None, None)
 
 
 class HopEnd(msgspec.Struct, frozen=True, kw_only=True):
     """Ends the media of a hop: all that came before it is whole."""
 
-    number: int
-    start_ns: int
-    end_ns: int
+    number: Whole
+    start_ns: Ns
+    end_ns: Ns
     slots: list[Slot]
 
 
@@ -197,7 +204,10 @@ def from_png(data: bytes, size_px: int) -> NDArray[np.uint8]:
 
 
 def samples_of(sound: Sound) -> NDArray[np.float32]:
-    """The samples of a recorded hop."""
+    """The samples of a recorded hop; SourceError when they are no float32, or fewer than it says to be present."""
+    kept, rest = divmod(len(sound.data), 4)
+    if rest or any(not start <= stop <= kept for start, stop in sound.present):
+        raise SourceError(f"a recorded sound holds {len(sound.data)} bytes, not its samples; the file is damaged")
     return np.frombuffer(sound.data, "<f4").astype(np.float32)
 
 

@@ -96,6 +96,11 @@ class RecordingSource(ThreadedSource):
         """Put a whole hop into the rings, once it is due and there is room; False when stopping."""
         if self._shift_ns is None:
             raise SourceError(f"{self.name}: holds no session; the file is damaged")
+        hop_ns = self.sinks.grid.hop_ns
+        if hop.end_ns - hop.start_ns != hop_ns or any(
+            not hop.start_ns - hop_ns < slot.captured_ns < hop.end_ns + hop_ns for slot in hop.slots
+        ):
+            raise SourceError(f"{self.name}: the times of hop {hop.number} disagree; the file is damaged")
         start_ns, end_ns = hop.start_ns + self._shift_ns, hop.end_ns + self._shift_ns
         self.advance(start_ns)
         if not self.await_room(end_ns):
