@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from clcr_stream.cli import devices as devices_command
 from clcr_stream.cli.main import main
 from clcr_stream.sources import devices
+from clcr_stream.sources.v4l2 import PictureMode
 from curve_keys import write_keys
 from tiny_bundle import write_bundle
 
@@ -64,6 +66,27 @@ def test_devices_answers_without_any(capsys: pytest.CaptureFixture[str], monkeyp
     assert "clcr-stream[live]" in found["microphone_problem"]
     assert main(["devices"]) == 0
     assert "none found" in capsys.readouterr().out
+
+
+def test_devices_lists_the_modes_of_a_camera(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [{"device": f"/dev/video{number}", "name": "Desk camera"} for number in (0, 1)]
+    offered = [PictureMode("YUYV", 640, 480, 30.0), PictureMode("MJPG", 1280, 720, 29.97)]
+    monkeypatch.setattr(devices, "list_cameras", lambda: known)
+    monkeypatch.setattr(devices_command, "picture_modes", lambda path: offered if path == "/dev/video0" else [])
+    monkeypatch.setitem(sys.modules, "pyaudio", None)
+    assert main(["devices"]) == 0
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        "camera      /dev/video0  Desk camera",
+        "            YUYV 640x480 30 Hz",
+        "            MJPG 1280x720 29.97 Hz",
+        "camera      /dev/video1  Desk camera",
+    ]
+    assert main(["devices", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["cameras"]
+    assert found[0] == {**known[0], "modes": ["YUYV 640x480 30 Hz", "MJPG 1280x720 29.97 Hz"]}
+    assert found[1] == {**known[1], "modes": []}
 
 
 def test_doctor_names_each_camera_and_microphone_or_what_to_do_without(

@@ -77,7 +77,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "sources/trial": ["cli/test_doctor"],
     "sources/frames": ["sources/test_base", "sources/test_camera", "sources/test_media"],
     "sources/devices": ["cli/test_doctor"],
-    "sources/camera_mode": ["sources/test_camera"],
+    "sources/camera_mode": ["sources/test_camera", "sources/test_v4l2"],
     "sources/child_process": ["sources/test_decoder", "sources/test_speech_source"],
     "sources/decoder/child": ["sources/test_decoder", "faults/test_decoder_hangs_or_crashes"],
     "sources/decoder/process": ["sources/test_decoder", "faults/test_decoder_hangs_or_crashes"],

@@ -8,13 +8,14 @@ from clcr_stream.cli.arguments import EXIT_CODES, Parser
 from clcr_stream.cli.standard_streams import put, put_json
 from clcr_stream.errors import ClcrError
 from clcr_stream.sources import devices
+from clcr_stream.sources.v4l2 import PictureMode, picture_modes
 
 
 def parser() -> Parser:
     """The flags of `devices`."""
     flags = Parser(
         prog="clcr-stream devices",
-        description="List the cameras, X screens and microphones of this machine.",
+        description="List the cameras of this machine with their modes, its X screens and microphones.",
         epilog=EXIT_CODES,
     )
     flags.add_argument("--json", action="store_true", help="print JSON")
@@ -25,6 +26,7 @@ def command(arguments: Sequence[str]) -> int:
     """List them; a machine without any is no error."""
     flags = parser().parse_args(arguments)
     cameras, displays = devices.list_cameras(), devices.list_screens()
+    modes = [picture_modes(camera["device"]) for camera in cameras]
     microphones: list[dict[str, str | int]] = []
     problem = None
     try:
@@ -34,25 +36,31 @@ def command(arguments: Sequence[str]) -> int:
     if flags.json:
         put_json(
             {
-                "cameras": cameras,
+                "cameras": [
+                    {**camera, "modes": [str(mode) for mode in offered]}
+                    for camera, offered in zip(cameras, modes, strict=True)
+                ],
                 "screens": [{"display": display} for display in displays],
                 "microphones": microphones,
                 "microphone_problem": problem,
             }
         )
     else:
-        put("\n".join(_lines(cameras, displays, microphones, problem)))
+        put("\n".join([*_camera_lines(cameras, modes), *_other_lines(displays, microphones, problem)]))
     return 0
 
 
-def _lines(
-    cameras: list[dict[str, str]], displays: list[str], microphones: list[dict[str, str | int]], problem: str | None
-) -> list[str]:
-    lines = [f"camera      {camera['device']}  {camera['name']}" for camera in cameras]
-    lines += [f"screen      screen://{display}" for display in displays]
+def _camera_lines(cameras: list[dict[str, str]], modes: list[list[PictureMode]]) -> list[str]:
+    lines = []
+    for camera, offered in zip(cameras, modes, strict=True):
+        lines.append(f"camera      {camera['device']}  {camera['name']}")
+        lines += [f"            {mode}" for mode in offered]
+    return lines or ["camera      none found; use --camera test:// or --input FILE"]
+
+
+def _other_lines(displays: list[str], microphones: list[dict[str, str | int]], problem: str | None) -> list[str]:
+    lines = [f"screen      screen://{display}" for display in displays]
     lines += [f"microphone  {one['index']}  {one['name']}  {one['rate_hz']} Hz" for one in microphones]
-    if not cameras:
-        lines.append("camera      none found; use --camera test:// or --input FILE")
     if not microphones:
         lines.append(f"microphone  none found{'; ' + problem if problem else ''}")
     return lines

@@ -18,6 +18,7 @@ from clcr_stream.sources.camera_mode import split_mode
 from clcr_stream.sources.capture_clock import CaptureClock
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
+from clcr_stream.sources.v4l2 import PictureMode, best_mode, picture_modes
 
 ABSENT_PAUSE_NS = NS_PER_S
 POS_MSEC = 0  # cv2.CAP_PROP_POS_MSEC: of V4L2 the stamp of the last buffer
@@ -78,7 +79,10 @@ def _resolve_by_id(name: str, by_id: Path) -> str | None:
 
 
 class CameraSource(ThreadedSource):
-    """One camera. Absent: it waits and looks every second; another camera is never taken instead."""
+    """One camera in the mode that suits the model best, or the one behind its name.
+
+    Absent: it waits and looks every second; another camera is never taken instead.
+    """
 
     def __init__(
         self,
@@ -86,12 +90,13 @@ class CameraSource(ThreadedSource):
         sinks: Sinks,
         opener: Callable[[str], Capture] = open_capture,
         resolve: Callable[[str], str | None] = resolve_device,
+        modes: Callable[[str], list[PictureMode]] = picture_modes,
     ) -> None:
         name, self._mode = split_mode(device)
         resolve(name)  # a name that can never be a camera is an error now, not a wait
         counts = {"frames": 0, "bad_frames": 0, "frozen_frames": 0, "reopened": 0}
         super().__init__(SourceIdentity(device, "camera", ("vision",)), sinks, counts)
-        self._device, self._opener, self._resolve = name, opener, resolve
+        self._device, self._opener, self._resolve, self._modes = name, opener, resolve, modes
         self._refused = ""
         self._feeder = FrameFeeder(sinks, live=True)
         self._opened = False  # at least once
@@ -103,6 +108,9 @@ class CameraSource(ThreadedSource):
         while not self.stop.is_set():
             self.opening()
             path = self._resolve(self._device)
+            offered = (
+                self._modes(path) if path is not None else []
+            )  # before it is opened: some drivers allow one opener
             capture = self._opener(path) if path is not None else None
             if capture is None or not capture.isOpened():
                 if capture is not None:
@@ -111,7 +119,8 @@ class CameraSource(ThreadedSource):
                 self._pause(f"{what}; looking every second, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
                 continue
             try:
-                self._refused = self._mode.apply(capture)
+                best_mode(offered, self._mode, self.sinks.grid.frame_rate_hz).apply(capture)
+                self._refused = self._mode.refused(capture)
                 grabbed = self._drain(capture)
             finally:
                 capture.release()

@@ -22,14 +22,14 @@ class Settable(Protocol):
 
 @dataclass(frozen=True)
 class CameraMode:
-    """What was asked for; None leaves it to the driver."""
+    """What to ask a driver for; None leaves it to the driver."""
 
     size: tuple[int, int] | None = None
     rate_hz: int | None = None
     fourcc: str | None = None
 
-    def apply(self, capture: Settable) -> str:
-        """Ask the driver for it; "" when it does as told, else in one line what it does instead."""
+    def apply(self, capture: Settable) -> None:
+        """Ask the driver for it; it may take something else."""
         # The format first: sizes and rates are offered by format.
         if self.fourcc is not None:
             capture.set(FOURCC, float(_code(self.fourcc)))
@@ -38,9 +38,9 @@ class CameraMode:
             capture.set(HEIGHT, float(self.size[1]))
         if self.rate_hz is not None:
             capture.set(FPS, float(self.rate_hz))
-        return self._refused(capture)
 
-    def _refused(self, capture: Settable) -> str:
+    def refused(self, capture: Settable) -> str:
+        """In one line what the driver takes instead; "" when it does as told."""
         refused = []
         size = int(capture.get(WIDTH)), int(capture.get(HEIGHT))
         if self.size is not None and size != self.size:

@@ -1,0 +1,150 @@
+"""What a local camera offers, asked of its driver (Video4Linux2), and the mode that suits the model best."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from clcr_stream.sources.camera_mode import CameraMode
+
+Ioctl: TypeAlias = Callable[[int, int, bytearray], object]
+
+# linux/videodev2.h: v4l2_fmtdesc, v4l2_frmsizeenum and v4l2_frmivalenum, and the requests that fill them.
+_FORMAT, _SIZE, _INTERVAL = "=III32sIIIII", "=III6III", "=IIIII6III"
+_ENUM_FORMATS, _ENUM_SIZES, _ENUM_INTERVALS = 2, 74, 75
+_CAPTURE = 1  # V4L2_BUF_TYPE_VIDEO_CAPTURE
+_DISCRETE = 1  # V4L2_FRMSIZE_TYPE_DISCRETE and V4L2_FRMIVAL_TYPE_DISCRETE; others are a range
+_MOST = 256  # entries of one list: a driver that never ends its list is believed so far
+
+RAW = ("YUYV", "UYVY", "YVYU", "NV12", "NV21", "YU12", "YV12", "BGR3", "RGB3")  # no decoder runs for these
+COMPRESSED = ("MJPG", "JPEG")
+SIZE = (640, 480)  # a face at 2 m has 60 to 80 px there, more than the model takes
+RATE_HZ = 30  # twice the model's: pictures lie close to their places on the time grid
+COMMON_SIZES = ((640, 480), (1280, 720), (1920, 1080))  # tried where a driver offers a range
+
+
+@dataclass(frozen=True)
+class PictureMode:
+    """One mode that a driver offers: its format, size in px and highest rate in Hz."""
+
+    fourcc: str
+    width: int
+    height: int
+    rate_hz: float
+
+    def __str__(self) -> str:
+        return f"{self.fourcc} {self.width}x{self.height} {self.rate_hz:g} Hz"
+
+
+def picture_modes(device: str, ioctl: Ioctl = fcntl.ioctl) -> list[PictureMode]:
+    """The modes of a device that OpenCV reads; none when it is no camera, does not open or does not tell."""
+    try:
+        handle = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        return list(_Asked(handle, ioctl).modes())
+    finally:
+        os.close(handle)
+
+
+def best_mode(offered: list[PictureMode], asked: CameraMode, frame_rate_hz: int) -> CameraMode:
+    """The mode to ask for: what was `asked`, completed by the best that the camera offers with it.
+
+    In this order: as fast as the model (`frame_rate_hz`), at least SIZE, no larger than that, at RATE_HZ or close
+    above it, without compression. `asked` comes back as it is when the camera offers nothing like it.
+    """
+
+    def rank(mode: PictureMode) -> tuple[float, ...]:
+        area, least = mode.width * mode.height, SIZE[0] * SIZE[1]
+        rate = round(mode.rate_hz)
+        return (
+            *(-min(rate, frame_rate_hz), -min(area, least), area),
+            *(-min(rate, RATE_HZ), rate, mode.fourcc in COMPRESSED),
+        )
+
+    fitting = [
+        mode
+        for mode in offered
+        if asked.fourcc in (None, mode.fourcc)
+        and asked.size in (None, (mode.width, mode.height))
+        and (asked.rate_hz is None or round(mode.rate_hz) >= asked.rate_hz)
+    ]
+    if not fitting:
+        return asked
+    best = min(fitting, key=rank)
+    return CameraMode((best.width, best.height), asked.rate_hz or max(1, round(best.rate_hz)), best.fourcc)
+
+
+class _Asked:
+    """An open device's three lists: formats, sizes of a format, rates of a size."""
+
+    def __init__(self, handle: int, ioctl: Ioctl) -> None:
+        self._handle, self._ioctl = handle, ioctl
+
+    def modes(self) -> Iterator[PictureMode]:
+        for fourcc, code in self._formats():
+            for width, height in self._sizes(code):
+                rate_hz = self._rate_hz(code, width, height)
+                if rate_hz is not None:
+                    yield PictureMode(fourcc, width, height, rate_hz)
+
+    def _formats(self) -> Iterator[tuple[str, int]]:
+        for index in range(_MOST):
+            told = self._ask(_ENUM_FORMATS, _FORMAT, index, _CAPTURE)
+            if told is None:
+                return
+            code = int(told[4])
+            fourcc = code.to_bytes(4, "little").decode("ascii", errors="replace")
+            if fourcc in (*RAW, *COMPRESSED):
+                yield fourcc, code
+
+    def _sizes(self, code: int) -> Iterator[tuple[int, int]]:
+        for index in range(_MOST):
+            told = self._ask(_ENUM_SIZES, _SIZE, index, code)
+            if told is None:
+                return
+            if told[2] == _DISCRETE:
+                yield told[3], told[4]
+                continue
+            widths, heights = told[3:6], told[6:9]
+            yield from (size for size in COMMON_SIZES if _within(size[0], widths) and _within(size[1], heights))
+            return
+
+    def _rate_hz(self, code: int, width: int, height: int) -> float | None:
+        """The highest one: that of the shortest interval between pictures."""
+        rates = []
+        for index in range(_MOST):
+            told = self._ask(_ENUM_INTERVALS, _INTERVAL, index, code, width, height)
+            if told is None:
+                break
+            numerator, denominator = told[5:7]  # of a range its shortest
+            if numerator and denominator:
+                rates.append(denominator / numerator)
+            if told[4] != _DISCRETE:
+                break
+        return max(rates, default=None)
+
+    def _ask(self, number: int, layout: str, *begin: int) -> tuple[int, ...] | None:
+        """The structure that the driver fills; None after the last one of a list."""
+        data = bytearray(struct.calcsize(layout))
+        struct.pack_into(f"={len(begin)}I", data, 0, *begin)
+        try:
+            self._ioctl(self._handle, _request(number, len(data)), data)
+        except OSError:
+            return None
+        return struct.unpack(layout, data)
+
+
+def _request(number: int, size: int) -> int:
+    """_IOWR('V', number, structure of `size` bytes)."""
+    return 3 << 30 | size << 16 | ord("V") << 8 | number
+
+
+def _within(value: int, bounds: tuple[int, ...]) -> bool:
+    least, most, step = bounds
+    return least <= value <= most and (value - least) % max(1, step) == 0
