@@ -117,7 +117,7 @@ def test_a_dead_link_is_noticed_by_both_sides_and_the_reader_comes_back_with_its
         seen.append(again)
     record_property("fault_26", {"reader_s": reader_s, "publisher_s": publisher_s, "missed": again.missed})
     assert reader_s <= NOTICED_S * slowdown()
-    assert publisher_s <= (NOTICED_S + 1.0) * slowdown(), "its next status, once a second, says so"
+    assert publisher_s <= (NOTICED_S + 0.2) * slowdown(), "a status of its own says so"
     assert again.missed > 0 and again.age_ms is not None and again.age_ms < 1000 * slowdown(), "fresh, not what waited"
 
 

@@ -42,6 +42,7 @@ _MAX_UPSTREAM_BYTES = 1024  # a subscription is a topic; below 276 bytes the han
 _KEPT: tuple[Kind, ...] = ("session", "status", "prediction", "event")
 _LET_GO_MS = 2000  # how long a listener may take to let go of its endpoint
 _RETRY_S = 0.05
+_SOONEST_NS = 200 * NS_PER_MS  # from one heartbeat to the next when a subscriber has gone
 _ON_REQUEST: tuple[Kind, ...] = ("tokens",)
 _RECEIVE_FRAMES = 4  # of a peer, as long as this thread has not read them: the rest waits in its own machine
 _RECEIVE_BYTES = 1024  # the least there is: a message of endless parts then comes at 10 MB/s, not at 600
@@ -65,11 +66,11 @@ class PublishOptions:
 class Publisher:
     """A bound XPUB socket and the thread that owns it; a context manager.
 
-    `heartbeat` makes the current Status and is called on that thread every `heartbeat_ms`, on `beat` and for the
-    goodbye; `beaten` gets it there as it was sent; neither may block. Sessions, predictions and transcripts come by
-    `publish`. The last session, status and prediction are sent again when somebody subscribes; as XPUB cannot send to
-    one peer alone, every subscriber of that topic sees the repetition and drops it by its seq. Raises PublishError when
-    the endpoint cannot be had.
+    `heartbeat` makes the current Status and is called on that thread every `heartbeat_ms`, on `beat`, when a subscriber
+    has gone and for the goodbye; `beaten` gets it there as it was sent; neither may block. Sessions, predictions and
+    transcripts come by `publish`. The last session, status and prediction are sent again when somebody subscribes; as
+    XPUB cannot send to one peer alone, every subscriber of that topic sees the repetition and drops it by its seq.
+    Raises PublishError when the endpoint cannot be had.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Publisher:
         self._admitted: set[bytes] = set()  # keys of those who may be connected
         self._allow_list: object = None  # as it was when it was last looked at
         self._dropped = 0
+        self._told_subscribers = 0  # by the last heartbeat
         self._failure: BaseException | None = None
         self._stop = threading.Event()
         self._beat_asked = threading.Event()
@@ -241,7 +243,8 @@ class Publisher:
     def _serve(self) -> None:
         poller = self._poller()
         period_ns = self._options.heartbeat_ms * NS_PER_MS
-        next_ns = time.monotonic_ns() + period_ns
+        begun_ns = time.monotonic_ns()
+        next_ns = begun_ns + period_ns
         while not self._stop.is_set():
             now_ns = time.monotonic_ns()
             ready = dict(poller.poll(max(0, min(next_ns, self._peers.look(now_ns)) - now_ns) // NS_PER_MS + 1))
@@ -251,6 +254,8 @@ class Publisher:
             # nothing older than others have, and what was handed over meanwhile follows in order. Only the session,
             # which says what all the rest means, goes first.
             requested = self._subscriptions(ready)
+            if self._monitor in ready and self._peers.subscribers < self._told_subscribers:
+                next_ns = min(next_ns, begun_ns + _SOONEST_NS)
             if "session" in requested:
                 self._xpub.send(self._newest["session"], zmq.DONTWAIT)
             answered = self._flush() | {"session"}
@@ -258,7 +263,8 @@ class Publisher:
                 self._xpub.send(self._newest[kind], zmq.DONTWAIT)
             if self._beat_asked.is_set() or time.monotonic_ns() >= next_ns:
                 self._beat_asked.clear()
-                next_ns = time.monotonic_ns() + period_ns
+                begun_ns = time.monotonic_ns()
+                next_ns = begun_ns + period_ns
                 if self._cut_off_revoked():
                     poller = self._poller()
                 self._send_status(goodbye=False)
@@ -292,11 +298,12 @@ class Publisher:
 
     def _send_status(self, goodbye: bool) -> None:
         status = self._heartbeat()
+        self._told_subscribers = self._peers.subscribers
         status = msgspec.structs.replace(
             status,
             seq=0,
             state="goodbye" if goodbye else status.state,
-            subscribers=self._peers.subscribers,
+            subscribers=self._told_subscribers,
             refused_peers=self._peers.refused,
         )
         with self._guard:
@@ -358,7 +365,7 @@ def _configure(xpub: zmq.Socket[bytes], options: PublishOptions) -> None:
     for option, value in (
         (zmq.XPUB_VERBOSE, 1),
         (zmq.HEARTBEAT_IVL, 500),
-        (zmq.HEARTBEAT_TIMEOUT, 1500),
+        (zmq.HEARTBEAT_TIMEOUT, 1300),
         (zmq.HEARTBEAT_TTL, 2000),
         (zmq.HANDSHAKE_IVL, 2000),
         (zmq.TCP_MAXRT, 5000),
