@@ -131,7 +131,7 @@ def test_an_exception_that_nobody_expected_is_one_line_with_its_place(
         (["--camera", "none", "--mic", "none"], 2, "no source"),
         (["--backend", "magic"], 5, "backend 'magic' is unknown"),
         (["--camera", "0", "--mic", "none", "--pace", "max"], 2, "--pace max needs recordings"),
-        (["--camera", "csi://0", "--mic", "none"], 3, "GStreamer"),
+        (["--camera", "csi://x", "--mic", "none"], 3, "gst:PIPELINE"),
     ],
 )
 def test_a_mistake_that_needs_a_bundle_to_be_seen(

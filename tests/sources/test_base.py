@@ -60,8 +60,6 @@ def test_back_off_doubles_up_to_its_limit_and_jitters() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (SourceSpec(camera="csi://0"), "without GStreamer"),
-        (SourceSpec(camera="gst:videotestsrc ! appsink"), "without GStreamer"),
         (SourceSpec(camera="webcam"), "give an index"),
         (SourceSpec(microphone="mike"), "give default, an index"),
         (SourceSpec(input="exec:/bin/sh"), "no such file"),

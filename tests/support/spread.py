@@ -147,6 +147,7 @@ SLOW: Mapping[str, str] = {
     "tests/sources/test_network_camera.py": "streams a camera for 15 s",
     "tests/sources/test_screen.py::test_a_face": "starts an X server and a session",
     "tests/sources/test_screen.py::test_a_display": "starts a session",
+    "tests/sources/test_pipeline.py": "starts pipelines and a session",
     "tests/sources/test_rtsp.py": "starts RTSP servers and sessions",
     "tests/sources/test_virtual_microphone.py": "streams a microphone",
     "tests/streams/test_loop.py::test_whatever_becomes_of_the_others": "3 s",

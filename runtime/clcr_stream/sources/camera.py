@@ -25,7 +25,7 @@ POS_MSEC = 0  # cv2.CAP_PROP_POS_MSEC: of V4L2 the stamp of the last buffer
 BY_ID = Path("/dev/v4l/by-id")
 ALLOWED = (
     "an index (0), /dev/videoN, v4l2:/dev/videoN, by-id:NAME (each with a mode, 0?size=1280x720&rate=30&format=mjpg), "
-    "screen://, a URL, a file, test:// or none"
+    "csi://0, gst:PIPELINE, screen://, a URL, a file, test:// or none"
 )
 
 

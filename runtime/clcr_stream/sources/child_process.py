@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import selectors
+import signal
 import subprocess
 from collections.abc import Sequence
 from types import TracebackType
@@ -98,9 +99,11 @@ class ChildProcess:
         return count
 
     def close(self) -> None:
-        """Kill it: it holds nothing that could be lost. Idempotent."""
+        """Kill it and what it has started: they hold nothing that could be lost. Idempotent."""
         self._selector.close()
-        self._process.kill()
+        if not self._stdout.closed:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # its own session's, and so nobody else's
         for pipe in (self._stdin, self._stdout, self._stderr):
             with contextlib.suppress(OSError):
                 pipe.close()

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from clcr_stream.errors import ConfigError, SourceError, redact
 from clcr_stream.sources.base import AUTO, BOTH, Flag, Modality, Sinks, Source, SourceSpec, Span
+from clcr_stream.sources.pipeline import check_pipeline, is_pipeline
 from clcr_stream.sources.speech import choose as recognisers
 from clcr_stream.sources.speech.choose import names_recogniser
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
-_WITHOUT_GSTREAMER = "OpenCV is built without GStreamer here; give 0, v4l2:/dev/videoN, by-id:NAME or an rtsp:// URL"
 
 
 class FileKind(Protocol):
@@ -71,6 +71,8 @@ def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
             kind.check(text, flag)
         elif text.startswith("screen:"):
             check_screen(text, flag)
+        elif is_pipeline(text):
+            check_pipeline(text, flag)
         elif not _is_device(text) and _names_file(text) and not is_pipe(text):
             check_media_file(text, requested, flag)
     if spec.transcript.endswith((".srt", ".vtt", ".jsonl")) and not _SCHEME.match(spec.transcript):
@@ -133,6 +135,8 @@ def _open(flag: Flag, text: str, requested: tuple[Modality, ...], spec: SourceSp
 
 
 def _names_file(text: str) -> bool:
+    if is_pipeline(text):
+        return False
     return text == "-" or text.startswith("file://") or (_SCHEME.match(text) is None and not _is_word(text))
 
 
@@ -146,11 +150,9 @@ def _is_device(text: str) -> bool:
 def _open_camera(spec: SourceSpec, sinks: Sinks) -> Source:
     from clcr_stream.sources.camera import ALLOWED, CameraSource, is_camera
 
-    if spec.camera.startswith(("csi:", "gst:")):
-        raise SourceError(f"camera {redact(spec.camera)}: {_WITHOUT_GSTREAMER}")
     if is_camera(spec.camera):
         return CameraSource(spec.camera, sinks)
-    if _is_word(spec.camera):
+    if _is_word(spec.camera) and not is_pipeline(spec.camera):
         raise SourceError(f"camera {redact(spec.camera)}: give {ALLOWED}")
     return _open_media(spec.camera, ("vision",), spec, sinks, "camera")
 
@@ -160,7 +162,7 @@ def _open_microphone(spec: SourceSpec, sinks: Sinks) -> Source:
 
     if is_microphone(spec.microphone):
         return MicrophoneSource(spec.microphone, sinks)
-    if _is_word(spec.microphone):
+    if _is_word(spec.microphone) and not is_pipeline(spec.microphone):
         raise SourceError(f"mic {redact(spec.microphone)}: give {ALLOWED}")
     return _open_media(spec.microphone, ("acoustic",), spec, sinks, "mic")
 
@@ -172,8 +174,11 @@ def _is_word(text: str) -> bool:
 
 def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks, flag: Flag) -> Source:
     """A test source, a live URL or a file; an error begins with the `flag` that named it."""
-    if text.startswith(("csi:", "gst:")):
-        raise SourceError(f"{flag} {redact(text)}: {_WITHOUT_GSTREAMER}")
+    if is_pipeline(text):
+        from clcr_stream.sources.network import NetworkSource
+
+        check_pipeline(text, flag)
+        return NetworkSource(text, ("vision",), sinks, kind="camera")
     scheme = _SCHEME.match(text)
     if scheme is not None and scheme.group(1).lower() == "test":
         from clcr_stream.sources.synthetic.source import SyntheticSource

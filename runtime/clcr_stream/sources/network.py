@@ -1,4 +1,4 @@
-"""A camera or stream on the network: live, decoded in a process of its own, reconnected for as long as it takes."""
+"""A stream, a screen or a camera through GStreamer: live, decoded in a process of its own, reconnected for ever."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _host = MonotonicClock()  # by which a decoder stamps what arrives
 
 
 class NetworkSource(ThreadedSource):
-    """A live URL. Pictures are placed by their own stamps as soon as these prove a clock, until then when they
-    arrive, as sound is; when it stops, it is stale and opened again with back-off.
+    """A live URL or pipeline. Pictures are placed by their own stamps as soon as these prove a clock, until then when
+    they arrive, as sound is; when it stops, it is stale and opened again with back-off.
 
     Its decoder is a process: one that hangs or crashes is told as the reason, and another one is started.
     """
@@ -42,7 +42,7 @@ class NetworkSource(ThreadedSource):
         requested: tuple[Modality, ...],
         sinks: Sinks,
         open_reader: Opener | None = None,
-        kind: Literal["network", "screen"] = "network",
+        kind: Literal["network", "screen", "camera"] = "network",
     ) -> None:
         """`open_reader` in place of a decoder's process, for readers of another kind. A screen may stand still."""
         counts = {"decode_errors": 0, "frames": 0, "frozen_frames": 0, "samples": 0, "reconnects": 0}
@@ -51,7 +51,7 @@ class NetworkSource(ThreadedSource):
         self._requested = requested
         self._decoder = DecoderProcess(Request(url, requested, sinks.grid.sample_rate_hz), self.stop)
         self._open_reader = self._open if open_reader is None else open_reader
-        self._feeder = FrameFeeder(sinks, live=kind == "network") if "vision" in requested else None
+        self._feeder = FrameFeeder(sinks, live=kind != "screen") if "vision" in requested else None
         self._sound = SoundFeeder(sinks)
         self._sample_clock = SampleClock(sinks.grid)
         self._capture_clock = CaptureClock(sinks.patience_ns)

@@ -37,6 +37,7 @@ from clcr_stream.sources.decoder.protocol import (
     pack_with,
 )
 from clcr_stream.sources.media import AudioItem, MediaReader, VideoItem
+from clcr_stream.sources.pipeline import is_pipeline, open_pipeline
 from clcr_stream.sources.screen import SCHEME as SCREEN
 from clcr_stream.sources.screen import open_screen
 from clcr_stream.sources.urls import READ_TIMEOUT_S, open_url
@@ -121,6 +122,8 @@ class Decoder:
         request, now_ns = self._request, MonotonicClock().now_ns
         if request.url.startswith(SCREEN):
             return open_screen(request.url, self._tell_error, now_ns)
+        if is_pipeline(request.url):
+            return open_pipeline(request.url, self._tell_error, now_ns)
         return open_url(request.url, request.requested, request.rate_hz, self._tell_error, READ_TIMEOUT_S, now_ns)
 
     def _tell_error(self, _reason: str) -> None:
@@ -148,8 +151,11 @@ class Decoder:
         self._out.put(head, np.ascontiguousarray(rgb).data.cast("B"))
 
 
-def guard() -> None:
-    """Die with the parent, write no file, dump no core (it would hold pictures), and never gain rights."""
+def guard(may_write: bool) -> None:
+    """Die with the parent, write no file, dump no core (it would hold pictures), and never gain rights.
+
+    A pipeline is its user's own command, and GStreamer keeps a list of its elements in a file: it `may_write`.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getppid()
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -157,7 +163,8 @@ def guard() -> None:
         os._exit(1)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    if not may_write:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def obey(commands: BinaryIO, decoder: Decoder, opens: queue.SimpleQueue[None]) -> None:
@@ -179,11 +186,12 @@ def main() -> int:
     os.dup2(2, 1)
     import av  # noqa: F401 loaded before anybody waits for a connection
 
-    guard()
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
-    decoder = Decoder(msgspec.json.decode(line, type=Request), out)
+    request = msgspec.json.decode(line, type=Request)
+    guard(may_write=is_pipeline(request.url))
+    decoder = Decoder(request, out)
     opens: queue.SimpleQueue[None] = queue.SimpleQueue()
     threading.Thread(target=obey, args=(sys.stdin.buffer, decoder, opens), name="commands", daemon=True).start()
     try:
