@@ -11,7 +11,7 @@ import pytest
 from clcr_stream.cli import devices as devices_command
 from clcr_stream.cli.main import main
 from clcr_stream.sources import devices
-from clcr_stream.sources.v4l2 import PictureMode
+from clcr_stream.sources.v4l2 import Offer, PictureMode
 from curve_keys import write_keys
 from tiny_bundle import write_bundle
 
@@ -72,21 +72,25 @@ def test_devices_lists_the_modes_of_a_camera(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = [{"device": f"/dev/video{number}", "name": "Desk camera"} for number in (0, 1)]
-    offered = [PictureMode("YUYV", 640, 480, 30.0), PictureMode("MJPG", 1280, 720, 29.97)]
+    offers = {
+        "/dev/video0": Offer([PictureMode("YUYV", 640, 480, 30.0), PictureMode("MJPG", 1280, 720, 29.97)], ["H264"]),
+        "/dev/video1": Offer([], ["RG10"]),
+    }
     monkeypatch.setattr(devices, "list_cameras", lambda: known)
-    monkeypatch.setattr(devices_command, "picture_modes", lambda path: offered if path == "/dev/video0" else [])
+    monkeypatch.setattr(devices_command, "ask_driver", offers.__getitem__)
     monkeypatch.setitem(sys.modules, "pyaudio", None)
     assert main(["devices"]) == 0
-    assert capsys.readouterr().out.splitlines()[:4] == [
+    assert capsys.readouterr().out.splitlines()[:5] == [
         "camera      /dev/video0  Desk camera",
         "            YUYV 640x480 30 Hz",
         "            MJPG 1280x720 29.97 Hz",
         "camera      /dev/video1  Desk camera",
+        "            gives RG10 alone, as a sensor at a CSI connector does; give --camera csi://0 or gst:PIPELINE",
     ]
     assert main(["devices", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["cameras"]
-    assert found[0] == {**known[0], "modes": ["YUYV 640x480 30 Hz", "MJPG 1280x720 29.97 Hz"]}
-    assert found[1] == {**known[1], "modes": []}
+    assert found[0] == {**known[0], "modes": ["YUYV 640x480 30 Hz", "MJPG 1280x720 29.97 Hz"], "unread": ["H264"]}
+    assert found[1] == {**known[1], "modes": [], "unread": ["RG10"]}
 
 
 def test_doctor_names_each_camera_and_microphone_or_what_to_do_without(

@@ -17,7 +17,7 @@ from clcr_stream.sources.base import Sinks
 from clcr_stream.sources.camera import CameraSource, resolve_device
 from clcr_stream.sources.camera_mode import CameraMode, split_mode
 from clcr_stream.sources.health import REASONS, STALE_PICTURE_NS
-from clcr_stream.sources.v4l2 import PictureMode
+from clcr_stream.sources.v4l2 import Offer, PictureMode
 from clcr_stream.window.conditions import FROZEN_NS
 from media import ORIGIN_NS, SteppedClock, eventually, make_sinks
 
@@ -99,15 +99,25 @@ def test_a_cameras_mode_is_asked_for_and_what_the_driver_takes_instead_is_told()
 def test_without_a_mode_the_best_one_is_asked_for() -> None:
     clock = SteppedClock()
     capture = ModedCapture(clock, pictures(10))
-    offered = [PictureMode("YUYV", 640, 480, 5.0), PictureMode("MJPG", 640, 480, 60.0)]
-    source = CameraSource(
-        "0", make_sinks(clock), lambda _: capture, lambda _: "/dev/video0", lambda path: offered * (path[-1] == "0")
-    )
+    offer = Offer([PictureMode("YUYV", 640, 480, 5.0), PictureMode("MJPG", 640, 480, 60.0)])
+    source = CameraSource("0", make_sinks(clock), lambda _: capture, lambda _: "/dev/video0", lambda _: offer)
     source.start()
     assert eventually(lambda: capture.released)
     source.close()
     assert capture.asked == [6, 3, 4, 5]
     assert capture.mode[6] == cv2.VideoWriter.fourcc(*"MJPG") and capture.mode[5] == 60
+
+
+def test_a_bare_sensor_says_how_to_read_it() -> None:
+    clock = SteppedClock()
+    closed = FakeCapture(clock, [], opened=False)
+    source = CameraSource(
+        "0", make_sinks(clock), lambda _: closed, lambda _: "/dev/video0", lambda _: Offer([], ["RG10", "RG12"])
+    )
+    source.start()
+    assert eventually(lambda: "/dev/video0 gives RG10, RG12 alone" in source.report().reason)
+    assert "csi://0" in source.report().reason
+    source.close()
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clcr_stream.sources.camera_mode import CameraMode
-from clcr_stream.sources.v4l2 import PictureMode, best_mode, picture_modes
+from clcr_stream.sources.v4l2 import Offer, PictureMode, ask_driver, best_mode
 
 ENUM_FMT, ENUM_FRAMESIZES, ENUM_FRAMEINTERVALS = 0xC0405602, 0xC02C564A, 0xC034564B  # as linux/videodev2.h has them
-Offer = dict[str, dict[tuple[int, int], list[int]]]  # rates by size by format
+Lists = dict[str, dict[tuple[int, int], list[int]]]  # rates by size by format
 
 
 class Driver:
     """Answers the three requests for lists, and no other; each list ends with EINVAL."""
 
-    def __init__(self, offer: Offer) -> None:
+    def __init__(self, offer: Lists) -> None:
         self._offer = offer
 
     def __call__(self, handle: int, request: int, data: bytearray) -> int:
@@ -88,7 +88,7 @@ OFFERS = st.dictionaries(
 @given(offer=OFFERS)
 @settings(max_examples=60, deadline=None)
 def test_every_mode_that_can_be_read_is_found_at_its_highest_rate(
-    offer: Offer, tmp_path_factory: pytest.TempPathFactory
+    offer: Lists, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "video-any"
     path.touch()
@@ -98,24 +98,27 @@ def test_every_mode_that_can_be_read_is_found_at_its_highest_rate(
         if fourcc in ("YUYV", "MJPG", "NV12")  # OpenCV has no decoder for the others
         for size, rates in sizes.items()
     ]
-    assert picture_modes(str(path), Driver(offer)) == expected
+    found = ask_driver(str(path), Driver(offer))
+    assert found.modes == expected
+    assert found.unread == [fourcc.strip() for fourcc in offer if fourcc not in ("YUYV", "MJPG", "NV12")]
+    assert bool(found.why_not) == bool(found.unread and not found.modes)
 
 
 def test_of_a_range_the_common_sizes_are_tried(device: str) -> None:
-    assert picture_modes(device, RangeDriver()) == [
+    assert ask_driver(device, RangeDriver()).modes == [
         PictureMode("NV12", 640, 480, 60.0),
         PictureMode("NV12", 1280, 720, 60.0),
     ]
 
 
 def test_a_driver_without_an_end_is_believed_so_far(device: str) -> None:
-    assert len(picture_modes(device, EndlessDriver({"YUYV": {(640, 480): [30]}}))) == 256
+    assert len(ask_driver(device, EndlessDriver({"YUYV": {(640, 480): [30]}})).modes) == 256
 
 
 def test_what_is_no_camera_has_no_modes(device: str, tmp_path: Path) -> None:
-    assert picture_modes(device) == [], "an ordinary file"
-    assert picture_modes(str(tmp_path / "none")) == []
-    assert picture_modes(device, Driver({})) == []
+    assert ask_driver(device) == Offer(), "an ordinary file"
+    assert ask_driver(str(tmp_path / "none")) == Offer()
+    assert ask_driver(device, Driver({})) == Offer()
 
 
 # A common webcam: raw pictures are fast only when small.

@@ -8,7 +8,7 @@ from clcr_stream.cli.arguments import EXIT_CODES, Parser
 from clcr_stream.cli.standard_streams import put, put_json
 from clcr_stream.errors import ClcrError
 from clcr_stream.sources import devices
-from clcr_stream.sources.v4l2 import PictureMode, picture_modes
+from clcr_stream.sources.v4l2 import Offer, ask_driver
 
 
 def parser() -> Parser:
@@ -26,7 +26,7 @@ def command(arguments: Sequence[str]) -> int:
     """List them; a machine without any is no error."""
     flags = parser().parse_args(arguments)
     cameras, displays = devices.list_cameras(), devices.list_screens()
-    modes = [picture_modes(camera["device"]) for camera in cameras]
+    offers = [ask_driver(camera["device"]) for camera in cameras]
     microphones: list[dict[str, str | int]] = []
     problem = None
     try:
@@ -37,8 +37,8 @@ def command(arguments: Sequence[str]) -> int:
         put_json(
             {
                 "cameras": [
-                    {**camera, "modes": [str(mode) for mode in offered]}
-                    for camera, offered in zip(cameras, modes, strict=True)
+                    {**camera, "modes": [str(mode) for mode in offer.modes], "unread": offer.unread}
+                    for camera, offer in zip(cameras, offers, strict=True)
                 ],
                 "screens": [{"display": display} for display in displays],
                 "microphones": microphones,
@@ -46,15 +46,17 @@ def command(arguments: Sequence[str]) -> int:
             }
         )
     else:
-        put("\n".join([*_camera_lines(cameras, modes), *_other_lines(displays, microphones, problem)]))
+        put("\n".join([*_camera_lines(cameras, offers), *_other_lines(displays, microphones, problem)]))
     return 0
 
 
-def _camera_lines(cameras: list[dict[str, str]], modes: list[list[PictureMode]]) -> list[str]:
+def _camera_lines(cameras: list[dict[str, str]], offers: list[Offer]) -> list[str]:
     lines = []
-    for camera, offered in zip(cameras, modes, strict=True):
+    for camera, offer in zip(cameras, offers, strict=True):
         lines.append(f"camera      {camera['device']}  {camera['name']}")
-        lines += [f"            {mode}" for mode in offered]
+        lines += [f"            {mode}" for mode in offer.modes]
+        if offer.why_not:
+            lines.append(f"            {offer.why_not}")
     return lines or ["camera      none found; use --camera test:// or --input FILE"]
 
 

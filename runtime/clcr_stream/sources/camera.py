@@ -18,7 +18,7 @@ from clcr_stream.sources.camera_mode import split_mode
 from clcr_stream.sources.capture_clock import CaptureClock
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
-from clcr_stream.sources.v4l2 import PictureMode, best_mode, picture_modes
+from clcr_stream.sources.v4l2 import Offer, ask_driver, best_mode
 
 ABSENT_PAUSE_NS = NS_PER_S
 POS_MSEC = 0  # cv2.CAP_PROP_POS_MSEC: of V4L2 the stamp of the last buffer
@@ -90,13 +90,13 @@ class CameraSource(ThreadedSource):
         sinks: Sinks,
         opener: Callable[[str], Capture] = open_capture,
         resolve: Callable[[str], str | None] = resolve_device,
-        modes: Callable[[str], list[PictureMode]] = picture_modes,
+        ask: Callable[[str], Offer] = ask_driver,
     ) -> None:
         name, self._mode = split_mode(device)
         resolve(name)  # a name that can never be a camera is an error now, not a wait
         counts = {"frames": 0, "bad_frames": 0, "frozen_frames": 0, "reopened": 0}
         super().__init__(SourceIdentity(device, "camera", ("vision",)), sinks, counts)
-        self._device, self._opener, self._resolve, self._modes = name, opener, resolve, modes
+        self._device, self._opener, self._resolve, self._ask = name, opener, resolve, ask
         self._refused = ""
         self._feeder = FrameFeeder(sinks, live=True)
         self._opened = False  # at least once
@@ -108,18 +108,18 @@ class CameraSource(ThreadedSource):
         while not self.stop.is_set():
             self.opening()
             path = self._resolve(self._device)
-            offered = (
-                self._modes(path) if path is not None else []
-            )  # before it is opened: some drivers allow one opener
+            # Asked before it is opened: some drivers allow one opener only.
+            offer = self._ask(path) if path is not None else Offer()
             capture = self._opener(path) if path is not None else None
             if capture is None or not capture.isOpened():
                 if capture is not None:
                     capture.release()
-                what = "no such camera" if path is None else f"{path} does not open (in use, or not permitted)"
+                why_not = offer.why_not or "does not open (in use, or not permitted)"
+                what = "no such camera" if path is None else f"{path} {why_not}"
                 self._pause(f"{what}; looking every second, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
                 continue
             try:
-                best_mode(offered, self._mode, self.sinks.grid.frame_rate_hz).apply(capture)
+                best_mode(offer.modes, self._mode, self.sinks.grid.frame_rate_hz).apply(capture)
                 self._refused = self._mode.refused(capture)
                 grabbed = self._drain(capture)
             finally:

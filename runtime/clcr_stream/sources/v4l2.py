@@ -6,9 +6,10 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from clcr_stream.errors import one_line
 from clcr_stream.sources.camera_mode import CameraMode
 
 Ioctl: TypeAlias = Callable[[int, int, bytearray], object]
@@ -40,14 +41,30 @@ class PictureMode:
         return f"{self.fourcc} {self.width}x{self.height} {self.rate_hz:g} Hz"
 
 
-def picture_modes(device: str, ioctl: Ioctl = fcntl.ioctl) -> list[PictureMode]:
-    """The modes of a device that OpenCV reads; none when it is no camera, does not open or does not tell."""
+@dataclass(frozen=True)
+class Offer:
+    """What a driver offers: modes that OpenCV reads, and formats that it does not."""
+
+    modes: list[PictureMode] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def why_not(self) -> str:
+        """Why such a camera cannot be read here; "" when it can, or nothing is known of it."""
+        if self.modes or not self.unread:
+            return ""
+        formats = ", ".join(self.unread[:4])
+        return f"gives {formats} alone, as a sensor at a CSI connector does; give --camera csi://0 or gst:PIPELINE"
+
+
+def ask_driver(device: str, ioctl: Ioctl = fcntl.ioctl) -> Offer:
+    """What a device offers; nothing when it is no camera, does not open or does not tell."""
     try:
         handle = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return []
+        return Offer()
     try:
-        return list(_Asked(handle, ioctl).modes())
+        return _Asked(handle, ioctl).offer()
     finally:
         os.close(handle)
 
@@ -86,12 +103,17 @@ class _Asked:
     def __init__(self, handle: int, ioctl: Ioctl) -> None:
         self._handle, self._ioctl = handle, ioctl
 
-    def modes(self) -> Iterator[PictureMode]:
+    def offer(self) -> Offer:
+        offer = Offer()
         for fourcc, code in self._formats():
+            if fourcc not in (*RAW, *COMPRESSED):
+                offer.unread.append(one_line(fourcc).strip())
+                continue
             for width, height in self._sizes(code):
                 rate_hz = self._rate_hz(code, width, height)
                 if rate_hz is not None:
-                    yield PictureMode(fourcc, width, height, rate_hz)
+                    offer.modes.append(PictureMode(fourcc, width, height, rate_hz))
+        return offer
 
     def _formats(self) -> Iterator[tuple[str, int]]:
         for index in range(_MOST):
@@ -99,9 +121,7 @@ class _Asked:
             if told is None:
                 return
             code = int(told[4])
-            fourcc = code.to_bytes(4, "little").decode("ascii", errors="replace")
-            if fourcc in (*RAW, *COMPRESSED):
-                yield fourcc, code
+            yield code.to_bytes(4, "little").decode("ascii", errors="replace"), code
 
     def _sizes(self, code: int) -> Iterator[tuple[int, int]]:
         for index in range(_MOST):
