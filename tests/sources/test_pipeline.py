@@ -83,12 +83,13 @@ def test_a_face_by_a_pipeline_is_seen_and_one_that_hangs_or_dies_is_told_and_beg
 @with_gst
 def test_pictures_are_what_the_pipeline_made_in_its_own_time() -> None:
     with open_now(
-        "gst:videotestsrc pattern=solid-color foreground-color=0xffc81e3c num-buffers=10 "
+        "gst:videotestsrc pattern=solid-color foreground-color=0xffc81e3c is-live=true num-buffers=10 "
         "! video/x-raw,width=64,height=48,framerate=10/1"
     ) as reader:
         items = list(itertools.islice(reader.items(), 10))
-    times_ms = np.array([item.time_ns for item in items]) / 1e6  # type: ignore[union-attr]
-    np.testing.assert_allclose(np.diff(times_ms), 100.0, atol=1.1)
+    steps = np.diff([item.time_ns for item in items]) / 1e8  # type: ignore[union-attr]
+    assert len(steps) >= 1, "the oldest pictures may be left out, as those that nobody took in time"
+    np.testing.assert_allclose(steps, np.round(steps), atol=0.011)
     picture = items[-1].rgb()  # type: ignore[union-attr]
     assert picture.shape == (48, 64, 3)
     assert np.abs(picture.reshape(-1, 3).astype(int) - [0xC8, 0x1E, 0x3C]).max() <= 12, "colours through I420"
