@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 HOPS_A_SECOND, MOST_WINDOW_S = 5, 20.0
 EPILOG = """examples:
-  clcr-export runs/words/best -o engines/default
-  clcr-export runs/words/best -o /tmp/mine --name mine --json
+  clcr-export runs/mean -o engines/default
+  clcr-export runs/mean -o /tmp/mine --name mine --json
   clcr-export checkpoints/default -o engines/quick --window 2
-  clcr-export runs/words/best -o engines/half --precision fp16 --evaluate cache/packs/javased_av
-  clcr-export runs/words/best -o engines/int8 --precision int8 --evaluate cache/packs/javased_av \
+  clcr-export runs/mean -o engines/half --precision fp16 --evaluate cache/packs/javased_av
+  clcr-export runs/mean -o engines/int8 --precision int8 --evaluate cache/packs/javased_av \
       --calibration cache/packs/javased_av cache/packs/goemotions
 
 exit codes: 0 written and proved, 2 usage, 4 bundle, 7 checkpoint, 8 an operator no target engine runs, 9 parity"""

@@ -1,10 +1,9 @@
 """The mean of two checkpoints' weights, for trainings that began alike and lie in one valley (Wortsman et al. 2022).
 
-python tools/data/average.py runs/films/final runs/base/final runs/mean --keep vision.
+python tools/data/average.py runs/films/final runs/base/final runs/mean
 python tools/data/average.py checkpoints/faces runs/faces_films/final runs/faces_mean
 
-Parameters whose names begin with one of --keep are the first one's. What both were trained on stays known. Two face
-networks have a mean too.
+What both were trained on stays known. Two face networks have a mean too.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ if TYPE_CHECKING:  # torch takes 2 s to import, which --help need not wait for
     from clcr.training.checkpoint import State
 
 
-def average(first: Path, second: Path, out: Path, keep: tuple[str, ...] = ()) -> None:
+def average(first: Path, second: Path, out: Path) -> None:
     """Write the mean as a checkpoint `out`, with the second one's settings. Raises CheckpointError."""
     if (second / "info.json").is_file():
-        _average_faces(first, second, out, keep)
+        _average_faces(first, second, out)
         return
     from clcr.training import checkpoint
 
     model, other = checkpoint.load_checkpoint(second), checkpoint.load_checkpoint(first)
-    weights = _mean(other.state_dict(), model.state_dict(), keep, f"{first} and {second}")
+    weights = _mean(other.state_dict(), model.state_dict(), f"{first} and {second}")
     labels = checkpoint.load_info(second).labels
     provenance = {
         "averaged": [str(first), str(second)],
@@ -39,12 +38,12 @@ def average(first: Path, second: Path, out: Path, keep: tuple[str, ...] = ()) ->
     )
 
 
-def _average_faces(first: Path, second: Path, out: Path, keep: tuple[str, ...]) -> None:
+def _average_faces(first: Path, second: Path, out: Path) -> None:
     """The same of two face networks; info.json names both recipes."""
     from clcr.training import checkpoint
 
     one, other = (checkpoint.read_tensors(folder / "model.safetensors") for folder in (first, second))
-    weights = _mean(one, other, keep, f"{first} and {second}")
+    weights = _mean(one, other, f"{first} and {second}")
     recipes = [checkpoint.read_json(folder / "info.json")["recipe"] for folder in (first, second)]
     with checkpoint.replacing_folder(out) as fresh:
         checkpoint.save_tensors(fresh / "model.safetensors", weights)
@@ -52,17 +51,13 @@ def _average_faces(first: Path, second: Path, out: Path, keep: tuple[str, ...]) 
         checkpoint.write_json(fresh / "info.json", info)
 
 
-def _mean(first: State, second: State, keep: tuple[str, ...], what: str) -> State:
+def _mean(first: State, second: State, what: str) -> State:
     """The mean of what is floating point; whole numbers, which only count batches, are the second one's."""
     from clcr.training.checkpoint import CheckpointError
 
     if {name: value.shape for name, value in first.items()} != {name: value.shape for name, value in second.items()}:
         raise CheckpointError(f"{what}: their weights differ in shape; give two of one model")
-    mean = {}
-    for name, value in second.items():
-        kept = name.startswith(keep)
-        mean[name] = first[name] if kept else (value + first[name]) / 2 if value.is_floating_point() else value
-    return mean
+    return {name: (value + first[name]) / 2 if value.is_floating_point() else value for name, value in second.items()}
 
 
 def main() -> int:
@@ -70,10 +65,9 @@ def main() -> int:
     parser.add_argument("first", type=Path, metavar="CHECKPOINT")
     parser.add_argument("second", type=Path, metavar="CHECKPOINT")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--keep", nargs="+", default=[], metavar="NAME", help="parameters that are the first one's")
     options = parser.parse_args()
     try:
-        average(options.first, options.second, options.out, tuple(options.keep))
+        average(options.first, options.second, options.out)
     except ClcrError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,6 +1,6 @@
 """A trained checkpoint as it ships: the weights that clcr-export rounds to half precision are stored in it.
 
-python tools/data/ship_checkpoint.py runs/words/final checkpoints/default
+python tools/data/ship_checkpoint.py runs/mean checkpoints/default
 
 clcr-export makes the same bundle of both; clcr-train --init goes on with either.
 """

@@ -24,8 +24,8 @@ exit codes: 0 finished, 1 other error, 2 recipe or flag, 7 checkpoint, 8 diverge
 """
 _EVAL_EXAMPLES = """examples:
   clcr-eval runs/base/final --pack cache/packs/ravdess --json out.json
-  clcr-eval runs/words/final --pack cache/packs/javased_av_whisper --by-speaker --plots out/
-  clcr-eval runs/words/final --pack cache/packs/ravdess --fit-temperature
+  clcr-eval runs/mean --pack cache/packs/javased_av_whisper --by-speaker --plots out/
+  clcr-eval runs/mean --pack cache/packs/ravdess --fit-temperature
   clcr-eval --bundle engines/default --manifest my.csv --media-root /data --split test --json out.json
   clcr-eval --bundle engines/default --manifest a.csv b.csv --media-root /a /b --subsets V,A,VA --limit 200
   clcr-eval --bundle engines/default --manifest my.csv --media-root /data --by-time --joined 6 --people people.csv
