@@ -243,8 +243,8 @@ class Publisher:
     def _serve(self) -> None:
         poller = self._poller()
         period_ns = self._options.heartbeat_ms * NS_PER_MS
-        begun_ns = time.monotonic_ns()
-        next_ns = begun_ns + period_ns
+        told_ns = time.monotonic_ns()
+        next_ns = told_ns + period_ns
         while not self._stop.is_set():
             now_ns = time.monotonic_ns()
             ready = dict(poller.poll(max(0, min(next_ns, self._peers.look(now_ns)) - now_ns) // NS_PER_MS + 1))
@@ -254,8 +254,8 @@ class Publisher:
             # nothing older than others have, and what was handed over meanwhile follows in order. Only the session,
             # which says what all the rest means, goes first.
             requested = self._subscriptions(ready)
-            if self._monitor in ready and self._peers.subscribers < self._told_subscribers:
-                next_ns = min(next_ns, begun_ns + _SOONEST_NS)
+            if self._peers.subscribers < self._told_subscribers:
+                next_ns = min(next_ns, told_ns + _SOONEST_NS)
             if "session" in requested:
                 self._xpub.send(self._newest["session"], zmq.DONTWAIT)
             answered = self._flush() | {"session"}
@@ -263,8 +263,8 @@ class Publisher:
                 self._xpub.send(self._newest[kind], zmq.DONTWAIT)
             if self._beat_asked.is_set() or time.monotonic_ns() >= next_ns:
                 self._beat_asked.clear()
-                begun_ns = time.monotonic_ns()
-                next_ns = begun_ns + period_ns
+                told_ns = time.monotonic_ns()
+                next_ns = told_ns + period_ns
                 if self._cut_off_revoked():
                     poller = self._poller()
                 self._send_status(goodbye=False)
