@@ -7,21 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
 
-from clcr_stream.clock import VirtualClock
 from clcr_stream.errors import SourceError
 from clcr_stream.recording import media
-from clcr_stream.recording.file import PartFile
 from clcr_stream.recording.source import RecordingSource
-from clcr_stream.sources.base import Sinks
-from clcr_stream.window.grid import TimeGrid
-from clcr_stream.window.ring import make_rings
-from session_messages import HOP_NS, ORIGIN_NS, session
+from fuzzing.recorded import HOP_NS, ORIGIN_NS, recorded_lines, replay
 
-SIZE_PX = 48
 VALUES: tuple[Any, ...] = (
     -1,
     0,
@@ -42,33 +34,10 @@ VALUES: tuple[Any, ...] = (
 )
 
 
-class Unhurried(RecordingSource):
-    """There is no reader of the rings: where it would wait for one, it ends."""
-
-    def await_room(self, end_ns: int) -> bool:
-        return end_ns <= self.sinks.origin_ns + self.sinks.lead_ns
-
-
 def a_hop() -> list[tuple[str, Any]]:
     """All that a recording keeps of a hop, as JSON."""
-    at = media.Time(0, 0)
-    crop = np.full((3, SIZE_PX, SIZE_PX), 128, np.uint8)
-    sound = np.linspace(-1.0, 1.0, 100, dtype="<f4").tobytes()
-    slot = media.Slot(
-        captured_ns=ORIGIN_NS + 5, face=True, quality=0.5, faces=1, box=(0.1, 0.1, 0.2, 0.2), look=(0.5, 90.0)
-    )
-    told: list[tuple[str, msgspec.Struct]] = [
-        (media.FACE, media.Face(timestamp=at, data=media.to_png(crop), captured_ns=ORIGIN_NS + 5)),
-        (media.SOUND, media.Sound(timestamp=at, sample_rate=16_000, first_sample=0, present=[(0, 99)], data=sound)),
-        (
-            media.WORDS,
-            media.Words(
-                hop=1, segments=[media.Word(id="a", start_ns=ORIGIN_NS, end_ns=ORIGIN_NS + 9, text="x", final=True)]
-            ),
-        ),
-        (media.HOP, media.HopEnd(number=1, start_ns=ORIGIN_NS, end_ns=ORIGIN_NS + HOP_NS, slots=[slot])),
-    ]
-    return [(kind, json.loads(msgspec.json.encode(one))) for kind, one in told]
+    lines = [line.partition(b" ") for line in recorded_lines().split(b"\n")]
+    return [(kind.decode(), json.loads(content)) for kind, _, content in lines if kind.decode() in media.MEDIA]
 
 
 def changed(value: Any) -> Iterator[Any]:
@@ -85,21 +54,10 @@ def changed(value: Any) -> Iterator[Any]:
             yield copy
 
 
-def play(path: Path, told: list[tuple[str, Any]]) -> Unhurried:
+def play(path: Path, told: list[tuple[str, Any]]) -> RecordingSource:
     """The source, after all was put into the rings."""
-    path.unlink(missing_ok=True)
-    part, own = PartFile(path), session()
-    part.start(own, {"media": "true", "session": own.session, "part": "1"})
-    part.add("default", "session", 5, msgspec.json.encode(own), 1)
-    for number, (kind, content) in enumerate(told):
-        part.add("default", kind, 5, json.dumps(content).encode(), 2 + number)
-    part.finish()
-    part.close()
-    grid = TimeGrid(ORIGIN_NS, HOP_NS, window_hops=30, frame_rate_hz=15, sample_rate_hz=16_000)
-    sinks = Sinks(VirtualClock(ORIGIN_NS), make_rings(grid, SIZE_PX))
-    source = Unhurried(str(path), ("vision", "acoustic", "language"), sinks, "max")
-    source.run()
-    return source
+    begun, _, _ = recorded_lines().partition(b"\n")
+    return replay(path, b"\n".join([begun, *(f"{kind} {json.dumps(content)}".encode() for kind, content in told)]))
 
 
 def test_a_whole_hop_is_played(tmp_path: Path) -> None:

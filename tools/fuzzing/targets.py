@@ -8,42 +8,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 
 from clcr_stream.bundle.loader import default_bundle_folder, load_bundle
 from clcr_stream.bundle.manifest import parse_manifest
 from clcr_stream.cli.where import parse_where, plain
-from clcr_stream.clock import VirtualClock
 from clcr_stream.config import load_config
 from clcr_stream.errors import ClcrError, SourceError
 from clcr_stream.inference.baselines import Baseline
-from clcr_stream.recording import media
-from clcr_stream.recording.file import PartFile
 from clcr_stream.recording.reader import open_recording
-from clcr_stream.recording.source import RecordingSource
 from clcr_stream.recording.story import read_story
-from clcr_stream.sources.base import Sinks
 from clcr_stream.sources.decoder import protocol
 from clcr_stream.sources.decoder.process import DecodedStream, LivePicture
 from clcr_stream.sources.speech.process import read_answer
 from clcr_stream.sources.subtitles import parse_json_line, read_transcript
 from clcr_stream.sources.transcripts import parse_zmq_url
 from clcr_stream.streams.profile import check_profile, decode_baselines, encode_baselines
-from clcr_stream.window.grid import TimeGrid
-from clcr_stream.window.ring import make_rings
 from clcr_stream.wire import messages
 from clcr_stream.wire.client import TopicTrack
 from clcr_stream.wire.endpoint import checked_endpoint
 from clcr_stream.wire.keys import KeyFolder, allowed_keys, public_key, secret_key
 from clcr_stream.wire.watcher import place_of
 from fuzzing.judge import Target
+from fuzzing.recorded import GOLDEN, recorded, recorded_lines, replay
 
 ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "golden" / "wire"
-HOP_NS = 200_000_000
-ORIGIN_NS = 987_654_321_012
-SIZE_PX = 112
 Decoder = Callable[[bytes], object]
 
 
@@ -72,9 +61,9 @@ def targets(folder: Path) -> list[Target]:
             "recording",
             _file(folder / "r.mcap", _recording),
             only,
-            [_wrapped(folder / "seed.mcap", _recorded_lines()).read_bytes()],
+            [recorded(folder / "seed.mcap", recorded_lines()).read_bytes()],
         ),
-        Target("replay", _replay(folder / "p.mcap"), only, [_recorded_lines()]),
+        Target("replay", functools.partial(replay, folder / "p.mcap"), only, [recorded_lines()]),
         Target("srt", _file(folder / "t.srt", read_transcript), only, [subtitle]),
         Target("vtt", _file(folder / "t.vtt", read_transcript), only, [webvtt]),
         Target("jsonl", _file(folder / "t.jsonl", read_transcript), only, [spoken]),
@@ -125,69 +114,10 @@ def _endpoints(text: str) -> None:
             read(text)
 
 
-def _wrapped(path: Path, lines: bytes) -> Path:
-    """A recording whose messages are these lines, each a kind, a blank and its JSON, in a sound container."""
-    path.unlink(missing_ok=True)
-    part = PartFile(path)
-    session = messages.decode((GOLDEN / "session.json").read_bytes())
-    assert isinstance(session, messages.Session)
-    try:
-        part.start(session, {"media": "true", "session": session.session, "part": "1"})
-        for line in lines.split(b"\n"):
-            kind, _, payload = line.partition(b" ")
-            if kind.decode("utf-8", "replace") in (*messages.KINDS, *media.MEDIA):
-                part.add("default", kind.decode(), 5, payload, 1)
-        part.finish()
-    finally:
-        part.close()
-    return path
-
-
-def _recorded_lines() -> bytes:
-    """A hop with everything in it, and the messages around it."""
-    session = messages.decode((GOLDEN / "session.json").read_bytes())
-    assert isinstance(session, messages.Session)
-    at = media.Time(0, 0)
-    begun_ns = session.origin_ns
-    crop = np.full((3, SIZE_PX, SIZE_PX), 128, np.uint8)
-    slot = media.Slot(captured_ns=begun_ns + 5, face=True, quality=0.5, faces=1, box=(0.1, 0.1, 0.2, 0.2))
-    word = media.Word(id="a", start_ns=begun_ns, end_ns=begun_ns + 9, text="hello", final=True)
-    sound = media.Sound(
-        timestamp=at, sample_rate=16_000, first_sample=0, present=[(0, 100)], data=np.zeros(100, "<f4").tobytes()
-    )
-    told: list[tuple[str, Any]] = [
-        (media.FACE, media.Face(timestamp=at, data=media.to_png(crop), captured_ns=begun_ns + 5)),
-        (media.SOUND, sound),
-        (media.WORDS, media.Words(hop=1, segments=[word])),
-        (media.HOP, media.HopEnd(number=1, start_ns=begun_ns, end_ns=begun_ns + session.hop_ns, slots=[slot])),
-    ]
-    own = [f"{kind} ".encode() + (GOLDEN / f"{kind}.json").read_bytes().strip() for kind in ("session", "prediction")]
-    return b"\n".join([*own, *(kind.encode() + b" " + msgspec.json.encode(one) for kind, one in told)])
-
-
 def _recording(path: Path) -> None:
     for _ in open_recording(path).entries():
         pass
     read_story(path)
-
-
-class _Unhurried(RecordingSource):
-    """There is no reader of the rings: where it would wait for one, it ends."""
-
-    def await_room(self, end_ns: int) -> bool:
-        return end_ns <= self.sinks.origin_ns + self.sinks.lead_ns
-
-
-def _replay(path: Path) -> Decoder:
-    def run(data: bytes) -> None:
-        rings = make_rings(
-            TimeGrid(ORIGIN_NS, HOP_NS, window_hops=30, frame_rate_hz=15, sample_rate_hz=16_000), SIZE_PX
-        )
-        sinks = Sinks(VirtualClock(ORIGIN_NS), rings)
-        location = str(_wrapped(path, data))
-        _Unhurried(location, ("vision", "acoustic", "language"), sinks, "max").run()
-
-    return run
 
 
 def _bundle(folder: Path) -> Decoder:

@@ -27,7 +27,7 @@ MEDIA = (FACE, SOUND, WORDS, HOP)
 _PNG_COMPRESSION = 1  # 1.0 ms and 19.2 kB a crop; 3: 2.4 ms and 18.7 kB
 _MAX_SIDE_PX = 4096
 
-Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**62)]  # a number of something
+Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**62)]  # a count or a number; sums of two still fit
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Place: TypeAlias = Annotated[float, Meta(ge=-16, le=16)]  # in shares of a picture; a face may reach over its edge
 Sharpness: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]

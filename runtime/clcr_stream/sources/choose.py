@@ -152,7 +152,7 @@ def _open_camera(spec: SourceSpec, sinks: Sinks) -> Source:
 
     if is_camera(spec.camera):
         return CameraSource(spec.camera, sinks)
-    if _is_word(spec.camera) and not is_pipeline(spec.camera):
+    if _is_word(spec.camera):
         raise SourceError(f"camera {redact(spec.camera)}: give {ALLOWED}")
     return _open_media(spec.camera, ("vision",), spec, sinks, "camera")
 
@@ -162,14 +162,14 @@ def _open_microphone(spec: SourceSpec, sinks: Sinks) -> Source:
 
     if is_microphone(spec.microphone):
         return MicrophoneSource(spec.microphone, sinks)
-    if _is_word(spec.microphone) and not is_pipeline(spec.microphone):
+    if _is_word(spec.microphone):
         raise SourceError(f"mic {redact(spec.microphone)}: give {ALLOWED}")
     return _open_media(spec.microphone, ("acoustic",), spec, sinks, "mic")
 
 
 def _is_word(text: str) -> bool:
-    """True when `text` looks neither like a path nor like a URL: more likely a device that was misspelt."""
-    return text != "-" and "/" not in text and "." not in text
+    """True when `text` looks neither like a path, a URL nor a pipeline: more likely a device that was misspelt."""
+    return text != "-" and "/" not in text and "." not in text and not is_pipeline(text)
 
 
 def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, sinks: Sinks, flag: Flag) -> Source:

@@ -44,9 +44,6 @@ def check_pipeline(text: str, flag: Flag) -> None:
     """SourceError for what can never work here; opens no camera."""
     if flag != "camera":
         raise SourceError(f"{flag} {redact(text)}: a pipeline brings pictures only; give it as --camera")
-    _parse(text)
-    if shutil.which(LAUNCH) is None:
-        raise SourceError(f"camera {redact(text)}: there is no {LAUNCH} here: sudo apt-get install {PACKAGES}")
     _elements(text)
 
 
@@ -54,7 +51,6 @@ def open_pipeline(text: str, on_error: Callable[[str], None], now_ns: Callable[[
     """Start it and wait for its first picture; SourceError with GStreamer's reason. For the decoder's process."""
     import av
 
-    check_pipeline(text, "camera")
     running = _Running(_elements(text))
     try:
         container = av.open(
@@ -164,8 +160,10 @@ def _parse(text: str) -> tuple[int, CameraMode] | list[str]:
 
 
 def _elements(text: str) -> list[str]:
-    """What gst-launch-1.0 is to run before _TAIL. SourceError for a CSI camera that nothing here can read."""
+    """What gst-launch-1.0 is to run before _TAIL. SourceError for what nothing here can run or read."""
     parsed = _parse(text)
+    if shutil.which(LAUNCH) is None:
+        raise SourceError(f"camera {redact(text)}: there is no {LAUNCH} here: sudo apt-get install {PACKAGES}")
     if isinstance(parsed, list):
         return parsed
     number, mode = parsed

@@ -104,16 +104,16 @@ class _Asked:
         self._handle, self._ioctl = handle, ioctl
 
     def offer(self) -> Offer:
-        offer = Offer()
+        modes, unread = [], []
         for fourcc, code in self._formats():
             if fourcc not in (*RAW, *COMPRESSED):
-                offer.unread.append(one_line(fourcc).strip())
+                unread.append(one_line(fourcc).strip())
                 continue
             for width, height in self._sizes(code):
                 rate_hz = self._rate_hz(code, width, height)
                 if rate_hz is not None:
-                    offer.modes.append(PictureMode(fourcc, width, height, rate_hz))
-        return offer
+                    modes.append(PictureMode(fourcc, width, height, rate_hz))
+        return Offer(modes, unread)
 
     def _formats(self) -> Iterator[tuple[str, int]]:
         for index in range(_MOST):
