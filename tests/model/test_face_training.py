@@ -105,7 +105,7 @@ def test_changed_faces_stay_pictures_and_are_drawn_from_the_generator_alone(side
 # Training
 
 
-def face_set(path: Path, seed: int, count: int = 60) -> None:
+def face_set(path: Path, seed: int, count: int = 60, people: NDArray[np.str_] | None = None) -> None:
     """Faces whose label is the height of a bright stripe; the raters of a third of them do not agree."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % len(EMOTIONS)
@@ -115,7 +115,7 @@ def face_set(path: Path, seed: int, count: int = 60) -> None:
     shares: NDArray[np.float32] = np.eye(len(EMOTIONS), dtype=np.float32)[labels]
     shares[::3] = 0.5 * shares[::3] + 0.5 / len(EMOTIONS)
     split = np.where(np.arange(count) % 5 == 0, "dev", "train")
-    save_face_set(path, images, shares, np.full(count, 10.0, np.float32), split)
+    save_face_set(path, images, shares, np.full(count, 10.0, np.float32), split, people)
 
 
 @pytest.fixture
@@ -157,6 +157,34 @@ def test_what_was_logged_after_the_state_that_is_resumed_is_not_logged_twice(rec
     log.write_text('{"step": 1}\n{"step": 3}\n')  # the process was killed after an evaluation at step 3
     faces.train_faces(Path("run"), recipe, resume=True)
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 3, 6]
+
+
+def test_people_who_are_left_out_are_not_trained_on_and_are_the_ones_scored(
+    recipe: faces.FaceRecipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    face_set(Path("films.npz"), 3, people=np.array(["s1", "s2", "s3"] * 20))
+    with_films = msgspec.structs.replace(
+        recipe, train=(*recipe.train, faces.FaceUse("films.npz", 6)), dev=("one.npz", "films.npz")
+    )
+    Path("films.yaml").write_text(json.dumps(msgspec.to_builtins(with_films)))
+    assert train_main(["films.yaml", "--run", "run", "--leave-out", "films/s2"]) == 0
+    info = checkpoint.read_json(Path("run/final/info.json"))
+    assert info["people"] == ["films/s1", "films/s3"] and info["recipe"]["leave_out"] == ["films/s2"]
+    assert info["dev"]["films"]["n"] == 20 and info["dev"]["one"]["n"] == 12
+    apart = load_face_set(Path("films.npz"), "train", ("films/s2",))
+    assert set(apart.people) == {"films/s1", "films/s3"} and len(apart) == 40
+    assert train_main(["films.yaml", "--run", "other", "--leave-out", "s2"]) == ConfigError.exit_code
+    assert "--leave-out s2: nobody's name; the sets have films/s1, films/s2, films/s3" in capsys.readouterr().err
+
+
+def test_a_mean_of_face_networks_knows_the_people_of_both(recipe: faces.FaceRecipe) -> None:
+    face_set(Path("films.npz"), 3, people=np.array(["s1", "s2", "s3"] * 20))
+    with_films = msgspec.structs.replace(recipe, steps=1, train=(faces.FaceUse("films.npz", 6),))
+    faces.train_faces(Path("plain"), msgspec.structs.replace(recipe, steps=1), resume=False)
+    faces.train_faces(Path("films"), with_films, resume=False)
+    average = runpy.run_path(str(CONFIGS.parent / "tools/data/average.py"))["average"]
+    average(Path("plain/final"), Path("films/final"), Path("mean"))
+    assert checkpoint.people_of(Path("mean")) == ["films/s1", "films/s2", "films/s3"]
 
 
 def test_clcr_begins_with_a_trained_face_network(recipe: faces.FaceRecipe, tmp_path: Path) -> None:

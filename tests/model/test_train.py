@@ -437,6 +437,33 @@ def test_leaving_one_out_refuses_a_base_that_saw_the_speakers(recipe: Recipe, fi
         loso.leave_one_speaker_out(Path("loso"), recipe, finished / "final", (Path("packs/clips"),))
 
 
+def test_a_fold_never_begins_with_a_face_network_that_saw_its_people(tmp_path: Path) -> None:
+    def network(name: str, *people: str) -> str:
+        (tmp_path / name).mkdir(exist_ok=True)
+        checkpoint.write_json(tmp_path / name / "info.json", {"recipe": {}, "people": list(people)})
+        return str(tmp_path / name)
+
+    plain, films = network("plain"), network("films", "javased/01", "javased/02", "other/05")
+    for vision in (None, plain):
+        assert loso.face_network(vision, "javased_av_whisper", ("01", "05")) == vision
+    assert loso.face_network(films, "javased_av_whisper", ("05", "06")) == films  # the 05 of another set
+    with pytest.raises(ConfigError, match="films: was trained on faces of 01; make .*films_without_01_05 first"):
+        loso.face_network(films, "javased_av_whisper", ("01", "05"))
+    apart = network("films_without_01_05", "javased/02")
+    assert loso.face_network(films, "javased_av_whisper", ("01", "05")) == apart
+    network("films_without_01_05", "javased/01")
+    with pytest.raises(ConfigError, match="films_without_01_05: was trained on faces of 01"):
+        loso.face_network(films, "javased_av_whisper", ("01", "05"))
+
+
+def test_folds_refuse_a_base_whose_face_network_saw_the_speakers(recipe: Recipe, base: Path) -> None:
+    seen = {"train_packs": ["texts"], "faces_of": ["clips/s2"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "trainings_of", lambda _: [seen])
+        with pytest.raises(ConfigError, match="its face network was trained on s2"):
+            loso.leave_one_speaker_out(Path("loso"), recipe, base, (Path("packs/clips"),))
+
+
 def test_what_a_model_was_trained_on_before_stays_known_and_counts(recipe: Recipe, finished: Path) -> None:
     words = _changed(recipe, train=())
     run = train.start_run(Path("later"), words, start.model_from(finished / "final", words), init=finished / "final")

@@ -39,16 +39,17 @@ def average(first: Path, second: Path, out: Path) -> None:
 
 
 def _average_faces(first: Path, second: Path, out: Path) -> None:
-    """The same of two face networks; info.json names both recipes."""
+    """The same of two face networks; info.json names both recipes, and whose faces either was trained on."""
     from clcr.training import checkpoint
 
     one, other = (checkpoint.read_tensors(folder / "model.safetensors") for folder in (first, second))
     weights = _mean(one, other, f"{first} and {second}")
-    recipes = [checkpoint.read_json(folder / "info.json")["recipe"] for folder in (first, second)]
+    infos = [checkpoint.read_json(folder / "info.json") for folder in (first, second)]
+    people = sorted({name for info in infos for name in info.get("people", ())})
     with checkpoint.replacing_folder(out) as fresh:
         checkpoint.save_tensors(fresh / "model.safetensors", weights)
-        info = {"recipe": recipes[1], "averaged": [str(first), str(second)], "other_recipe": recipes[0]}
-        checkpoint.write_json(fresh / "info.json", info)
+        info = {"recipe": infos[1]["recipe"], "averaged": [str(first), str(second)], "people": people}
+        checkpoint.write_json(fresh / "info.json", info | {"other_recipe": infos[0]["recipe"]})
 
 
 def _mean(first: State, second: State, what: str) -> State:

@@ -33,7 +33,7 @@ FER_PX, PEOPLE_PX = 48, 96
 FILM_PX, FILM_EVERY = 112, 3  # slots of 1/15 s
 LEFT_OUT_SOURCES = ("film",)  # stills: blurred, in profile, labelled noisily
 
-Parts = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.str_]]
+Parts = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.str_], NDArray[np.str_] | None]
 
 
 def hash_split(images: NDArray[np.uint8]) -> NDArray[np.str_]:
@@ -54,7 +54,7 @@ def ferplus(data: Path) -> Parts:
     images = cut_tiles(data / "faces" / "fer2013_train", FER_PX, len(votes), colour=False)
     kept = (votes.sum(1) >= LEAST_VOTES) & (images.std((1, 2)) >= FLAT)
     images, votes = images[kept], votes[kept]
-    return images, votes / votes.sum(1, keepdims=True), votes.sum(1), hash_split(images)
+    return images, votes / votes.sum(1, keepdims=True), votes.sum(1), hash_split(images), None
 
 
 def fer2013(data: Path) -> Parts:
@@ -96,14 +96,19 @@ def ckplus(data: Path) -> Parts:
     return _labelled(images[kept], shares[kept], split[kept])
 
 
-def _labelled(images: NDArray[np.uint8], shares: NDArray[np.float32], split: NDArray[np.str_]) -> Parts:
-    return images, shares, np.ones(len(images), np.float32), split
+def _labelled(
+    images: NDArray[np.uint8],
+    shares: NDArray[np.float32],
+    split: NDArray[np.str_],
+    people: NDArray[np.str_] | None = None,
+) -> Parts:
+    return images, shares, np.ones(len(images), np.float32), split, people
 
 
 def javased(data: Path) -> Parts:
     """Faces of Java-SED's films, six pictures a second as the runtime crops them; all of a film has its label."""
     folder = data / "javased"
-    images, names, splits = [], [], []
+    images, names, splits, speakers = [], [], [], []
     for record in records(folder / "labels.csv"):
         if record["kind"] != "av":
             continue
@@ -114,7 +119,8 @@ def javased(data: Path) -> Parts:
                 images.append(cv2.cvtColor(crop.rgb, cv2.COLOR_RGB2GRAY))
                 names.append(record["emotion"])
                 splits.append(record["split"])
-    return _labelled(np.stack(images), one_hot(np.array(names)), np.array(splits))
+                speakers.append(record["speaker"])
+    return _labelled(np.stack(images), one_hot(np.array(names)), np.array(splits), np.array(speakers))
 
 
 SETS: dict[str, Callable[[Path], Parts]] = {
@@ -135,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         for name in options.sets:
-            images, shares, votes, split = SETS[name](options.data)
-            save_face_set(options.out / f"{name}.npz", images, shares, votes, split)
+            images, shares, votes, split, people = SETS[name](options.data)
+            save_face_set(options.out / f"{name}.npz", images, shares, votes, split, people)
             counts = {part: np.bincount(shares[split == part].argmax(1), minlength=6) for part in ("train", "dev")}
             for part, count in counts.items():
                 print(f"{name} {part}: {', '.join(f'{label} {n}' for label, n in zip(EMOTIONS, count, strict=True))}")

@@ -122,10 +122,15 @@ def load_info(folder: Path) -> CheckpointInfo:
 
 
 def trainings_of(folder: Path) -> list[dict[str, Any]]:
-    """Packs, speakers left out and steps of each training behind a checkpoint, the first one first."""
+    """Packs, speakers left out, people of the face network and steps of each training behind a checkpoint, in order."""
     provenance = load_info(folder).provenance
-    last = {name: provenance[name] for name in ("train_packs", "leave_out", "step") if name in provenance}
+    last = {name: provenance[name] for name in ("train_packs", "leave_out", "faces_of", "step") if name in provenance}
     return [*provenance.get("earlier", ()), *([last] if last else [])]
+
+
+def people_of(network: Path) -> list[str]:
+    """Whose faces a face network was trained on, as far as its sets say: SET/NAME. Raises CheckpointError."""
+    return [str(name) for name in read_json(network / "info.json").get("people", ())]
 
 
 def store_temperatures(folder: Path, temperatures: Temperature, origin: dict[str, Any]) -> None:

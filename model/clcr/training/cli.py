@@ -16,6 +16,7 @@ from clcr_stream.errors import ClcrError, ConfigError, OutputError
 
 _TRAIN_EXAMPLES = """examples:
   clcr-train configs/faces.yaml --run runs/faces
+  clcr-train configs/faces_films.yaml --run runs/faces_without_01 --leave-out javased/01
   clcr-train configs/train_base.yaml --run runs/base
   clcr-train configs/train_base.yaml --run runs/base --resume
   clcr-train configs/train_films.yaml --run runs/films --init runs/base/final
@@ -63,7 +64,7 @@ def train_main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from these weights")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the recipe's steps")
-    parser.add_argument("--leave-out", nargs="+", default=[], metavar="SPEAKER", help="never train on these speakers")
+    parser.add_argument("--leave-out", nargs="+", default=[], metavar="SPEAKER", help="never train on these people")
     parser.add_argument("--leave-one-speaker-out", action="store_true", help="one training per speaker, scored on it")
     parser.add_argument(
         "--speakers-per-fold", type=int, default=1, metavar="N", help="leave so many out together (default: 1)"
@@ -155,13 +156,19 @@ def _train(options: argparse.Namespace) -> int:
 def _train_part(options: argparse.Namespace, kind: str) -> int:
     from clcr.training.train import FINISHED
 
+    allowed = ("resume", "threads", "leave_out") if kind == "faces" else ("resume", "threads")
     for flag in ("init", "steps", "leave_out", "leave_one_speaker_out"):
-        if getattr(options, flag):
-            raise ConfigError(f"--{flag.replace('_', '-')} is not for a recipe of {kind}; allowed: --resume, --threads")
+        if getattr(options, flag) and flag not in allowed:
+            raise ConfigError(f"{_flag(flag)} is not for a recipe of {kind}; allowed: {', '.join(map(_flag, allowed))}")
     if kind == "faces":
+        import msgspec
+
         from clcr.training.faces import load_face_recipe, train_faces
 
-        outcome = train_faces(options.run, load_face_recipe(options.recipe), options.resume)
+        faces = load_face_recipe(options.recipe)
+        if options.leave_out:
+            faces = msgspec.structs.replace(faces, leave_out=tuple(options.leave_out))
+        outcome = train_faces(options.run, faces, options.resume)
     else:
         from clcr.training.words import load_words_recipe, train_words
 
@@ -270,11 +277,15 @@ def _score(options: argparse.Namespace) -> int:
     return 0
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _refuse(options: argparse.Namespace, defaults: Mapping[str, object], owner: str) -> None:
     """ConfigError for a flag that was given and belongs to the other way of scoring."""
     for name, default in defaults.items():
         if getattr(options, name) != default:
-            raise ConfigError(f"--{name.replace('_', '-')} goes with {owner} only; see clcr-eval --help")
+            raise ConfigError(f"{_flag(name)} goes with {owner} only; see clcr-eval --help")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from clcr.training import checkpoint
 from clcr.training.data.face_augment import FaceAugment
 from clcr.training.data.face_sets import FaceSet, load_face_set
 from clcr.training.part import Part, Scores, check_best, claim, read_recipe, score_answers, train_part
+from clcr_stream.errors import ConfigError
 
 CLEAR_VOTES = 6.0  # raters who agree: the faces whose label is beyond doubt
 FACE_PX = 112
@@ -41,6 +42,7 @@ class FaceRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     best: str  # the name of the set whose macro-F1 chooses best/
     steps: int
     init: str | None = None  # a folder with a trained face network and its head, to go on from
+    leave_out: tuple[str, ...] = ()  # people (SET/NAME) kept apart: their set's `dev`, and nowhere trained on
     channels: tuple[int, int, int, int] = (24, 32, 64, 128)
     width: int = 128
     dropout: float = 0.4
@@ -77,8 +79,13 @@ class Faces:
     def __init__(self, recipe: FaceRecipe) -> None:
         self._recipe = recipe
         self._augment = FaceAugment(**recipe.augment)
-        self._sets = [(load_face_set(Path(use.file), "train"), use.per_step) for use in recipe.train]
+        self._sets = [(load_face_set(Path(use.file), "train", recipe.leave_out), use.per_step) for use in recipe.train]
         self._chances = [_chances(faces, recipe.balance) for faces, _ in self._sets]
+
+    @property
+    def people(self) -> list[str]:
+        """Those whose faces are trained on, as far as the sets say: SET/NAME."""
+        return sorted({str(name) for faces, _ in self._sets for name in faces.people if name})
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Luminance (n, 1, 56, 56) and the shares of the emotions (n, 6) of a step."""
@@ -113,9 +120,13 @@ def train_faces(folder: Path, recipe: FaceRecipe, resume: bool, until_step: int 
         )
     if min(recipe.channels) >= 8:  # a third faster; with 4 channels PyTorch 2.13 crashes in the backward pass
         nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    claim(folder, recipe, resume)
     faces = Faces(recipe)
-    dev = [load_face_set(Path(file), "dev") for file in recipe.dev]
+    dev = [load_face_set(Path(file), "dev", recipe.leave_out) for file in recipe.dev]
+    known = {str(name) for one in dev for name in one.people if name} | set(faces.people)
+    for name in recipe.leave_out:
+        if name not in known:
+            raise ConfigError(f"--leave-out {name}: nobody's name; the sets have {', '.join(sorted(known)) or 'none'}")
+    claim(folder, recipe, resume)
 
     def loss(step: int) -> Tensor:
         pictures, shares = faces.at(step)
@@ -124,7 +135,8 @@ def train_faces(folder: Path, recipe: FaceRecipe, resume: bool, until_step: int 
     def scores(weights: checkpoint.State) -> Scores:
         return {one.name: score_faces(with_weights(recipe, weights), one) for one in dev}
 
-    return train_part(folder, recipe, Part(model, _optimizer(model, recipe), loss, scores), resume, until_step)
+    part = Part(model, _optimizer(model, recipe), loss, scores, origin={"people": faces.people})
+    return train_part(folder, recipe, part, resume, until_step)
 
 
 def _optimizer(model: nn.Module, recipe: FaceRecipe) -> torch.optim.Optimizer:

@@ -37,20 +37,26 @@ def leave_one_speaker_out(
     packs: the one that is scored, then others that hold the same speakers; a fold's speakers are left out of all.
 
     Nothing is chosen by looking at the left-out speakers: no development packs, the last weights, a fixed step count.
-    A fold stopped by a signal goes on where it stopped. Raises ConfigError if `init` was trained on the pack.
+    A fold stopped by a signal goes on where it stopped. Raises ConfigError if `init` was trained on the pack, or the
+    face network on the faces of a fold's speakers.
     """
     for seen in sorted({pack.name for pack in packs} & (trained_on(init) if init is not None else set())):
         raise ConfigError(f"{init}: was trained on {seen}; --init needs a checkpoint that never saw its speakers")
     labels = class_labels(recipe, init)
     speakers = pack_speakers(packs[0], labels)
+    for one in checkpoint.trainings_of(init) if init is not None else ():
+        if shown := _seen(one.get("faces_of", ()), packs[0].name, speakers):
+            raise ConfigError(f"{init}: its face network was trained on {shown[0]}; --init needs one that never saw it")
     if not 1 <= per_fold <= max(1, len(speakers) - 1):
         raise ConfigError(f"--speakers-per-fold {per_fold}: {packs[0].name} has {len(speakers)}, so 1 to one less")
     recipe = fold_recipe(recipe, packs)
     complete = True
     count = -(-len(speakers) // per_fold)
-    for fold in (speakers[first::count] for first in range(count)):
+    folds = [speakers[first::count] for first in range(count)]
+    networks = [face_network(recipe.vision, packs[0].name, fold) for fold in folds]
+    for fold, network in zip(folds, networks, strict=True):
         if not all((folder / f"speaker_{speaker}.json").exists() for speaker in fold):
-            complete = run_fold(folder, recipe, init, (packs, fold))
+            complete = run_fold(folder, msgspec.structs.replace(recipe, vision=network), init, (packs, fold))
             if not complete:
                 break
     report = pooled(folder, speakers, labels)
@@ -74,6 +80,27 @@ def trained_on(init: Path) -> set[str]:
     if beside.exists():
         names.update(Path(use.pack).name for use in load_recipe(beside).train)
     return names
+
+
+def face_network(vision: str | None, pack: str, fold: Sequence[str]) -> str | None:
+    """The face network that a fold begins with: the recipe's, or that beside it which was trained without its people.
+
+    Raises ConfigError when there is none.
+    """
+    if vision is None or not _seen(checkpoint.people_of(Path(vision)), pack, fold):
+        return vision
+    apart = Path(f"{vision}_without_{'_'.join(fold)}")
+    if not apart.is_dir():
+        raise ConfigError(f"{vision}: was trained on faces of {fold[0]}; make {apart} first: docs/training.md")
+    if seen := _seen(checkpoint.people_of(apart), pack, fold):
+        raise ConfigError(f"{apart}: was trained on faces of {seen[0]}; make it again: docs/training.md")
+    return str(apart)
+
+
+def _seen(people: Sequence[str], pack: str, speakers: Sequence[str]) -> list[str]:
+    """Those speakers of a pack who are among `people`, SET/NAME each; a pack's name begins with that of its set."""
+    names = [name.rpartition("/") for name in people]
+    return [speaker for faces, _, speaker in names if speaker in speakers and f"{pack}_".startswith(f"{faces}_")]
 
 
 def fold_recipe(recipe: Recipe, packs: tuple[Path, ...]) -> Recipe:

@@ -6,8 +6,8 @@ Every random choice of step k is drawn from (seed, k), so a resumed run goes on 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -52,13 +52,17 @@ def _no_more(_: Path, __: checkpoint.State) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """What is trained: the loss of a step, the scores of averaged weights, and what to `write` beside those."""
+    """What is trained: the loss of a step, the scores of averaged weights, and what to `write` beside those.
+
+    origin: what info.json says besides: where the numbers come from.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     loss: Callable[[int], Tensor]
     scores: Callable[[checkpoint.State], Scores]
     write: Callable[[Path, checkpoint.State], object] = _no_more
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_recipe(path: Path, kind: type[_R], example: str) -> _R:
@@ -151,7 +155,7 @@ def _publish(
 ) -> None:
     with checkpoint.replacing_folder(folder) as fresh:
         checkpoint.save_tensors(fresh / "model.safetensors", weights)
-        info = {"recipe": msgspec.to_builtins(recipe), "step": progress.step, "dev": scores}
+        info = {"recipe": msgspec.to_builtins(recipe), "step": progress.step, "dev": scores, **part.origin}
         checkpoint.write_json(fresh / "info.json", info)
         part.write(fresh, weights)
 

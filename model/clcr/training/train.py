@@ -252,7 +252,7 @@ def class_names(model: CLCR) -> tuple[str, ...] | None:
 
 
 def describe_origin(recipe: Recipe, leave_out: tuple[str, ...]) -> dict[str, Any]:
-    """Where a run's numbers come from: data, revision, versions, machine, speakers left out."""
+    """Where a run's numbers come from: data, revision, versions, machine, speakers left out, faces seen before."""
     packs = [use.pack for use in recipe.train] + list(recipe.pairs.nothing if recipe.pairs is not None else ())
     return {
         "train_packs": sorted({Path(pack).name for pack in packs}),
@@ -265,6 +265,7 @@ def describe_origin(recipe: Recipe, leave_out: tuple[str, ...]) -> dict[str, Any
         "threads": torch.get_num_threads(),
         "leave_out": list(leave_out),
         **({"acoustic_weights": msgspec.to_builtins(recipe.acoustic)} if recipe.acoustic is not None else {}),
+        **({"faces_of": checkpoint.people_of(Path(recipe.vision))} if recipe.vision is not None else {}),
     }
 
 

@@ -112,13 +112,16 @@ class Recorder:
         self._put(message, MESSAGE_BYTES)
 
     def hop(self, chunk: Chunk, sample_rate_hz: int, segments: Sequence[Segment]) -> None:
-        """Record what a hop brought and the words that it is answered with; nothing without `media`."""
+        """Record what a hop brought and the words that it is answered with; nothing without `media`.
+
+        Its pictures are coded after the tick, whose prediction wakes the thread: beside it they would slow it down.
+        """
         if not self.options.media or chunk.hop is None or self.failure is not None:
             return
         words = tuple(segments)
         changed = words != (self._words or ())
         copied = media.copy_hop(chunk.tick, chunk.hop, sample_rate_hz, words if changed else None)
-        if self._put(copied, copied.nbytes):
+        if self._put(copied, copied.nbytes, wake=False):
             self._words = words
 
     def close(self) -> None:
@@ -130,7 +133,7 @@ class Recorder:
         if self._thread.is_alive():
             self._fail("the disk does not answer")
 
-    def _put(self, item: _Item, nbytes: int) -> bool:
+    def _put(self, item: _Item, nbytes: int, wake: bool = True) -> bool:
         with self._changed:
             if self.failure is not None or self._closing:
                 return False
@@ -139,7 +142,8 @@ class Recorder:
                 return False
             self._queue.append(item)
             self._queued_bytes += nbytes
-            self._changed.notify()
+            if wake:
+                self._changed.notify()
             return True
 
     def _guarded_run(self) -> None:
