@@ -254,6 +254,14 @@ PROOFS: dict[str, Proof] = {
     "--json docs/results/default.json": EVALUATE,
     "clcr-train configs/train_films.yaml --run runs/films --init runs/base/final": TRAIN,
     "clcr-train configs/faces_films.yaml --run runs/faces_films --threads 1": FACES,
+    "clcr-train configs/faces_films.yaml --run runs/films_without_01_06 --leave-out javased/01 javased/06 "
+    "--threads 1": ByTest(
+        "tests/model/test_face_training.py::test_people_who_are_left_out_are_not_trained_on_and_are_the_ones_scored"
+    ),
+    "python tools/data/average.py checkpoints/faces runs/films_without_01_06/final "
+    "runs/faces_mean_without_01_06": ByTest(
+        "tests/model/test_face_training.py::test_a_mean_of_face_networks_knows_the_people_of_both"
+    ),
     "python tools/data/average.py checkpoints/faces runs/faces_films/final runs/faces_mean": ByTest(
         "tests/tools/test_average.py::test_two_face_networks_have_a_mean_that_a_recipe_can_begin_with"
     ),

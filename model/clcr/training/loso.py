@@ -83,18 +83,17 @@ def trained_on(init: Path) -> set[str]:
 
 
 def face_network(vision: str | None, pack: str, fold: Sequence[str]) -> str | None:
-    """The face network that a fold begins with: the recipe's, or that beside it which was trained without its people.
+    """The face network that a fold begins with: one beside the recipe's, VISION_without_01_06, or else the recipe's.
 
-    Raises ConfigError when there is none.
+    Raises ConfigError when it was trained on faces of the fold.
     """
-    if vision is None or not _seen(checkpoint.people_of(Path(vision)), pack, fold):
-        return vision
+    if vision is None:
+        return None
     apart = Path(f"{vision}_without_{'_'.join(fold)}")
-    if not apart.is_dir():
-        raise ConfigError(f"{vision}: was trained on faces of {fold[0]}; make {apart} first: docs/training.md")
-    if seen := _seen(checkpoint.people_of(apart), pack, fold):
-        raise ConfigError(f"{apart}: was trained on faces of {seen[0]}; make it again: docs/training.md")
-    return str(apart)
+    network = apart if apart.is_dir() else Path(vision)
+    if seen := _seen(checkpoint.people_of(network), pack, fold):
+        raise ConfigError(f"{network}: was trained on faces of {seen[0]}; make {apart} without: docs/training.md")
+    return str(network)
 
 
 def _seen(people: Sequence[str], pack: str, speakers: Sequence[str]) -> list[str]:
