@@ -161,7 +161,7 @@ class ScriptedReader:
     """A reader whose items advance the test's clock, then the connection breaks with `error` or ends."""
 
     modalities = BOTH
-    length_s: float | None = None  # it is no recording
+    recorded = False
 
     def __init__(
         self, clock: SteppedClock, items: Sequence[AudioItem | VideoItem], error: Exception | None = None
