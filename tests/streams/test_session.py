@@ -16,16 +16,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clcr_stream.clock import FOREVER_NS, Clock, Wake
-from clcr_stream.errors import RequiredError, SourceError
+from clcr_stream.errors import SourceError
 from clcr_stream.inference.levels import Levels
 from clcr_stream.inference.null import NullRunner
 from clcr_stream.inference.program import Graph, Program
 from clcr_stream.sources.base import Modality, SourceReport
-from clcr_stream.sources.health import State
 from clcr_stream.streams.language import LanguageTokens
 from clcr_stream.streams.person import Person
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.required import NOTHING, Required
 from clcr_stream.streams.session import NextHop, Pipeline, Schedule, Session, valid_tokens
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import Tick, TimeGrid
@@ -130,8 +128,6 @@ class FakeSource:
     modalities: tuple[Modality, ...] = ("vision", "acoustic")
     name: str = "fake"
     error: str | None = None
-    stalls_ns: int | None = None  # from there on nothing comes
-    state: State = "live"
     consumed_ns: list[int] = field(default_factory=list)
 
     @property
@@ -146,8 +142,6 @@ class FakeSource:
     def close(self) -> None: ...
 
     def filled(self, end_ns: int) -> bool:
-        if self.stalls_ns is not None:
-            return end_ns <= self.stalls_ns
         return not self.lossless or self.watermark_ns >= end_ns
 
     def consumed(self, end_ns: int) -> None:
@@ -156,7 +150,7 @@ class FakeSource:
     def report(self) -> SourceReport:
         if self.error is not None:
             return SourceReport(self.name, "fake", "failed", self.error, {})
-        return SourceReport(self.name, "fake", self.state, "no new data", {})
+        return SourceReport(self.name, "fake", "live", "", {})
 
 
 @dataclass
@@ -252,45 +246,6 @@ def test_a_machine_that_is_always_too_slow_still_publishes() -> None:
     assert at.ticks.due == 400
     ages = [(prediction.published_ns - prediction.window.end_ns) / HOP_NS for prediction in predictions]
     assert max(ages) <= 2.5 * MANIFEST.window_hops
-
-
-class WaitingClock(ManualClock):
-    """As time goes on while a session waits for data."""
-
-    def pause(self, deadline_ns: int | None, wake: Wake) -> None:
-        super().pause(self.now + HOP_NS if deadline_ns is None else deadline_ns, wake)
-
-
-def stalled(required: Required = NOTHING, last_tick: int | None = None) -> Bench:
-    """A recording of which nothing comes from 2 s on."""
-    at = bench(live(1), seconds=12.0)
-    at.clock = WaitingClock()
-    at.source.stalls_ns, at.source.state = ORIGIN_NS + 2_000_000_000, "stale"
-    schedule = Schedule(at.clock, SETTLE_NS, last_tick=last_tick, required=required)
-    at.session = Session(at.pipeline, [at.source], schedule, IDENTITY, at.sent.append)
-    return at
-
-
-def test_a_recording_that_stalls_ends_after_the_duration_by_the_clock() -> None:
-    at = stalled(last_tick=25)
-    assert len(at.run()) == 10
-    assert 0 <= at.clock.now - (ORIGIN_NS + 25 * HOP_NS) <= HOP_NS
-
-
-def test_a_recording_that_stalls_is_missing_by_the_clock() -> None:
-    at = stalled(Required(("acoustic",), 3.0))
-    (ended,) = drive(Levels(empty_bundle(MANIFEST), at.levels), at.clock, [at.session])
-    assert isinstance(ended.error, RequiredError) and "acoustic: fake fake is stale (no new data)" in str(ended.error)
-    assert 0 <= at.clock.now - (at.source.stalls_ns or 0) - 3_000_000_000 <= HOP_NS
-
-
-def test_a_recording_that_is_only_slow_gives_every_hop_of_the_duration() -> None:
-    at = stalled(last_tick=25)
-    at.source.stalls_ns = ORIGIN_NS
-    at.clock.take(60_000_000_000)
-    assert at.session.next_due() is NextHop.NONE
-    at.source.state = "live"
-    assert at.session.next_due() is NextHop.NO_DATA
 
 
 def test_a_recording_with_a_live_source_beside_it_is_never_jumped_over() -> None:
