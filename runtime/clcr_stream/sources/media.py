@@ -74,7 +74,7 @@ class MediaReader:
     ) -> None:
         """`now_ns` is asked when a packet arrives, for live streams; only what is `on_disk` is sure to be sought."""
         self._container = container
-        self._on_disk = on_disk
+        self.on_disk = on_disk
         self.seekable = container.size > 0  # pipes and live streams do not say how many bytes they have
         self._now_ns = now_ns
         self._arrived_ns: int | None = None
@@ -179,7 +179,7 @@ class MediaReader:
         why = "" if error.errno == errno.EIO else f" ({error.strerror})"
         at = f" at {self._reached_s:.0f} s" if self.recorded or self.seekable else ""
         of = f" of {self.length_s:.0f} s" if at and self.length_s is not None else ""
-        return f"{'the file cannot be read any further' if self._on_disk else 'the connection ended'}{at}{of}{why}"
+        return f"{'the file cannot be read any further' if self.on_disk else 'the connection ended'}{at}{of}{why}"
 
     def _end_ns(self, stream: Any) -> int | None:
         """Where a stream ends by the container's index, from its start; None when it does not say, or only guesses."""
@@ -187,7 +187,7 @@ class MediaReader:
         if tag is not None:
             hours, minutes, seconds = tag.groups()
             return int((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * NS_PER_S)
-        if not self._on_disk or not stream.duration or stream.time_base is None or self._start is None:
+        if not self.on_disk or not stream.duration or stream.time_base is None or self._start is None:
             return None
         start_s = (stream.start_time or 0) * stream.time_base - self._start
         return int((start_s + stream.duration * stream.time_base) * NS_PER_S)
@@ -211,7 +211,7 @@ class MediaReader:
         if self._start is None:
             self._start = time_s
         time_s -= self._start
-        if self._on_disk and self.length_s is not None and time_s > self.length_s + 1.0:
+        if self.on_disk and self.length_s is not None and time_s > self.length_s + 1.0:
             self._on_error("time stamp after the end")
             return None
         self._reached_s = max(self._reached_s, float(time_s))

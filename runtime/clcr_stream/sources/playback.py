@@ -59,7 +59,7 @@ class Playback:
         Many servers cannot seek, and containers then go on anywhere: what begins after the place has missed it.
         """
         length_s = self._reader.length_s
-        if length_s is not None and self._span.start_s >= length_s:
+        if self._reader.on_disk and length_s is not None and self._span.start_s >= length_s:
             return iter(())
         if self._start_ns > SEEK_FROM_NS and self._reader.seekable:
             items = self._reader.items(self._start_ns)
