@@ -18,8 +18,16 @@ MEANINGS = {
     "vision_absent": "no pictures in the window",
     "acoustic_absent": "no sound in the window",
     "language_absent": "no words in the window",
-    "vision_stale": "the newest picture was older than 1 s",
+    "vision_stale": "the newest picture was older than 0.6 s",
     "acoustic_stale": "the newest sound was older than 0.5 s",
+    "vision_frozen": "the camera repeated one picture",
+    "vision_dark": "the pictures had hardly any light",
+    "vision_covered": "nothing could be made out in the pictures: a cover, a hand, a smooth spot of light",
+    "acoustic_silent": "the sound was digital silence: a muted or unplugged microphone",
+    "acoustic_clipping": "the sound was too loud for its recording: distorted",
+    "acoustic_noisy": "loud noise, and speech hardly above it",
+    "vision_required": "pictures were required, and were missing for too long",
+    "acoustic_required": "sound was required, and was missing for too long",
     "calibrating": "the person's baseline was still being set",
 }
 MAX_WORDS = 2000
