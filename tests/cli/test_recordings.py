@@ -190,6 +190,34 @@ def test_files_are_predicted_with_one_set_of_engines_and_a_bad_one_does_not_stop
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a.srt", "b.mp4", "b.srt", "bad.mp4"]
 
 
+def test_a_part_and_a_region_of_a_clip_are_predicted_and_reported_as_a_run_takes_them(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "a.mp4", 2.0, PersonOptions(fps=15))
+    given = ("--bundle", tiny, "--transcript", "none", "--start", "0.4", "--end", "1.4")
+    code, out, _ = run("predict", "a.mp4", *given)
+    assert code == 0 and "1.0 s  face 100%" in out and "no face" not in out
+    corner = ("--region", "0,0,0.1,0.1")
+    code, out, _ = run("predict", "a.mp4", *given, *corner)
+    assert code == 0 and "1.0 s  face 0%" in out and "(no face was found in any picture)" in out
+    (row,) = csv.DictReader(io.StringIO(run("predict", "a.mp4", *given, *corner, "--csv", "-")[1]))
+    assert row["note"] == "no face was found in any picture" and row["error"] == ""
+    code, _, err = run("report", "--input", "a.mp4", *given, *corner, "--gamma", "0.5", "--out", "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert code == 0 and "5 predictions" in err and "no face was found in any picture" in page
+
+
+def test_flags_that_are_wrong_for_every_clip_are_one_line_for_all_of_them(run: Run, tiny: Path, tmp_path: Path) -> None:
+    for given, why in (
+        (("--region", "2,2,2,2"), "not inside the picture"),
+        (("--start", "3", "--end", "2"), "the end after the start"),
+        (("--face-model", tmp_path / "none.onnx"), "none.onnx"),
+    ):
+        code, out, err = run("predict", "a.mp4", "b.mp4", "--bundle", tiny, *given)
+        assert code == 2 and out == "" and why in err and err.count("\n") == 1
+
+
 def test_a_report_of_a_clip_a_recording_and_of_lines_say_the_same(run: Run, tiny: Path, tmp_path: Path) -> None:
     lines, recorded = tmp_path / "a.jsonl", tmp_path / "a.mcap"
     clip = "test://?seconds=8"

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from clcr_stream.config import engine_options, load_config, only_stream
+from clcr_stream.config import engine_options, load_config, only_stream, source_spec
 from clcr_stream.embedding.streams import PredictionStream
 from clcr_stream.inference.baselines import Baselines
 from clcr_stream.recording.story import Story, make_story
 from clcr_stream.run import check
+from clcr_stream.sources.choose import check_settings
 from clcr_stream.streams.mailbox import RECORDING_PREDICTIONS
 from clcr_stream.streams.running import Running
 from clcr_stream.streams.stream import Hooks
@@ -30,12 +31,15 @@ class _Kept:
 class Player:
     """Engines that play one file after the other, as fast as they go; no socket and no file is opened for writing.
 
-    `flags` are those of a configuration, by dotted key. Raises the ClcrError of a bundle or backend. A context manager.
+    `flags` are those of a configuration, by dotted key. A context manager. Raises the ClcrError of flags that are wrong
+    whatever is played, of a bundle or backend.
     """
 
     def __init__(self, flags: Mapping[str, Any]) -> None:
         self._flags = {"sources.pace": "max", **flags}
-        self._running = Running(engine_options(load_config(None, self._flags)))
+        config = load_config(None, self._flags)
+        check_settings(source_spec(config.sources))
+        self._running = Running(engine_options(config))
 
     @property
     def bundle_id(self) -> str:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_clips, clip_flags
 from clcr_stream.cli.play import Player
 from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.cli.tables import check_csv, write_csv
@@ -32,12 +32,7 @@ def parser() -> Parser:
         epilog=f"{EXAMPLES}\n{EXIT_CODES}\n  3 also when only some of the files could not be read",
     )
     flags.add_argument("files", metavar="FILE", nargs="+", help="video or sound, or a recording with media")
-    flags.add_argument(
-        "--transcript", metavar="WHICH", help="auto (default), none, or words of the only file: talk.srt"
-    )
-    flags.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
-    flags.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
-    flags.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
+    add_clips(flags, "how the files are watched")
     output = flags.add_mutually_exclusive_group()
     output.add_argument("--csv", metavar="FILE|-", help="a row a file, in a new file or on standard output")
     output.add_argument("--json", action="store_true", help="an object a file, one line each")
@@ -49,7 +44,7 @@ def command(arguments: Sequence[str]) -> int:
     flags = parser().parse_args(arguments)
     _check(flags)
     code, labels, table = 0, (), []  # type: tuple[int, tuple[str, ...], list[tuple[str, Story | str]]]
-    with Player(_flags(flags)) as player:
+    with Player(clip_flags(flags)) as player:
         for name in flags.files:
             try:
                 story = player.play(name)
@@ -80,18 +75,10 @@ def _check(flags: argparse.Namespace) -> None:
             raise ConfigError(f"--transcript {flags.transcript}: is of one file, {len(flags.files)} are given")
 
 
-def _flags(flags: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "sources.transcript": flags.transcript,
-        "model.bundle": flags.bundle,
-        "model.backend": flags.backend,
-        "model.gamma": flags.gamma,
-    }
-
-
 def line(name: str, seen: Seen) -> str:
     """A file for a person."""
-    return f"{name}  {answer_text(seen)}  {seen.end_s - seen.start_s:.1f} s  {there_text(seen)}"
+    text = f"{name}  {answer_text(seen)}  {seen.end_s - seen.start_s:.1f} s  {there_text(seen)}"
+    return f"{text}  ({seen.faceless})" if seen.faceless else text
 
 
 def answer_text(seen: Seen) -> str:
@@ -121,12 +108,12 @@ def _object(name: str, story: Story | str) -> dict[str, Any]:
 
 def _columns(labels: Sequence[str]) -> list[str]:
     names = ["file", "label", "confidence", "value", "value_low", "value_high", *(f"p_{one}" for one in labels)]
-    return [*names, *(f"share_{one}" for one in labels), "duration_s", "face", "sound", "words", "error"]
+    return [*names, *(f"share_{one}" for one in labels), "duration_s", "face", "sound", "words", "note", "error"]
 
 
 def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
     if isinstance(story, str):
-        return [name, *[None] * (5 + 2 * len(labels) + 4), story]
+        return [name, *[None] * (5 + 2 * len(labels) + 5), story]
     seen = story.seen()
     values = seen.values
     numbers: list[Cell] = [None] * 3 if values is None else [values.mean, values.low, values.high]
@@ -135,5 +122,5 @@ def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
         *(name, seen.label, confidence, *numbers),
         *(seen.means.get(one) for one in labels),
         *(seen.shares.get(one) for one in labels),
-        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), None),
+        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), seen.faceless or None, None),
     ]

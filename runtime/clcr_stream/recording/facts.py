@@ -48,6 +48,11 @@ def about(story: Story, seen: Seen) -> str:
     return " · ".join((*facts, f"bundle {story.session.bundle_name}"))
 
 
+def notes(story: Story, seen: Seen) -> str:
+    """What a reader must know before anything else; "" for nothing."""
+    return "; ".join((*story.notes, *([seen.faceless] if seen.faceless else [])))
+
+
 def legend(story: Story) -> str:
     """What is seen in the picture of the answers."""
     text = f"Each answer looks back {story.session.window_ns / 1e9:g} s. Numbers: the strongest moments below."

@@ -18,9 +18,10 @@ MAX_CHANGES = 100
 def page(story: Story, name: str) -> str:
     """The report of a session; `name` is what it was read from. All text of the session is escaped."""
     seen = story.seen()
+    notes = facts.notes(story, seen)
     body = [
         _head(story, seen, name),
-        *([] if not story.notes else [f'<p class="note">{shown("; ".join(story.notes))}</p>']),
+        *([f'<p class="note">{shown(notes)}</p>'] if notes else []),
         _answer(story, seen),
         _timeline(story, seen),
         _moments(story, seen),

@@ -89,7 +89,7 @@ def _head(sheet: Sheet, story: Story, seen: Seen, name: str) -> None:
     sheet.wrapped("title", name, 30, more="ink")
     sheet.y += 4
     sheet.wrapped("row", facts.about(story, seen), 20)
-    for text in (story.session.intended_use.notice, "; ".join(story.notes)):
+    for text in (story.session.intended_use.notice, facts.notes(story, seen)):
         lines = textwrap.wrap(" ".join(text.split()), int((WIDTH - 26) / _LETTER["small"]))
         if not lines:
             continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from clcr_stream.clock import NS_PER_S
@@ -16,6 +17,7 @@ LEAST_S = 0.55  # what lasts for three hops is a moment
 GAP_HOPS = 3  # a longer pause between two answers ends a moment
 SIGNS = ("positive", "negative")  # the labels of a regression's moments
 _VALUE = "value"
+_TURN = re.compile(r"--rotate \d+")  # in the reason of a source that finds faces in turned pictures alone
 _KEPT = 4  # strongest moments of each label
 
 
@@ -48,7 +50,8 @@ class Seen:
 
     `shares`: how often each label was the most probable one. `means`: its mean probability over the windows that were
     full; of a clip shorter than a window, that of its last answer. `present`: how often each
-    modality was there, `quality` its mean while it was. `degraded`: how often each reason was given.
+    modality was there, `quality` its mean while it was. `degraded`: how often each reason was given. `turn` is the flag
+    that a source advises for pictures that lie on their side, "" for none.
     """
 
     predictions: int = 0
@@ -62,6 +65,16 @@ class Seen:
     present: Mapping[str, float] = field(default_factory=dict)
     quality: Mapping[str, float | None] = field(default_factory=dict)
     degraded: Mapping[str, float] = field(default_factory=dict)
+    turn: str = ""
+
+    @property
+    def faceless(self) -> str:
+        """That pictures came and none of them showed a face, and what could be done; "" otherwise."""
+        if "no_face" not in self.degraded or self.present.get("vision"):
+            return ""
+        return "no face was found in any picture" + (
+            f"; one is when they are turned: give {self.turn}" if self.turn else ""
+        )
 
     @property
     def label(self) -> str | None:
@@ -83,6 +96,7 @@ class Seen:
             "moments": [{**vars(one), "strength": round(one.strength, 4)} for one in self.moments],
             "present": _rounded(self.present),
             "degraded": _rounded(self.degraded),
+            "note": self.faceless or None,
         }
 
 
@@ -91,7 +105,8 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 
 class Watch:
-    """A sink that sums up predictions as they come; what it keeps does not grow with them. One thread writes."""
+    """A sink that sums up predictions as they come; what it keeps does not grow with them. One thread writes,
+    for a Status another one may."""
 
     def __init__(self) -> None:
         self._session: messages.Session | None = None
@@ -105,15 +120,18 @@ class Watch:
         self._present: Counter[str] = Counter()
         self._quality: dict[str, tuple[float, int]] = {}
         self._degraded: Counter[str] = Counter()
+        self._turn = ""
         self._run: Moment | None = None
         self._best: dict[str, list[Moment]] = {}
 
     def write(self, message: messages.Message) -> None:
-        """Take a message of the stream; only the session and its predictions count."""
+        """Take a message of the stream; transcripts and events do not count."""
         if isinstance(message, messages.Session):
             self._session = message
         elif isinstance(message, messages.Prediction):
             self._add(message)
+        elif isinstance(message, messages.Status):
+            self._turn = _turn(message.sources) or self._turn
 
     def seen(self) -> Seen:
         """What was seen until now."""
@@ -135,6 +153,7 @@ class Watch:
             present={name: self._present[name] / everything for name in MODALITIES},
             quality={name: None if not count else total / count for name, (total, count) in self._quality.items()},
             degraded={name: count / everything for name, count in self._degraded.most_common()},
+            turn=self._turn,
         )
 
     def _time_s(self, prediction: messages.Prediction) -> float:
@@ -196,6 +215,11 @@ class Watch:
         runs = _strongest([run for runs in best.values() for run in runs])
         lasting = [run for run in runs if run.end_s - run.start_s >= LEAST_S]
         return tuple((lasting or runs[:1])[:MOMENTS])
+
+
+def _turn(sources: Sequence[messages.Source]) -> str:
+    found = (_TURN.search(source.reason or "") for source in sources)
+    return next((match[0] for match in found if match), "")
 
 
 def _strongest(runs: list[Moment]) -> list[Moment]:

@@ -58,11 +58,8 @@ def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
     from clcr_stream.sources.pipes import STDIN, is_pipe
     from clcr_stream.sources.screen import check_screen
 
+    check_settings(spec)
     _check_span(spec)
-    if spec.face_model is not None:
-        from clcr_stream.frontends.yunet import YuNet
-
-        YuNet(spec.face_model)
     for flag, text, requested in _inputs(spec):
         if text == STDIN and spec.transcript == STDIN:
             raise ConfigError(f"{flag} - and transcript - are both standard input; give one of them a name")
@@ -83,17 +80,25 @@ def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
         recognisers.check(recognisers.parse(spec.transcript))
 
 
+def check_settings(spec: SourceSpec) -> None:
+    """ConfigError for what is wrong whatever the inputs are: the times of a part, the file that finds faces."""
+    start_s, end_s = spec.span.start_s, spec.span.end_s
+    if not 0 <= start_s < float("inf") or (end_s is not None and not start_s < end_s < float("inf")):
+        raise ConfigError(
+            f"--start {start_s:g}, --end {end_s}: allowed are seconds, 0 or more, the end after the start"
+        )
+    if spec.face_model is not None:
+        from clcr_stream.frontends.yunet import YuNet
+
+        YuNet(spec.face_model)
+
+
 def _check_span(spec: SourceSpec) -> None:
     """ConfigError when a part of a recording is asked for, and there is none that can be cut so."""
     from clcr_stream.sources.pipes import is_pipe
 
     if spec.span == Span():
         return
-    start_s, end_s = spec.span.start_s, spec.span.end_s
-    if not 0 <= start_s < float("inf") or (end_s is not None and not start_s < end_s < float("inf")):
-        raise ConfigError(
-            f"--start {start_s:g}, --end {end_s}: allowed are seconds, 0 or more, the end after the start"
-        )
     inputs = [text for _, text, _ in _inputs(spec)]
     live = [text for text in inputs if not _is_recording(text)]
     if live:
