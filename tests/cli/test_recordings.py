@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet
 import pytest
 
+from clcr_stream.cli import play
 from clcr_stream.cli.main import main
 from clcr_stream.recording.reader import open_recording
 from clcr_stream.sources.synthetic.person import PersonOptions
@@ -206,6 +208,45 @@ def test_a_part_and_a_region_of_a_clip_are_predicted_and_reported_as_a_run_takes
     code, _, err = run("report", "--input", "a.mp4", *given, *corner, "--gamma", "0.5", "--out", "a.html")
     page = (tmp_path / "a.html").read_text()
     assert code == 0 and "5 predictions" in err and "no face was found in any picture" in page
+
+
+class SeenLine:
+    """In place of the status line: what it would show at the end of each file."""
+
+    shown: ClassVar[list[str]] = []
+
+    def __init__(self, show: Callable[[int | None], str], out: object) -> None:
+        assert out is sys.stderr
+        self._show = show
+
+    def __enter__(self) -> None:
+        self.shown.append(self._show(None))
+
+    def __exit__(self, *_: object) -> None:
+        self.shown.append(self._show(None))
+
+
+def test_a_line_says_how_far_a_file_is_whose_answers_come_one_by_one(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(play, "StatusLine", SeenLine)
+    SeenLine.shown.clear()
+    write_clip(tmp_path / "a.mp4", 2.0, PersonOptions(fps=15))
+    rows: list[str] = []
+
+    def put_row(text: str) -> None:
+        rows.append(f"{text.count(',')} {len(SeenLine.shown)}")
+
+    monkeypatch.setattr("clcr_stream.cli.tables.put", put_row)
+    given = ("--bundle", tiny, "--transcript", "none", "--end", "1")
+    code, _, _ = run("predict", "a.mp4", "none.mp4", "a.mp4", *given, "--csv", "-")
+    assert code == 3 and [row.split()[1] for row in rows] == ["2", "2", "4"], "a row before the next file begins"
+    assert SeenLine.shown[0] == "a.mp4 (1 of 3): being opened" and SeenLine.shown[2].startswith("a.mp4 (3 of 3)")
+    assert SeenLine.shown[1].startswith("0:01.0 of 0:01.0  a.mp4 (1 of 3)  ")
+    SeenLine.shown.clear()
+    assert run("report", "--input", "a.mp4", *given[:4], "--out", "a.html")[0] == 0
+    assert SeenLine.shown[1].startswith("0:02.0 of 0:02.0  a.mp4  ")
 
 
 def test_flags_that_are_wrong_for_every_clip_are_one_line_for_all_of_them(run: Run, tiny: Path, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_clips, clip_flags
 from clcr_stream.cli.play import Player
 from clcr_stream.cli.standard_streams import put, put_json, say
-from clcr_stream.cli.tables import check_csv, write_csv
+from clcr_stream.cli.tables import check_csv, growing_csv
 from clcr_stream.errors import BackendError, BundleError, ClcrError, ConfigError
 from clcr_stream.recording.seen import Seen
 from clcr_stream.recording.story import Story
@@ -43,29 +44,36 @@ def command(arguments: Sequence[str]) -> int:
     """Answer for each file; the exit code of the first that could not be read, after all others."""
     flags = parser().parse_args(arguments)
     _check(flags)
-    code, labels, table = 0, (), []  # type: tuple[int, tuple[str, ...], list[tuple[str, Story | str]]]
-    with Player(clip_flags(flags)) as player:
-        for name in flags.files:
+    code = 0
+    with Player(clip_flags(flags)) as player, _told(flags, player.labels) as tell:
+        for number, name in enumerate(flags.files, 1):
+            which = f" ({number} of {len(flags.files)})" if len(flags.files) > 1 else ""
             try:
-                story = player.play(name)
+                story = player.play(name, which=which)
                 if not story.predictions:
                     raise ClcrError(f"{name}: nothing could be predicted; it is shorter than a hop of 0.2 s")
             except (BundleError, BackendError):
                 raise
             except ClcrError as error:
                 code = code or error.exit_code
-                say(f"clcr-stream: error: {' '.join(str(error).split())}")
-                table.append((name, " ".join(str(error).split())))
+                reason = " ".join(str(error).split())
+                say(f"clcr-stream: error: {reason}")
+                tell(name, reason)
             else:
-                labels = story.session.labels
-                table.append((name, story))
-                if not (flags.csv or flags.json):
-                    put(line(name, story.seen()))
-            if flags.json:
-                put_json(_object(*table[-1]))
-    if flags.csv:
-        write_csv(flags.csv, _columns(labels), (_row(name, story, labels) for name, story in table))
+                tell(name, story)
     return code
+
+
+@contextlib.contextmanager
+def _told(flags: argparse.Namespace, labels: Sequence[str]) -> Iterator[Callable[[str, Story | str], None]]:
+    """What tells of a file as soon as there is something to tell: its story, or why there is none."""
+    if flags.csv:
+        with growing_csv(flags.csv, _columns(labels)) as write:
+            yield lambda name, story: write(_row(name, story, labels))
+    elif flags.json:
+        yield lambda name, story: put_json(_object(name, story))
+    else:
+        yield lambda name, story: None if isinstance(story, str) else put(line(name, story.seen()))
 
 
 def _check(flags: argparse.Namespace) -> None:

@@ -47,6 +47,13 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
+def say_at_once(text: str) -> None:
+    """`say` for a signal's handler, which may have come in the middle of another line: past the buffer and its lock."""
+    with contextlib.suppress(OSError, ValueError):
+        line = f"{CLEAR_LINE}{text}\n" if redrawable(sys.stderr) else f"{text}\n"
+        os.write(sys.stderr.fileno(), line.encode("utf-8", "replace"))
+
+
 def check_stdout(why: str) -> None:
     """OutputError when standard output is closed; `why` is what needs it."""
     if sys.stdout is None:
