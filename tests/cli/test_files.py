@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from clcr_stream.cli import files
 from clcr_stream.cli.files import growing_file
 from clcr_stream.cli.tables import growing_csv
 from clcr_stream.errors import ClcrError, ConfigError, OutputError
@@ -57,7 +56,7 @@ def test_a_file_that_came_meanwhile_stays_and_so_does_the_part(
         raise PermissionError(1, "Operation not permitted")
 
     if not links:
-        monkeypatch.setattr(files.os, "link", no_links)
+        monkeypatch.setattr("clcr_stream.cli.files.os.link", no_links)
     path = tmp_path / "a.csv"
     with growing_file(str(path), "--csv") as write:
         write("1\n")

@@ -162,7 +162,9 @@ def test_a_table_as_parquet_holds_numbers_as_numbers_and_nothing_for_what_is_not
     assert list(held) == list(table[0]) and held["tick"] == list(range(1, 41))
     for name, cells in held.items():
         assert ["" if cell is None else str(cell) for cell in cells] == [row[name] for row in table]
-    assert None in held["language_quality"]
+    assert None in held["acoustic_snr_db"], "too little was heard at first"
+    assert {"acoustic_quality", "language_quality"}.isdisjoint(held), "columns that would be empty in every row"
+    assert all(0 < share < 1 for share in held["vision_luma"]) and min(held["acoustic_level_dbfs"]) < 0
     monkeypatch.setattr("clcr_stream.cli.export.find_spec", lambda name: None)
     code, _, err = run("export", talk, "--parquet", tmp_path / "other.parquet")
     assert code == 2 and 'pip install "clcr-stream[parquet]"' in err

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from clcr_stream.recording import charts
 from clcr_stream.recording.charts import Axis, Point
+from clcr_stream.recording.numbers import MEASURES
 from clcr_stream.recording.seen import Moment, Seen, clock_text
 from clcr_stream.recording.story import Story
 from clcr_stream.wire import messages
@@ -85,6 +86,17 @@ def weight(predictions: Sequence[messages.Prediction], name: str) -> float | Non
     weights = [getattr(one.modalities, name).weight for one in predictions if one.label or one.value is not None]
     known = [weight for weight in weights if weight is not None]
     return sum(known) / len(known) if known else None
+
+
+def numbers(seen: Seen) -> list[tuple[str, str, str]]:
+    """What was measured on pictures and sound: its name, its mean and its range."""
+    rows = []
+    for measure in MEASURES:
+        values = seen.numbers.get(measure.column)
+        if values is not None:
+            low, high = measure.text(values.low), measure.text(values.high)
+            rows.append((measure.name, measure.text(values.mean), f"{low} to {high}"))
+    return rows
 
 
 def latency(story: Story) -> str | None:
