@@ -212,6 +212,26 @@ def test_a_part_and_a_region_of_a_clip_are_predicted_and_reported_as_a_run_takes
     assert code == 0 and "5 predictions" in err and "no face was found in any picture" in page
 
 
+def test_a_file_s_name_moves_no_cursor_and_adds_no_line(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, shown = "e\x1b[31mvil\n.mp4", "e·[31mvil .mp4"
+    write_clip(tmp_path / name, 1.0, PersonOptions(fps=15))
+    given = ("--bundle", tiny, "--transcript", "none")
+    code, out, err = run("predict", name, f"no{name}", *given)
+    assert code == 3 and out.startswith(f"{shown}  ") and out.count("\n") == err.count("\n") == 1
+    assert f"no{shown}: no such file" in err
+    said = run("report", "--input", name, *given, "--out", f"{name}.html")[2]
+    said += run("predict", name, *given, "--csv", f"{name}.csv")[2]
+    assert said.count(shown) == said.count("\n") == 2
+    for arguments in (("replay", name), ("export", name, "--csv", "-"), ("--input", f"no{name}"), (name,)):
+        code, out, err = run(*arguments)
+        assert code in (2, 3) and out == "" and err.count("\n") == 1 and "\x1b" not in err
+    code, _, err = run("--input", name, *given, "--pace", "max")
+    assert code == 0 and "\x1b" not in err and "saw 1.0 s" in err and err.count("\n") > 3, "a summary of several lines"
+
+
 class SeenLine:
     """In place of the status line: what it would show at the end of each file."""
 

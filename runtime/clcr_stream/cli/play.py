@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clcr_stream.cli.cells import printable
 from clcr_stream.cli.terminal import StatusLine
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.config import engine_options, load_config, only_stream, source_spec
@@ -43,10 +42,10 @@ class _Kept:
 def progress(name: str, last: messages.Prediction | None, length_s: float | None) -> str:
     """How far a file is, whose times begin at 0, and what was said last."""
     if last is None:
-        return f"{printable(name)}: being opened"
+        return f"{name}: being opened"
     answer = last.label or ("" if last.value is None else f"{last.value:+.2f}")
     whole = "" if length_s is None else f" of {clock_text(length_s)}"
-    parts = (f"{clock_text(last.window.end_ns / NS_PER_S)}{whole}", printable(name), answer)
+    parts = (f"{clock_text(last.window.end_ns / NS_PER_S)}{whole}", name, answer)
     return "  ".join(part for part in parts if part)
 
 

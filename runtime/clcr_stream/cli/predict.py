@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_clips, clip_flags
+from clcr_stream.cli.cells import printable
 from clcr_stream.cli.play import Player
 from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.cli.tables import check_csv, growing_csv
@@ -85,7 +86,7 @@ def _check(flags: argparse.Namespace) -> None:
 
 def line(name: str, seen: Seen) -> str:
     """A file for a person."""
-    text = f"{name}  {answer_text(seen)}  {seen.end_s - seen.start_s:.1f} s  {there_text(seen)}"
+    text = f"{printable(name)}  {answer_text(seen)}  {seen.end_s - seen.start_s:.1f} s  {there_text(seen)}"
     return f"{text}  ({seen.faceless})" if seen.faceless else text
 
 

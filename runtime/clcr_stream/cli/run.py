@@ -273,7 +273,8 @@ def _report(result: Summary, flags: argparse.Namespace, config: Config) -> int:
     elif not config.run.quiet:
         for stream in result.streams:
             text = terminal.summary_text(stream)
-            say(f"{stream.name}: {text}" if len(result.streams) > 1 else text)
+            for line in (f"{stream.name}: {text}" if len(result.streams) > 1 else text).splitlines():
+                say(line)
     # A reader of standard output that has gone, as `| head` does, wanted no more.
     failed = [one for one in result.streams if one.output_failure not in (None, os.strerror(errno.EPIPE))]
     failed += [one for one in result.streams if one.record is not None and one.record.failure is not None]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+from clcr_stream.cli.cells import printable
 from clcr_stream.cli.standard_streams import CLEAR_LINE, redrawable
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.recording.seen import SIGNS, Moment, Seen, clock_text
@@ -236,12 +237,12 @@ class StatusLine:
     def _show_now(self) -> None:
         if self._in_place:
             columns = shutil.get_terminal_size().columns - 1
-            self._write(f"{CLEAR_LINE}{self._show(columns)[:columns]}")
+            self._write(f"{CLEAR_LINE}{printable(self._show(columns))[:columns]}")
         else:
-            self._write(f"{self._show(None)}\n")
+            self._write(f"{printable(self._show(None))}\n")
 
     def _tell(self) -> None:
-        for line in self._notices():
+        for line in map(printable, self._notices()):
             self._write(f"{CLEAR_LINE}{line}\n" if self._in_place else f"{line}\n")
 
     def _write(self, text: str) -> None:
