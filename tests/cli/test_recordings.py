@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
 from clcr_stream.cli import play
 from clcr_stream.cli.main import main
+from clcr_stream.cli.replay import FOREIGN_BASELINES
+from clcr_stream.inference.baselines import Baseline
+from clcr_stream.recording import reader
 from clcr_stream.recording.reader import open_recording
 from clcr_stream.sources.synthetic.person import PersonOptions
 from clcr_stream.sources.synthetic.source import write_clip
+from clcr_stream.streams.profile import encode_baselines
 from clcr_stream.wire import messages
 from driving import socket_folder
 from tiny_bundle import write_bundle
@@ -96,6 +101,27 @@ def test_a_recording_is_an_input_whose_predictions_are_those_of_the_first_run(
     assert any(one.modalities.language.present for one in before.values())
     code, out, _ = run("replay", talk, "--against", lines, "--bundle", SHIPPED, "--json")
     assert code == 0 and json.loads(out)["same"]
+
+
+def test_what_a_recording_was_recorded_with_and_is_played_without_is_said(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ("--bundle", tiny, "--transcript", "none")
+    media = ("--pace", "max", "--quiet", "--record", "a.mcap", "--record-media", "--gamma", "0.5")
+    assert run("--input", "test://?seconds=1", *given, *media)[0] == 0
+    assert "note:" not in run("--input", "a.mcap", *given, "--pace", "max", "--gamma", "0.5")[2]
+    theirs = encode_baselines({"vision": Baseline(np.zeros((3, 4), np.float32), np.ones(3, np.float32))}, "f" * 64)
+    about = reader.read_about
+    monkeypatch.setattr(reader, "read_about", lambda path: {**about(path), "baselines": theirs.decode()})
+    note = "note: a.mcap: recorded with gamma 0.5 (here 1), the baselines of a person (here none); `clcr-stream replay`"
+    assert note in run("--input", "a.mcap", *given, "--pace", "max")[2]
+    assert run("--input", "a.mcap", *given, "--pace", "max", "--quiet")[2] == ""
+    assert note in run("predict", "a.mcap", *given)[2]
+    assert note in run("report", "--input", "a.mcap", *given, "--out", "a.html")[2]
+    assert "recorded with gamma 0.5 (here 1), the baselines" in (tmp_path / "a.html").read_text()
+    code, out, err = run("replay", "a.mcap", "--bundle", tiny)
+    assert code == 0 and "same" in out and err == f"note: {FOREIGN_BASELINES}\n"
 
 
 def predictions(payloads: Any) -> Iterator[messages.Prediction]:

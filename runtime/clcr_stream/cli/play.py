@@ -16,7 +16,7 @@ from clcr_stream.inference.baselines import Baselines
 from clcr_stream.recording.seen import clock_text
 from clcr_stream.recording.source import KINDS
 from clcr_stream.recording.story import Story, make_story
-from clcr_stream.run import check
+from clcr_stream.run import check, not_taken_over
 from clcr_stream.sources.base import BOTH, Span
 from clcr_stream.sources.choose import check_settings
 from clcr_stream.sources.media import open_file
@@ -81,13 +81,16 @@ class Player:
     ) -> Story:
         """A file from its beginning to its end; `flags` are of this file alone. Raises the ClcrError of a bad one.
 
-        Meanwhile a line on standard error says how far it is, with `which` behind its name.
+        Meanwhile a line on standard error says how far it is, with `which` behind its name. Without `baselines` the
+        story's notes say what a recording was recorded with and is played without.
         """
         config = load_config(None, {**self._flags, "sources.input": location, **(flags or {})})
         options = replace(only_stream(config, None), origin_ns=0)
         check([options])
         kept = _Kept()
         length_s = _length_s(location, options.sources.span)
+        manifest = self._running.engines.manifest
+        notes = not_taken_over(options, manifest) if baselines is None else []
         hooks = Hooks(sinks=(kept,), baselines=baselines or {})
         with (
             StatusLine(lambda _: progress(f"{location}{which}", kept.last, length_s), sys.stderr),
@@ -95,7 +98,7 @@ class Player:
         ):
             for _ in stream:
                 pass
-            notes = [f"{one.kind} {one.name}: {one.reason}" for one in stream.sources() if one.state == "failed"]
+            notes += [f"{one.kind} {one.name}: {one.reason}" for one in stream.sources() if one.state == "failed"]
         return make_story(kept.messages, location, notes)
 
     def close(self) -> None:

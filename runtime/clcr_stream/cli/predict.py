@@ -61,6 +61,8 @@ def command(arguments: Sequence[str]) -> int:
                 say(f"clcr-stream: error: {reason}")
                 tell(name, reason)
             else:
+                for note in story.notes:
+                    say(f"note: {note}")
                 tell(name, story)
     return code
 

@@ -84,6 +84,8 @@ def _story(flags: argparse.Namespace) -> Story:
 
         with Player(clip_flags(flags)) as player:
             story = player.play(flags.input)
+    for note in story.notes:
+        say(f"note: {note}")
     if not story.predictions:
         raise ClcrError(f"{flags.file or flags.input}: holds no prediction, so there is nothing to report")
     return story

@@ -52,6 +52,11 @@ def _kind_of(text: str, kinds: FileKinds) -> FileKind | None:
     return kinds.get(Path(text).suffix) if _names_file(text) else None
 
 
+def files_of(spec: SourceSpec, kinds: FileKinds) -> list[tuple[Flag, str]]:
+    """The inputs that one of `kinds` opens: the flag that names each, and its text."""
+    return [(flag, text) for flag, text, _ in _inputs(spec) if _kind_of(text, kinds) is not None]
+
+
 def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
     """SourceError for files that can never work, before anything slow is loaded; touches no device and no network."""
     from clcr_stream.sources.media import check_media_file
