@@ -68,7 +68,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "recording/reader": ["recording/test_recorder"],
     "recording/schemas": ["recording/test_recorder"],
     "recording/seen": ["recording/test_story"],
-    "recording/source": ["cli/test_recordings", "recording/test_recorder"],
+    "recording/source": ["recording/test_source", "cli/test_recordings", "recording/test_recorder"],
     "recording/table": ["recording/test_story"],
     "sources/choose": ["sources/test_base", "sources/test_media", "sources/test_synthetic", "sources/test_network"],
     "frontends/quality": ["window/test_meters", "window/test_conditions"],

@@ -21,7 +21,7 @@ class FileKind(Protocol):
     """Files of an ending that another room reads, such as recordings."""
 
     def open(self, location: str, requested: tuple[Modality, ...], sinks: Sinks, spec: SourceSpec) -> Source: ...
-    def check(self, location: str, flag: Flag) -> None: ...
+    def check(self, location: str, requested: tuple[Modality, ...], spec: SourceSpec, flag: Flag) -> None: ...
 
 
 FileKinds = Mapping[str, FileKind]  # by the ending, with its dot
@@ -70,7 +70,7 @@ def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
             raise ConfigError(f"{flag} - and transcript - are both standard input; give one of them a name")
         kind = _kind_of(text, kinds)
         if kind is not None:
-            kind.check(text, flag)
+            kind.check(text, requested, spec, flag)
         elif text.startswith("screen:"):
             check_screen(text, flag)
         elif is_pipeline(text):
