@@ -95,7 +95,7 @@ OWN_TESTS: Mapping[str, Sequence[str]] = {
     "sources/speech/models": ["sources/test_speech_source", "sources/test_speech_whisper"],
     "sources/speech/process": ["sources/test_speech_source"],
     "sources/speech/recogniser": ["sources/test_speech_words"],
-    "recording/facts": ["recording/test_story", "recording/test_poster"],
+    "recording/facts": ["recording/test_facts", "recording/test_story", "recording/test_poster"],
     "sources/pipeline": ["sources/test_pipeline"],
     "sources/sender_clock": ["sources/test_capture_clock", "sources/test_rtsp", "sources/test_screen"],
     "sources/speech/sherpa": ["sources/test_speech_sherpa"],
