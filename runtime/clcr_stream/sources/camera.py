@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 from clcr_stream.sources.v4l2 import Offer, ask_driver, best_mode
 
 ABSENT_PAUSE_NS = NS_PER_S
+HANGS_S = 4  # without a picture it is opened again, which some need: longer than any takes to begin
 POS_MSEC = 0  # cv2.CAP_PROP_POS_MSEC: of V4L2 the stamp of the last buffer
 BY_ID = Path("/dev/v4l/by-id")
 ALLOWED = (
@@ -42,6 +44,8 @@ class Capture(Protocol):
 
 def open_capture(device: str) -> Capture:
     """cv2.VideoCapture on exactly this device path, through V4L2 and nothing else."""
+    # OpenCV's own limit, 10 s, has no other switch; it reads this once, with the first picture.
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(HANGS_S))
     import cv2
 
     capture: Capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
