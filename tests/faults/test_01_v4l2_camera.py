@@ -99,7 +99,7 @@ def test_a_local_camera_that_hangs_until_it_is_started_again_is_started_again(
     assert code == 0, session.stderr()
     back_s = seconds(live, hung_ns)
     record_property("fault_01_v4l2_wedged", {"lost_s": seconds(lost, hung_ns), "live_s": back_s})
-    assert back_s <= 7.0 * slowdown()
+    assert back_s <= 4.0 + 2.0 * slowdown(), "OpenCV's own limit is 10 s"
     assert camera["started"] == 2 and source(live.message)["counts"]["reopened"] == 1
 
 

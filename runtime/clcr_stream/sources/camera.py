@@ -22,7 +22,7 @@ from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 from clcr_stream.sources.v4l2 import Offer, ask_driver, best_mode
 
 ABSENT_PAUSE_NS = NS_PER_S
-HANGS_S = 4  # without a picture it is opened again, which some need: longer than any takes to begin
+HANGS_S = 4  # without a picture it is opened again, which some need; cameras begin sooner
 POS_MSEC = 0  # cv2.CAP_PROP_POS_MSEC: of V4L2 the stamp of the last buffer
 BY_ID = Path("/dev/v4l/by-id")
 ALLOWED = (
