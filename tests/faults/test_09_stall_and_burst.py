@@ -26,6 +26,7 @@ class Stalling(http.server.BaseHTTPRequestHandler):
 
     bright: ClassVar[list[bytes]] = []
     dim: ClassVar[list[bytes]] = []
+    owed = threading.Event()
     until_s = 0.0
     held_up = 0
     ended_ns: ClassVar[list[int]] = []
@@ -33,6 +34,7 @@ class Stalling(http.server.BaseHTTPRequestHandler):
     @classmethod
     def stall(cls, stall_s: float) -> None:
         cls.held_up, cls.until_s = int(stall_s * RATE_HZ), time.monotonic() + stall_s
+        cls.owed.set()
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -42,11 +44,12 @@ class Stalling(http.server.BaseHTTPRequestHandler):
         pause = threading.Event()
         try:
             while True:
-                if time.monotonic() < self.until_s:
-                    pause.wait(self.until_s - time.monotonic())
+                if self.owed.is_set():
+                    pause.wait(max(0.0, self.until_s - time.monotonic()))
                     for _ in range(self.held_up):
                         self._send(self.dim, number)
                         number += 1
+                    self.owed.clear()  # by whichever connection it could be sent
                     self.ended_ns.append(time.monotonic_ns())
                     begun_s = time.monotonic() - number / RATE_HZ
                 self._send(self.bright, number)
