@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ QUIET_NS = 500 * NS_PER_MS
 FIRST_RETRY_S, RETRY_S = 0.25, 2.0  # looking for devices costs 0.1 s of CPU
 FLOOD_S = 1.25  # more than any device's buffers hold
 QUEUE_BLOCKS = 256  # 5 s: more than the reader thread can ever be late without being dead
+BY_ID = Path("/dev/snd/by-id")
 ALLOWED = "default, an index, name:TEXT, a file, test:// or none"
 INSTALL = (
     "PyAudio is not installed; run `apt-get install portaudio19-dev gcc python3-dev` and "
@@ -77,8 +80,11 @@ def quiet_stderr() -> Iterator[None]:
             os.close(null)
 
 
-def choose_device(audio: Any, device: str) -> dict[str, Any]:
-    """PortAudio's description of the input that `device` names; SourceError when it is not there."""
+def choose_device(audio: Any, device: str, known: str = "", by_id: Path = BY_ID) -> dict[str, Any]:
+    """PortAudio's description of the input that `device` names; SourceError when it is not there.
+
+    With the identity of the one that was opened before, `known`, that one and no other; `default` is the system's.
+    """
     if device == "default":
         try:
             info: dict[str, Any] = audio.get_default_input_device_info()
@@ -95,9 +101,23 @@ def choose_device(audio: Any, device: str) -> dict[str, Any]:
         matches = [info for info in inputs if text in str(info["name"]).casefold()]
     else:
         matches = [info for info in inputs if info["index"] == int(device)]
+    if known:
+        other = f"input {device} is now {matches[0]['name']} and not {known}" if matches else ""
+        matches = [info for info in inputs if identity(str(info["name"]), by_id) == known]
+        if not matches and other:
+            raise SourceError(f"{other}; `clcr-stream devices` lists inputs")
     if not matches:
         raise SourceError(f"no input device {device}; `clcr-stream devices` lists inputs")
     return matches[0]
+
+
+def identity(name: str, by_id: Path = BY_ID) -> str:
+    """Which physical input PortAudio's `name` is: the link of its card, whose number changes with a replug, or it."""
+    card = re.search(r"\(hw:(\d+),(\d+)\)", name)
+    links = sorted(by_id.iterdir()) if card is not None and by_id.is_dir() else []
+    return next(
+        (f"{link.name},{card[2]}" for link in links if card and link.resolve().name == f"controlC{card[1]}"), name
+    )
 
 
 class Flood:
@@ -116,15 +136,19 @@ class Flood:
 
 
 class MicrophoneSource(ThreadedSource):
-    """One microphone. Absent: it waits and looks every 0.25 to 2 s. Nothing for 0.5 s: PortAudio is started anew."""
+    """One microphone. Absent: it waits and looks every 0.25 to 2 s. Nothing for 0.5 s: PortAudio is started anew.
 
-    def __init__(self, device: str, sinks: Sinks, load: Callable[[], Any] = load_pyaudio) -> None:
+    The one that was opened first is taken again, under whatever number, and never another one in its place.
+    """
+
+    def __init__(self, device: str, sinks: Sinks, load: Callable[[], Any] = load_pyaudio, by_id: Path = BY_ID) -> None:
         counts = {"blocks": 0, "overflows": 0, "queue_drops": 0, "gaps": 0, "reopened": 0, "skew_ppm": 0}
         counts |= {"held_back": 0}
         super().__init__(SourceIdentity(device, "microphone", ("acoustic",)), sinks, counts)
         self._rate_hz = sinks.grid.sample_rate_hz
         self._heard_blocks = self._overflows = 0
-        self._device, self._load = device, load
+        self._device, self._load, self._by_id = device, load, by_id
+        self._known = ""  # which input it is, from the first opening on
         self._blocks: deque[tuple[bytes, int, bool, Mapping[str, Any]]] = deque(maxlen=QUEUE_BLOCKS)
         self._arrived = threading.Event()
         self._queue_drops = self._held_back = 0  # written by PortAudio's thread only
@@ -160,12 +184,13 @@ class MicrophoneSource(ThreadedSource):
 
     def _capture(self, module: Any, audio: Any) -> None:
         """Open the device and move its blocks to the ring until it falls silent or the source stops."""
-        info = choose_device(audio, self._device)
+        info = choose_device(audio, self._device, self._known, self._by_id)
         self._blocks.clear()
         self._sample_clock.restart()
         self._latency.restart()
         self._feeder.reset()
         stream, opened = self._open(module, audio, info)
+        self._known = self._known or identity(str(info["name"]), self._by_id)
         try:
             self._pump(opened)
         finally:
