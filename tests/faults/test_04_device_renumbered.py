@@ -145,6 +145,43 @@ def test_without_a_link_a_camera_is_known_by_its_card_and_place() -> None:
     assert set(opened) == {"first"}
 
 
+def test_a_twin_that_takes_the_link_is_not_taken_for_the_camera_that_is_still_there(tmp_path: Path) -> None:
+    """Cameras of one make without serial numbers have one link: it shows the one that was plugged in last."""
+    devices = [tmp_path / f"video{number}" for number in (0, 1)]
+    links = tmp_path / "by-id"
+    links.mkdir()
+    link = links / "usb-Acme_Cam-video-index0"
+    opened: list[str] = []
+
+    def opener(path: str) -> Unplugged:
+        opened.append(Path(path).name)
+        return Unplugged()
+
+    def resolve(text: str) -> str | None:
+        return str(devices[int(text)]) if text.isdecimal() else resolve_device(text, links)
+
+    def ask(path: str) -> Offer:
+        return Offer(identity=Identity(ask_driver(path, by_id=links).identity.link, "Acme Cam", Path(path).name))
+
+    for device in devices:
+        device.touch()
+    link.symlink_to(devices[0])
+    clock = SteppedClock()
+    source = CameraSource("0", make_sinks(clock), opener, resolve, ask)
+    source.start()
+    assert eventually(lambda: opened == ["video0"])
+    link.unlink()
+    link.symlink_to(devices[1])
+
+    def opened_again() -> bool:
+        clock.move_to(clock.now_ns() + 6 * NS_PER_S)
+        return len(opened) >= 3
+
+    assert eventually(opened_again)
+    source.close()
+    assert set(opened) == {"video0"}
+
+
 def test_a_driver_says_its_card_and_place(tmp_path: Path) -> None:
     (tmp_path / "video0").touch()
 
@@ -215,6 +252,27 @@ def test_the_same_microphone_is_opened_under_its_new_number_and_never_another(te
     assert eventually(lambda: len(cards.opened) > before and stepped("opening the device again"))
     source.close()
     assert set(cards.opened[before:]) == {"USB Mic (hw:2,0)"}
+
+
+def test_a_twin_that_takes_the_link_is_not_taken_for_the_microphone_that_is_still_there(tmp_path: Path) -> None:
+    link = tmp_path / "usb-Acme_Mic-00"
+    link.symlink_to("../controlC2")
+    cards = SoundCards("USB Mic (hw:1,0)", "USB Mic (hw:2,0)")
+    clock = SteppedClock()
+    source = MicrophoneSource("1", make_sinks(clock), lambda: cards, tmp_path)
+    source.start()
+
+    def stepped(count: int) -> bool:
+        clock.move_to(clock.now_ns() + 3 * NS_PER_S)
+        return len(cards.opened) >= count
+
+    assert eventually(lambda: stepped(1))
+    link.unlink()
+    link.symlink_to("../controlC1")
+    before = len(cards.opened)
+    assert eventually(lambda: stepped(before + 2))
+    source.close()
+    assert set(cards.opened) == {"USB Mic (hw:2,0)"}
 
 
 def test_without_a_link_a_microphone_is_known_by_its_name() -> None:

@@ -131,14 +131,16 @@ class CameraSource(ThreadedSource):
 
     def _find(self) -> tuple[str | None, Offer, str]:
         """Where the camera is now and what it offers; None, and why, when it is not there or is another one."""
-        link = self._known.link
-        path = (self._resolve(f"by-id:{link}") if link else None) or self._resolve(self._device)
-        if path is None:
-            return None, Offer(), "no such camera"
-        offer = self._ask(path)  # before it is opened: some drivers allow one opener only
-        if self._known != UNKNOWN and not self._known.same(offer.identity):
-            return None, offer, f"{path} is now {offer.identity} and not {self._known}"
-        return path, offer, ""
+        known, problem = self._known, ""
+        linked = self._resolve(f"by-id:{known.link}") if known.link else None
+        for path in dict.fromkeys((self._resolve(self._device), linked)):
+            if path is None:
+                continue
+            offer = self._ask(path)  # before it is opened: some drivers allow one opener only
+            if known == UNKNOWN or known.same(offer.identity, link_moved=linked not in (None, path)):
+                return path, offer, ""
+            problem = problem or f"{path} is now {offer.identity} and not {known}"
+        return None, Offer(), problem or "no such camera"
 
     def _pause(self, reason: str, pause_ns: int) -> None:
         if self.stop.is_set():

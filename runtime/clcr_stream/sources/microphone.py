@@ -8,7 +8,7 @@ import random
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,10 @@ def quiet_stderr() -> Iterator[None]:
             os.close(null)
 
 
-def choose_device(audio: Any, device: str, known: str = "", by_id: Path = BY_ID) -> dict[str, Any]:
+def choose_device(audio: Any, device: str, known: Known | None = None, by_id: Path = BY_ID) -> dict[str, Any]:
     """PortAudio's description of the input that `device` names; SourceError when it is not there.
 
-    With the identity of the one that was opened before, `known`, that one and no other; `default` is the system's.
+    Of a `known` one that was opened before, that one and no other; `default` is the system's choice.
     """
     if device == "default":
         try:
@@ -101,23 +101,44 @@ def choose_device(audio: Any, device: str, known: str = "", by_id: Path = BY_ID)
         matches = [info for info in inputs if text in str(info["name"]).casefold()]
     else:
         matches = [info for info in inputs if info["index"] == int(device)]
-    if known:
-        other = f"input {device} is now {matches[0]['name']} and not {known}" if matches else ""
-        matches = [info for info in inputs if identity(str(info["name"]), by_id) == known]
-        if not matches and other:
-            raise SourceError(f"{other}; `clcr-stream devices` lists inputs")
-    if not matches:
-        raise SourceError(f"no input device {device}; `clcr-stream devices` lists inputs")
-    return matches[0]
+    same = matches if known is None else known.among(inputs, by_id)
+    if not same:
+        other = (
+            f"input {device} is now {matches[0]['name']} and not {known}" if matches else f"no input device {device}"
+        )
+        raise SourceError(f"{other}; `clcr-stream devices` lists inputs")
+    return same[0]
 
 
-def identity(name: str, by_id: Path = BY_ID) -> str:
-    """Which physical input PortAudio's `name` is: the link of its card, whose number changes with a replug, or it."""
-    card = re.search(r"\(hw:(\d+),(\d+)\)", name)
-    links = sorted(by_id.iterdir()) if card is not None and by_id.is_dir() else []
-    return next(
-        (f"{link.name},{card[2]}" for link in links if card and link.resolve().name == f"controlC{card[1]}"), name
-    )
+@dataclass(frozen=True)
+class Known:
+    """Which physical input was opened: PortAudio's name, and the link of its card, whose number may change."""
+
+    name: str
+    link: str
+
+    @classmethod
+    def by(cls, info: Mapping[str, Any], by_id: Path) -> Known:
+        """The one that PortAudio describes."""
+        name = str(info["name"])
+        card = re.search(r"\(hw:(\d+),(\d+)\)", name)
+        links = sorted(by_id.iterdir()) if card is not None and by_id.is_dir() else []
+        found = [link.name for link in links if card is not None and link.resolve().name == f"controlC{card[1]}"]
+        return cls(name, f"{found[0]},{card[2]}" if card is not None and found else "")
+
+    def among(self, inputs: Sequence[dict[str, Any]], by_id: Path) -> list[dict[str, Any]]:
+        """This one: by its link if it had one, else by its name.
+
+        A twin without a serial number takes the link with it, and leaves the name.
+        """
+        found = [(info, Known.by(info, by_id)) for info in inputs]
+        linked = [info for info, one in found if self.link and one.link == self.link]
+        if self.link and not linked:
+            return []
+        return [info for info, one in found if one.name == self.name and not (self.link and one.link)] or linked
+
+    def __str__(self) -> str:
+        return self.link or self.name
 
 
 class Flood:
@@ -148,7 +169,7 @@ class MicrophoneSource(ThreadedSource):
         self._rate_hz = sinks.grid.sample_rate_hz
         self._heard_blocks = self._overflows = 0
         self._device, self._load, self._by_id = device, load, by_id
-        self._known = ""  # which input it is, from the first opening on
+        self._known: Known | None = None  # from the first opening on
         self._blocks: deque[tuple[bytes, int, bool, Mapping[str, Any]]] = deque(maxlen=QUEUE_BLOCKS)
         self._arrived = threading.Event()
         self._queue_drops = self._held_back = 0  # written by PortAudio's thread only
@@ -190,7 +211,7 @@ class MicrophoneSource(ThreadedSource):
         self._latency.restart()
         self._feeder.reset()
         stream, opened = self._open(module, audio, info)
-        self._known = self._known or identity(str(info["name"]), self._by_id)
+        self._known = self._known or Known.by(info, self._by_id)
         try:
             self._pump(opened)
         finally:

@@ -56,9 +56,14 @@ class Identity:
     card: str = ""
     bus: str = ""
 
-    def same(self, other: Identity) -> bool:
-        """True when `other` is this camera: by the link where this one has it, else by card and place."""
-        return self.link == other.link if self.link else (self.card, self.bus) == (other.card, other.bus)
+    def same(self, other: Identity, link_moved: bool = False) -> bool:
+        """True when `other` is this camera: by the link where it had one, else by card and place.
+
+        A twin without a serial number takes the link with it (`link_moved`), and leaves card and place.
+        """
+        if self.link and (other.link or not link_moved):
+            return self.link == other.link
+        return (self.card, self.bus) == (other.card, other.bus)
 
     def __str__(self) -> str:
         return self.link or (f"{self.card} at {self.bus}" if self.card or self.bus else "unknown")
