@@ -164,6 +164,7 @@ SLOW: Mapping[str, str] = {
     "tests/streams/test_profile.py::test_no_file_is_written": "exports a model",
     "tests/streams/test_profile.py::test_what_a_stream_left": "exports a model",
     "tests/streams/test_profile.py::test_the_command_calibrates": "starts the command",
+    "tests/streams/test_nothing_leaves.py": "starts the command",
     "tests/streams/test_real_clip.py": "streams recordings",
     "tests/streams/test_runtime_e2e.py::test_a_bundle_of_another_sample_rate": "2 s",
     "tests/streams/test_runtime_e2e.py::test_a_clip_at_both_paces": "starts the command",
