@@ -54,8 +54,10 @@ GROUPS: Mapping[str, str] = {
     "tests/tools/test_gpu_tools.py": "optimiser",
     "tests/sources/test_microphone.py": "sound",
     "tests/sources/test_virtual_microphone.py": "sound",
+    "tests/faults/test_11_sound_overrun.py": "sound",
     "tests/faults/test_12_microphone_muted.py": "sound",
     "tests/faults/test_14_sound_flood.py": "sound",
+    "tests/faults/test_15_unusual_sound.py": "sound",
 }
 # Marked slow beside those that carry the mark themselves: start of a test's id -> why. The others are the quick
 # selection, which has tests of every room: what runs in pytest's own process and takes less than a second.

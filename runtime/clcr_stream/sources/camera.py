@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from clcr_stream.sources.threaded import ThreadedSource, backoff_s
 from clcr_stream.sources.v4l2 import BY_ID, UNKNOWN, Offer, ask_driver, best_mode
 
 ABSENT_PAUSE_NS = NS_PER_S
+HANGS_S = 4  # without a picture it is opened again, which some need; cameras begin sooner
 POS_MSEC = 0  # cv2.CAP_PROP_POS_MSEC: of V4L2 the stamp of the last buffer
 ALLOWED = (
     "an index (0), /dev/videoN, v4l2:/dev/videoN, by-id:NAME (each with a mode, 0?size=1280x720&rate=30&format=mjpg), "
@@ -41,6 +43,8 @@ class Capture(Protocol):
 
 def open_capture(device: str) -> Capture:
     """cv2.VideoCapture on exactly this device path, through V4L2 and nothing else."""
+    # OpenCV's own limit, 10 s, has no other switch; it reads this once, with the first picture.
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(HANGS_S))
     import cv2
 
     capture: Capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
