@@ -191,6 +191,16 @@ def test_a_terminal_gets_one_line_rewritten_and_a_file_gets_plain_lines(terminal
     assert out.text.endswith("\x1b[K" if terminal else "\n")
 
 
+def test_a_source_s_name_moves_no_cursor_and_adds_no_line() -> None:
+    out, told = Lines(terminal=False), Lines(terminal=False)
+    with StatusLine(lambda _: "file a\x1b[2J\nb.mp4", out, 0.001):  # type: ignore[arg-type]
+        assert out.written.wait(10)
+    assert set(out.text.splitlines()) == {"file a·[2J b.mp4"}
+    with StatusLine(lambda _: "", told, 3600.0, lambda: ["file a\x1b[2J\nb.mp4: failed"]):  # type: ignore[arg-type]
+        pass
+    assert set(told.text.splitlines()) == {"file a·[2J b.mp4: failed"}
+
+
 @pytest.mark.parametrize("name", ["dumb", ""])
 def test_a_terminal_that_knows_no_escape_codes_gets_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", name)

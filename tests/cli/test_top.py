@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.cells import cell_len
 
 import clcr_stream
@@ -36,6 +37,9 @@ from wire_messages import ORIGIN_NS, prediction, read, session, status, words
 EMOTIONS = {"neutral": 0.1, "sad": 0.05, "happy": 0.7, "surprise": 0.05, "fear": 0.05, "anger": 0.05}
 LABELS = tuple(EMOTIONS)
 CAMERA = Source(name="0", kind="camera", state="waiting", reason="no such camera", counts={"frames_late": 3})
+MEASURED = prediction(1).modalities
+SOUND = {"level_dbfs": -20.0, "noise_dbfs": -60.2, "snr_db": 25.0, "speech_share": 0.4}
+HEARD = replace(MEASURED, acoustic=replace(MEASURED.acoustic, numbers=SOUND))
 RUNTIME = str(Path(clcr_stream.__file__).parents[1])
 
 
@@ -48,7 +52,7 @@ def known(name: str = "left", value: float | None = None) -> Watched:
         watched.take(read(words(text, str(number), name, start_ns=number, end_ns=number + 1)), 0)
     for seq in range(1, 101):
         probs = EMOTIONS if value is None else None
-        watched.take(read(prediction(seq, probs, name, value=value, latency_ms=60.0 + seq % 20)), 0)
+        watched.take(read(prediction(seq, probs, name, value=value, latency_ms=60.0 + seq % 20, modalities=HEARD)), 0)
     return watched
 
 
@@ -84,12 +88,12 @@ def test_all_that_the_messages_say_is_shown_in_80_columns(top: Top) -> None:
     assert lines[1] == "left  running 0:01:01  RECORDING  default abababab on onnxruntime"
     assert [line for line in lines if re.match(r"> happy +0\.70 █+[▉-▏]? +[▁-█]+$", line)], lines
     assert '  "I did not expect that, 日本語 ·[2J and 😀"' in lines
-    assert [
-        line for line in lines if re.match(r"  vision 0\.25 █+[▉-▏]? +0\.50 █+[▉-▏]? +0\.90  100 % +12 ms$", line)
-    ], lines
+    assert [line for line in lines if re.match(r"  vision 0\.25 █+[▉-▏]? +0\.50 █+[▉-▏]?  +100 % +12 ms$", line)], lines
     assert [
         line for line in lines if re.match(r"  3      0\.50 █+[▉-▏]? +vision 100 %  sound  12 %  words   0 %", line)
     ]
+    assert "  vision quality 0.90  light 50 %  sharpness 120" in lines, "what is null is left out"
+    assert "  sound  level -20 dBFS  noise -60 dBFS  SNR 25 dB  speech 40 %" in lines
     assert "  camera 0 waiting: no such camera  frames_late 3" in lines
     assert [line for line in lines if line.startswith("  latency p50 70 ms  p99 79 ms")]
     assert "  299 of 300 ticks published, skipped: late 1" in lines

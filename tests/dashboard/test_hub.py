@@ -152,7 +152,11 @@ def test_a_table_holds_the_moments_of_its_span_and_no_formula(watcher: Fed) -> N
     assert [row[head.index("seq")] for row in rows] == ["4", "5", "6"]
     assert "'=1+1" in head and rows[0][head.index("label")] == "'=1+1"
     assert rows[0][head.index("time")] == "2026-11-20T18:00:00.800Z"
-    assert rows[0][head.index("'=1+1")] == "0.75" and rows[0][head.index("quality_words")] == ""
+    assert (
+        rows[0][head.index("'=1+1")] == "0.75"
+        and "quality_words" not in head
+        and rows[0][head.index("quality_vision")] == "0.9"
+    )
     assert all(len(row) == len(head) for row in rows)
     assert hub.table("middle", 0, 1) is None
 

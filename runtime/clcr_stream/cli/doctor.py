@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
+from clcr_stream.cli.cells import printable
 from clcr_stream.cli.standard_streams import put, put_json
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.config import load_config
@@ -38,7 +39,7 @@ class Check:
     def line(self) -> str:
         """For a person."""
         mark = "ok  " if self.ok else "FAIL" if self.required else "warn"
-        return f"{mark} {self.name}: {self.detail}"
+        return printable(f"{mark} {self.name}: {self.detail}")
 
 
 def parser() -> Parser:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+from clcr_stream.cli.cells import printable
 from clcr_stream.cli.standard_streams import CLEAR_LINE, redrawable
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.recording.seen import SIGNS, Moment, Seen, clock_text
@@ -49,8 +50,9 @@ def seen_lines(seen: Seen) -> list[str]:
     if not seen.predictions:
         return []
     length = f"saw {seen.end_s - seen.start_s:.1f} s"
+    faceless = [seen.faceless] if seen.faceless else []
     if not seen.answers:
-        return [f"{length}: nobody was seen or heard"]
+        return [f"{length}: nobody was seen or heard", *faceless]
     lines = []
     if seen.values is not None:
         values = seen.values
@@ -62,7 +64,7 @@ def seen_lines(seen: Seen) -> list[str]:
         lines.append("strongest: " + "; ".join(moment_text(moment) for moment in seen.moments))
     there = {"vision": "face", "acoustic": "sound", "language": "words"}
     lines.append("there: " + ", ".join(f"{there[name]} {share:.0%}" for name, share in seen.present.items()))
-    return lines
+    return lines + faceless
 
 
 def moment_text(moment: Moment) -> str:
@@ -235,12 +237,12 @@ class StatusLine:
     def _show_now(self) -> None:
         if self._in_place:
             columns = shutil.get_terminal_size().columns - 1
-            self._write(f"{CLEAR_LINE}{self._show(columns)[:columns]}")
+            self._write(f"{CLEAR_LINE}{printable(self._show(columns))[:columns]}")
         else:
-            self._write(f"{self._show(None)}\n")
+            self._write(f"{printable(self._show(None))}\n")
 
     def _tell(self) -> None:
-        for line in self._notices():
+        for line in map(printable, self._notices()):
             self._write(f"{CLEAR_LINE}{line}\n" if self._in_place else f"{line}\n")
 
     def _write(self, text: str) -> None:

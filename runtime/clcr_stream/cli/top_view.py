@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from clcr_stream.cli.cells import Line, Signs, binned, fitted, printable, wrapped
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.recording.numbers import line_of
 from clcr_stream.wire.messages import Number, Prediction, Source
 from clcr_stream.wire.watched import Moment, Watched, parts_of
 
@@ -43,6 +44,7 @@ def panel(watched: Watched, columns: int, rows: int, signs: Signs, now_ns: int) 
         sections += [blank, *words(watched, columns), blank]
         sections += [Section(4, modalities(prediction, columns, signs))]
         sections += [Section(7, levels(prediction, columns, signs))]
+        sections += [Section(10, numbers(prediction))]
         sections += [blank, *sources(watched)]
         sections += [Section(6, [latency(watched, moments, columns, signs)]), Section(3, [ticks(watched)])]
     chosen = _fitting(sections, rows)
@@ -159,11 +161,11 @@ def words(watched: Watched, columns: int) -> list[Section]:
 
 
 def modalities(prediction: Prediction, columns: int, signs: Signs) -> list[Line]:
-    """Weight beta, gate eta, quality, coverage and age of each modality."""
+    """Weight beta, gate eta, coverage and age of each modality."""
     wide = columns >= _WIDE
-    bars = max(4, min(24, (columns - 50) // 2)) if wide else max(3, (columns - 25) // 2)
+    bars = max(4, min(24, (columns - 42) // 2)) if wide else max(3, (columns - 25) // 2)
     head = f"{'':9}{'beta':<{bars + 6}}{'eta':<{bars + 6}}"
-    lines: list[Line] = [[(head + (f"{'quality':>8}{'there':>7}{'age':>9}" if wide else ""), "dim")]]
+    lines: list[Line] = [[(head + (f"{'there':>7}{'age':>9}" if wide else ""), "dim")]]
     for name, part in parts_of(prediction):
         style = "" if part.present else "dim"
         text: Line = [
@@ -174,9 +176,15 @@ def modalities(prediction: Prediction, columns: int, signs: Signs) -> list[Line]
         if wide:
             age = "-" if part.age_ms is None else f"{part.age_ms:.0f} ms"
             there = "no" if not part.present else f"{100 * (part.coverage or 0.0):.0f} %"
-            text.append((f"{_number(part.quality):>8}{there:>7}{age:>9}", style))
+            text.append((f"{there:>7}{age:>9}", style))
         lines.append(text)
     return lines
+
+
+def numbers(prediction: Prediction) -> list[Line]:
+    """What was measured on pictures and sound, a line each."""
+    found = (("vision", line_of(prediction, "vision")), ("sound", line_of(prediction, "acoustic")))
+    return [[(f"  {name:<7}", "dim"), (text, "")] for name, text in found if text]
 
 
 def levels(prediction: Prediction, columns: int, signs: Signs) -> list[Line]:

@@ -198,7 +198,7 @@ def _token_shares(message: Tokens) -> dict[str, Any]:
 
 
 def _columns(labels: tuple[str, ...]) -> list[str]:
-    triples = [f"{what}_{name}" for what in ("beta", "eta", "quality", "coverage", "active") for name in MODALITIES]
+    triples = [f"{what}_{name}" for what in ("beta", "eta", "coverage", "active") for name in MODALITIES]
     levels = [f"omega_{level}" for level in (1, 2, 3)]
     return [
         "time",
@@ -210,12 +210,13 @@ def _columns(labels: tuple[str, ...]) -> list[str]:
         "latency_ms",
         *levels,
         *triples,
+        "quality_vision",  # the other modalities have none
         "degraded",
     ]
 
 
 def _cells(moment: Moment, watched: Watched) -> list[object]:
-    numbers = (*moment.beta, *moment.eta, *moment.quality, *moment.coverage, *moment.active)
+    numbers = (*moment.beta, *moment.eta, *moment.coverage, *moment.active, moment.quality[0])
     return [
         watched.wall_time(moment.end_ns),
         moment.seq,
