@@ -131,6 +131,20 @@ def test_a_source_that_stays_away_after_it_had_come_and_gone_is_told_in_the_end(
     assert line.startswith("camera 0: failed: unplugged (") and notices.new(camera("failed", "unplugged")) == []
 
 
+def test_refused_readers_are_told_at_once_and_then_once_a_minute_with_their_number() -> None:
+    clock = Clock()
+    notices = Notices(clock)
+    lines = []
+    for count in range(1201):  # a reader that tries again ten times a second, for two minutes
+        lines += notices.new([View("left", Account(), (), refused=count)])
+        clock.now_ns += NS_PER_S // 10
+    assert [line.split(" (")[0] for line in lines] == [f"connections refused: {count}" for count in (1, 601)]
+    clock.now_ns += 61 * NS_PER_S
+    two = [View("left", Account(), (), refused=1201), View("right", Account(), ())]
+    assert [line.split(" (")[0] for line in notices.new(two)] == ["left: connections refused: 1201"]
+    assert notices.new(two) == []
+
+
 def test_a_narrow_terminal_keeps_the_label_and_the_counts() -> None:
     account = Account()
     account.published(10.0, 5.0, 1.0, Last("happy", 0.91, ("language_absent",)))

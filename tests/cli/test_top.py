@@ -95,6 +95,13 @@ def test_all_that_the_messages_say_is_shown_in_80_columns(top: Top) -> None:
     assert "  299 of 300 ticks published, skipped: late 1" in lines
 
 
+def test_refused_connections_are_counted(top: Top) -> None:
+    for count, size in ((22, (80, 30)), (22, (40, 20)), (0, (80, 30))):
+        top.watcher.streams["left"].take(read(status("left", sources=(CAMERA,), refused_peers=count)), 0)
+        lines = [line for line in text_of(top.lines(size, Signs(), 0)) if "refused" in line]
+        assert lines == (["  connections refused: 22"] if count else []), size
+
+
 def test_a_regression_is_shown_on_its_scale(top: Top) -> None:
     top.press("right", (80, 30), Signs(), 0)
     lines = text_of(top.lines((80, 30), Signs(), 0))

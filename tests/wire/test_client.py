@@ -334,6 +334,44 @@ def test_a_reader_whose_key_is_refused_tries_ever_more_slowly_and_says_so(tmp_pa
     assert refusals[0] == refusals[1] == 3 and subscriber.losses["broken"] == 0
 
 
+REFUSALS = {
+    "no key": (None, "refuses readers without a key; give --curve-secret"),
+    "a stranger's": (("stranger.key_secret", "server.key"), "refuses our key; run `clcr-stream keys allow` there"),
+    "for another server": (("reader.key_secret", "stranger.key"), "or check --curve-server"),
+}
+
+
+@pytest.mark.parametrize("which", REFUSALS)
+def test_a_reader_that_is_refused_says_so_until_it_is_let_in(tmp_path: Path, which: str) -> None:
+    """Whether the publisher names the reason, or has closed before it could, as it does over a network."""
+    names, advice = REFUSALS[which]
+    write_keys(tmp_path)
+    server = CurveServer(tmp_path / "server.key_secret", tmp_path / "allowed")
+    keys = None if names is None else CurveClient(*(tmp_path / name for name in names))
+    options = PublishOptions(endpoint="tcp://127.0.0.1:*", heartbeat_ms=50, curve=server)
+    with Publisher(options, status) as publisher:
+        send(publisher, golden("prediction", 1))
+        with Subscriber(publisher.endpoint, curve=keys, quiet_ms=400) as subscriber:
+            assert subscriber.refusal == ""
+            for count in (1, 2, 3):
+                while subscriber.losses["refused"] < count:
+                    assert subscriber.receive(20) is None
+            assert subscriber.losses == {"closed": 0, "broken": 0, "refused": 3}
+            assert subscriber.refusal.startswith(publisher.endpoint) and advice in subscriber.refusal
+            if which == "a stranger's":
+                (tmp_path / "stranger.key").rename(tmp_path / "allowed/stranger.key")
+                assert subscriber.receive(PATIENCE_MS) is not None and subscriber.refusal == ""
+        assert publisher.refused >= 3
+
+
+def test_a_peer_that_accepts_and_says_nothing_has_refused_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with Subscriber(f"tcp://127.0.0.1:{silent.getsockname()[1]}", quiet_ms=3_600_000) as subscriber:
+            while not any(subscriber.losses.values()):  # libzmq waits 2 s for a handshake
+                assert subscriber.receive(100) is None
+            assert subscriber.losses["refused"] == 0 and subscriber.refusal == ""
+
+
 def test_an_async_reader_gets_what_a_plain_one_gets_while_other_tasks_run(publisher: Publisher, endpoint: str) -> None:
     turns = 0
 

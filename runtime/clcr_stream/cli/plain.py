@@ -86,7 +86,7 @@ class View:
             return f"{about}\n{notice}\n"
         if isinstance(message, Status):
             self._status = message
-            seen = reports.View(message.stream, Account(), message.sources)
+            seen = reports.View(message.stream, Account(), message.sources, refused=message.refused_peers)
             return self._above("".join(f"{printable(line)}\n" for line in self._notices.new([seen])))
         if isinstance(message, Transcript):
             return self._words(message)

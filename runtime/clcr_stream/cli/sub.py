@@ -10,7 +10,7 @@ from functools import partial
 from clcr_stream.cli import signals
 from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_curve, check_seconds, curve_of
 from clcr_stream.cli.columns import Columns, fields_of
-from clcr_stream.cli.standard_streams import put
+from clcr_stream.cli.standard_streams import put, say
 from clcr_stream.cli.where import HELP, Condition, Plain, parse_where, plain
 from clcr_stream.errors import ConfigError, PublishError
 from clcr_stream.wire.client import Received, Subscriber
@@ -110,14 +110,21 @@ def _print_messages(
 ) -> None:
     """PublishError when nothing came for `--timeout` seconds."""
     printed = 0
+    refusal = ""
     while not stop.is_set() and printed != flags.count:
         received = subscriber.receive(timeout_ms=TURN_MS)
+        if subscriber.refusal != refusal:
+            refusal = subscriber.refusal
+            if refusal and flags.timeout is None:
+                say(f"waiting: {refusal}")
         if received is not None:
             lines = lines_of(received)
             printed += bool(lines)
             for text in lines:
                 put(text)
         elif flags.timeout is not None and subscriber.silence_ms > 1000 * flags.timeout:
+            if refusal:
+                raise PublishError(refusal)
             where = " and ".join(subscriber.endpoints)
             raise PublishError(f"nothing on {where} for {flags.timeout:g} s; is `clcr-stream` running there?")
 

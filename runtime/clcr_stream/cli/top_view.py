@@ -45,6 +45,7 @@ def panel(watched: Watched, columns: int, rows: int, signs: Signs, now_ns: int) 
         sections += [Section(7, levels(prediction, columns, signs))]
         sections += [blank, *sources(watched)]
         sections += [Section(6, [latency(watched, moments, columns, signs)]), Section(3, [ticks(watched)])]
+        sections += refused(watched)
     chosen = _fitting(sections, rows)
     lines = [line for section in chosen for line in section.lines][:rows]
     lines += [[] for _ in range(rows - len(lines))]
@@ -240,6 +241,12 @@ def ticks(watched: Watched) -> Line:
     text = f"  {account.published} of {account.due} ticks published"
     text += f", skipped: {reasons}" if reasons else ", none skipped"
     return [(text, "yellow" if reasons else "")]
+
+
+def refused(watched: Watched) -> list[Section]:
+    """How many connections were turned away, if any."""
+    count = 0 if watched.status is None else watched.status.refused_peers
+    return [Section(5, [[(f"  connections refused: {count}", "yellow")]])] if count else []
 
 
 def _number(value: Number) -> str:

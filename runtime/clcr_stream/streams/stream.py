@@ -167,7 +167,7 @@ class Stream:
             options.name, messages.new_session_id(), read_boot_id(), engines.bundle_id, engines.backend
         )
         self._stack.callback(self._keep_profile)
-        outbox = Outbox(options.name, options.publish, self._status, self._is_recording)
+        outbox = self._outbox = Outbox(options.name, options.publish, self._status, self._is_recording)
         self._stack.callback(outbox.close)
         self.endpoint = outbox.endpoint
         if options.record is not None:
@@ -284,7 +284,7 @@ class Stream:
         left_s = self._person.calibration_left_s
         note = f"calibrating, {math.ceil(left_s)} s left" if left_s else ""
         record = self.recording()
-        return View(self.options.name, self.session.account, self.sources(), note, record)
+        return View(self.options.name, self.session.account, self.sources(), note, record, self._outbox.refused)
 
     def summary(self) -> StreamSummary:
         """What the stream did until now."""

@@ -130,6 +130,7 @@ class Subscriber:
         self._wake_ns = self._heard_ns
         self.reconnects = 0
         self.losses = dict.fromkeys(LOSSES, 0)
+        self._refused_before = 0  # when something was last heard
         try:
             self._connect()
         except BaseException:
@@ -170,6 +171,16 @@ class Subscriber:
         return (time.monotonic_ns() - self._heard_ns) / NS_PER_MS
 
     @property
+    def refusal(self) -> str:
+        """What to do when a connection was refused and nothing has come since; "" otherwise."""
+        if self.losses["refused"] == self._refused_before:
+            return ""
+        where = " and ".join(self.endpoints)
+        if self._curve is None:
+            return f"{where} refuses readers without a key; give --curve-secret and --curve-server"
+        return f"{where} refuses our key; run `clcr-stream keys allow` there, or check --curve-server"
+
+    @property
     def descriptors(self) -> list[int]:
         """File descriptors, readable when `receive(0)` should be called; for event loops, until the next `receive`."""
         return [source.fileno() for source in self._sockets] + [links.fileno() for links in self._links.values()]
@@ -203,6 +214,7 @@ class Subscriber:
                 continue
             misses = 0
             self._heard_ns = time.monotonic_ns()
+            self._refused_before = self.losses["refused"]
             self._links[source].heard()
             received = self._judge(data, self._sockets[source])
             if received is not None:

@@ -79,6 +79,7 @@ class Watched:
         self.face: Face | None = None  # likewise, where the session has a preview
         self.moments: deque[Moment] = deque()
         self.missed = 0  # of this session, skipped by the publisher or not read here
+        self.refusal = ""  # why its publisher lets us read nothing, and what to do
         self._kept_ns = int(kept_s * NS_PER_S)
         self._identity: str | None = None
         self._past: deque[str] = deque(maxlen=16)
@@ -136,6 +137,8 @@ class Watched:
 
     def waiting(self, now_ns: int) -> str:
         """What this stream's watcher waits for, in one line; "" while messages come."""
+        if self.refusal:
+            return self.refusal
         if self._heard_ns is None:
             return f"waiting for a session of this name: {self.where}"
         if self.status is not None and self.status.state == "goodbye" and self.status.session == self._identity:
