@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +27,7 @@ from clcr_stream.cli.main import main
 from clcr_stream.cli.screen import keys_in
 from clcr_stream.cli.top import Top
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.sources.health import State
 from clcr_stream.wire.messages import Source
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from clcr_stream.wire.watched import Watched
@@ -35,7 +37,8 @@ from wire_messages import ORIGIN_NS, prediction, read, session, status, words
 
 EMOTIONS = {"neutral": 0.1, "sad": 0.05, "happy": 0.7, "surprise": 0.05, "fear": 0.05, "anger": 0.05}
 LABELS = tuple(EMOTIONS)
-CAMERA = Source(name="0", kind="camera", state="waiting", reason="no such camera", counts={"frames_late": 3})
+CAMERA = Source(name="0", kind="camera", state="absent", reason="no such camera", counts={"frames_late": 3})
+FINE = {"live": "green", "starting": "dim", "ended": "dim"}
 RUNTIME = str(Path(clcr_stream.__file__).parents[1])
 
 
@@ -90,7 +93,7 @@ def test_all_that_the_messages_say_is_shown_in_80_columns(top: Top) -> None:
     assert [
         line for line in lines if re.match(r"  3      0\.50 █+[▉-▏]? +vision 100 %  sound  12 %  words   0 %", line)
     ]
-    assert "  camera 0 waiting: no such camera  frames_late 3" in lines
+    assert "  camera 0 absent: no such camera  frames_late 3" in lines
     assert [line for line in lines if line.startswith("  latency p50 70 ms  p99 79 ms")]
     assert "  299 of 300 ticks published, skipped: late 1" in lines
 
@@ -100,6 +103,27 @@ def test_refused_connections_are_counted(top: Top) -> None:
         top.watcher.streams["left"].take(read(status("left", sources=(CAMERA,), refused_peers=count)), 0)
         lines = [line for line in text_of(top.lines(size, Signs(), 0)) if "refused" in line]
         assert lines == (["  connections refused: 22"] if count else []), size
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_what_is_wrong_with_a_source_stands_out_whatever_it_is(top: Top, state: State) -> None:
+    source = Source(name="0", kind="camera", state=state, reason="why")
+    top.watcher.streams["left"].take(read(status("left", sources=(source,))), 0)
+    pieces = [piece for line in top.lines((80, 30), Signs(), 0) for piece in line]
+    assert [style for text, style in pieces if text == state] == [
+        FINE.get(state, "bold red" if state == "failed" else "yellow")
+    ]
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_terminal_of_20_lines_shows_the_sources_and_has_no_empty_lines_below(top: Top, columns: int) -> None:
+    microphone = Source(name="default", kind="microphone", state="silent", reason="digital silence")
+    top.watcher.streams["left"].take(read(status("left", sources=(CAMERA, microphone), refused_peers=0)), 0)
+    lines = text_of(top.lines((columns, 20), Signs(), 0))
+    assert "  camera 0 absent: no such camera  fram" in "\n".join(lines)
+    assert "  microphone default silent: digital si" in "\n".join(lines)
+    assert [line for line in lines if line.startswith('  "I did not') or "😀" in line], "the words have the last line"
+    assert lines[-2] and lines.count("") <= 1, "a line that is empty lies between two groups"
 
 
 def test_a_regression_is_shown_on_its_scale(top: Top) -> None:
