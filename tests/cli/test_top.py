@@ -28,7 +28,7 @@ from clcr_stream.cli.screen import keys_in
 from clcr_stream.cli.top import Top
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.sources.health import State
-from clcr_stream.wire.messages import Source
+from clcr_stream.wire.messages import Recording, Source
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from clcr_stream.wire.watched import Watched
 from clcr_stream.wire.watcher import Place, Watcher
@@ -84,7 +84,7 @@ def test_every_size_is_filled_exactly(columns: int, rows: int, blocks: bool, now
 def test_all_that_the_messages_say_is_shown_in_80_columns(top: Top) -> None:
     lines = text_of(top.lines((80, 30), Signs(), 0))
     assert lines[0] == "clcr-stream top  [left]   right"
-    assert lines[1] == "left  running 0:01:01  RECORDING  default abababab on onnxruntime"
+    assert lines[1] == "left  REC faces and sound  running 0:01:01  default abababab on onnxruntime"
     assert [line for line in lines if re.match(r"> happy +0\.70 █+[▉-▏]? +[▁-█]+$", line)], lines
     assert '  "I did not expect that, 日本語 ·[2J and 😀"' in lines
     assert [
@@ -96,6 +96,15 @@ def test_all_that_the_messages_say_is_shown_in_80_columns(top: Top) -> None:
     assert "  camera 0 absent: no such camera  frames_late 3" in lines
     assert [line for line in lines if line.startswith("  latency p50 70 ms  p99 79 ms")]
     assert "  299 of 300 ticks published, skipped: late 1" in lines
+
+
+def test_a_recording_of_faces_is_shown_however_small_the_terminal_until_the_session_is_gone(top: Top) -> None:
+    watched = top.watcher.streams["left"]
+    watched.take(read(status("left", recording=True, record=Recording(media=True), state="running")), 0)
+    for size in ((80, 30), (40, 20), (30, 6)):
+        assert text_of(top.lines(size, Signs(), 0))[1].startswith("left  REC faces and sound"), size
+    watched.take(read(status("left", recording=True, record=Recording(media=True), state="goodbye")), 0)
+    assert text_of(top.lines((80, 30), Signs(), 0))[1].startswith("left  goodbye 0:01:01  default")
 
 
 def test_refused_connections_are_counted(top: Top) -> None:
@@ -138,7 +147,7 @@ def test_a_small_terminal_keeps_the_probabilities_and_a_wide_one_has_streams_sid
     small = text_of(top.lines((40, 10), Signs(), 0))
     assert sum(bool(re.match(r"[> ] (neutral|sad|happy|surprise|fear|anger) +0\.\d\d ", line)) for line in small) == 6
     wide = text_of(top.lines((200, 40), Signs(), 0))
-    assert "left  running" in wide[1] and "right  running" in wide[1]
+    assert re.match(r"left .* right  ", wide[1])
 
 
 def test_a_pause_keeps_what_is_shown_while_messages_go_on(top: Top) -> None:

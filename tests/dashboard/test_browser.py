@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium: CLCR_BR
 EMOTIONS = {"neutral": 0.1, "sad": 0.05, "happy": 0.7, "surprise": 0.05, "fear": 0.05, "anger": 0.05}
 HTML = "<img src=x onerror=alert(1)> it's <b>bold</b>"
 LABEL = "document.getElementById('answer-label').textContent"
+RECORDING = "document.getElementById('recording').textContent"
 BANNER = "document.getElementById('banner').textContent"
 
 
@@ -87,6 +88,7 @@ def test_a_person_watches_a_session_through_its_restart(
     browser.eventually(BANNER, lambda text: "waiting for a session of this name" in text)
     with Talking(endpoint, "a" * 16, "happy"):
         assert browser.eventually(LABEL, lambda text: text == "happy")
+        browser.eventually(RECORDING, lambda text: text == "REC faces and sound")
         updates_with_five_a_second(browser)
         nothing_of_the_token_is_left_in_the_address(browser)
         words_are_text(browser)
@@ -97,6 +99,7 @@ def test_a_person_watches_a_session_through_its_restart(
         light_and_dark_differ(browser)
         a_phone_needs_no_scrolling_sideways(browser)
     browser.eventually(BANNER, lambda text: text == "the session has ended; waiting for the next one")
+    browser.eventually(f"{RECORDING} === '' && document.getElementById('recording').hidden")
     with Talking(endpoint, "b" * 16, "fear"):
         assert browser.eventually(LABEL, lambda text: text == "fear")
         browser.eventually("document.getElementById('banner').hidden")

@@ -32,7 +32,7 @@ class Section:
 
 def panel(watched: Watched, columns: int, rows: int, signs: Signs, now_ns: int) -> list[Line]:
     """The stream in exactly `rows` lines of `columns` cells."""
-    sections = [Section(0, [title(watched)]), Section(1, [state_line(watched, now_ns)])]
+    sections = [Section(0, [title(watched, now_ns)]), Section(1, [state_line(watched, now_ns)])]
     prediction = watched.prediction
     if prediction is not None:
         moments = list(watched.last(SPAN_S))
@@ -64,16 +64,17 @@ def _fitting(sections: list[Section], rows: int) -> list[Section]:
     return [sections[index] for index in sorted(chosen)]
 
 
-def title(watched: Watched) -> Line:
-    """Name, state, bundle and how long it has run."""
+def title(watched: Watched, now_ns: int) -> Line:
+    """Name, what is recorded, state, bundle and how long it has run."""
     line: Line = [(watched.name, "bold")]
+    recorded = watched.recording(now_ns)
+    if recorded:
+        line += [("  ", ""), (recorded, "bold red")]
     status, session = watched.status, watched.session
     if status is not None:
         minutes, seconds = divmod(int(status.uptime_s), 60)
         hours, minutes = divmod(minutes, 60)
         line.append((f"  {status.state} {hours}:{minutes:02}:{seconds:02}", ""))
-        if status.recording:
-            line.append(("  RECORDING", "bold"))
     if session is not None:
         line.append((f"  {session.bundle_name} {session.bundle[:8]} on {session.backend}", "dim"))
     return line

@@ -148,6 +148,10 @@ class Watched:
             return f"nothing heard for {silent_ns // NS_PER_S} s; waiting for the session to come back"
         return ""
 
+    def recording(self, now_ns: int) -> str:
+        """What the session records, as a badge; "" when it records nothing or is gone."""
+        return "" if self.status is None or self.waiting(now_ns) else recording_badge(self.status)
+
     def wall_time(self, time_ns: int) -> str | None:
         """A monotonic time of the session's host as ISO 8601 in UTC; None before the session message."""
         if self.session is None:
@@ -178,6 +182,13 @@ class Watched:
         while self.moments[0].end_ns <= moment.end_ns - self._kept_ns:
             self.moments.popleft()
         self.prediction = message
+
+
+def recording_badge(status: Status) -> str:
+    """What a session records, in two or four words; "" when it records nothing or has ended."""
+    if not status.recording or status.state == "goodbye":
+        return ""
+    return "REC faces and sound" if status.record is not None and status.record.media else "REC messages"
 
 
 def parts_of(message: Prediction) -> tuple[tuple[str, Modality], ...]:
