@@ -92,6 +92,17 @@ def test_sub_with_nobody_there_gives_up_with_code_6(capsys: pytest.CaptureFixtur
     assert "is `clcr-stream` running there?" in capsys.readouterr().err
 
 
+def test_a_sub_whose_condition_nothing_meets_gives_up_too(
+    publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sub = ["sub", "--stream", "here", "--topics", "status", "--count", "1", "--where"]
+    assert main([*sub, "state == goodbye", "--timeout", "0.5"]) == 6
+    said = capsys.readouterr().err
+    assert f"no message on {publisher.endpoint}" in said
+    assert "for which --where 'state == goodbye' holds, for 0.5 s" in said
+    assert main([*sub, "seq > 0", "--timeout", "20"]) == 0
+
+
 def test_topics_may_be_separated_by_commas_and_spaces(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sub", "--stream", "nobody", "--topics", "status, prediction", "--timeout", "0.1"]) == 6
     assert main(["sub", "--topics", "status, mood"]) == 2
