@@ -73,6 +73,62 @@ def test_a_gap_is_told_by_its_size_and_a_repetition_is_not_handed_on() -> None:
     assert track.counts == {"repeated": 2, "expired": 0, "refused": 0}
 
 
+def test_a_message_is_overdue_when_its_successor_should_be_here() -> None:
+    track = TopicTrack(BOOT, lifespan_ms=5000)
+    assert not track.overdue(made(1, 0), 4000 * MS), "of the first nobody knows when the next one comes"
+    track.accept(made(1, 0), 0)
+    track.accept(made(4, 600 * MS), 600 * MS)
+    assert not track.overdue(made(5, 800 * MS), 1049 * MS)
+    assert track.overdue(made(5, 800 * MS), 1051 * MS)
+    assert track.overdue(made(1, 800 * MS, "b" * 16), 1051 * MS)
+    assert not track.overdue(made(5, 800 * MS), 5801 * MS), "that one is past its lifespan"
+    assert not track.overdue(made(5, 800 * MS, boot_id="elsewhere"), 1051 * MS)
+
+
+@contextlib.contextmanager
+def overdue(subscriber: Subscriber) -> Iterator[zmq.Socket[bytes]]:
+    """It reads a message every 200 ms and has seq 2, and seq 5 has come 5 s late, alone."""
+    with forger(subscriber.endpoints[0]) as peer:
+        peer.recv()
+        for seq in (1, 2):
+            published_ns = time.monotonic_ns() - 10_000 * MS + 200 * seq * MS
+            peer.send(messages.frame(golden("prediction", seq, published_ns=published_ns)))
+            assert subscriber.receive(PATIENCE_MS) is not None
+        peer.send(messages.frame(golden("prediction", 5, published_ns=time.monotonic_ns() - 5000 * MS)))
+        yield peer
+
+
+def test_an_overdue_message_waits_for_a_newer_one(endpoint: str) -> None:
+    with Subscriber(endpoint) as subscriber, overdue(subscriber) as peer:
+        threading.Event().wait(0.1)
+        assert subscriber.receive(0) is None
+        peer.send(messages.frame(golden("prediction", 20)))
+        got = [subscriber.receive(PATIENCE_MS)]
+        while got[-1] is not None and got[-1].message.seq != 20:  # where the machine was too slow for that
+            got.append(subscriber.receive(PATIENCE_MS))
+        assert sum(one.missed + 1 for one in got if one is not None) == 18, "what was not handed on is told"
+
+
+def test_an_overdue_message_without_a_successor_is_handed_on(endpoint: str) -> None:
+    with Subscriber(endpoint) as subscriber, overdue(subscriber):
+        got = None
+        while got is None:
+            got = subscriber.receive(1)
+        assert (got.message.seq, got.missed) == (5, 2), "at the end of the time that was given"
+    with Subscriber(endpoint) as subscriber, overdue(subscriber):
+        got = subscriber.receive(PATIENCE_MS)
+        assert got is not None and (got.message.seq, got.missed) == (5, 2)
+
+    async def read() -> Received | None:
+        with Subscriber(endpoint) as subscriber, overdue(subscriber):
+            reader = AsyncSubscriber.__new__(AsyncSubscriber)
+            reader.subscriber = subscriber
+            return await reader.receive(PATIENCE_MS)
+
+    got = asyncio.run(read())
+    assert got is not None and got.message.seq == 5
+
+
 def test_a_new_session_is_told_once_and_the_ended_one_does_not_come_back() -> None:
     track = TopicTrack(BOOT)
     first, again = track.accept(made(90, 1000), 2000), track.accept(made(1, 3000, "b" * 16), 4000)
