@@ -12,6 +12,7 @@ from typing import TextIO
 
 from clcr_stream.cli.standard_streams import CLEAR_LINE, redrawable
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.errors import WARNING
 from clcr_stream.recording.seen import SIGNS, Moment, Seen, clock_text
 from clcr_stream.streams.reports import StreamSummary, View
 from clcr_stream.wire import messages
@@ -172,9 +173,10 @@ class Notices:
                 shown = self._shown.setdefault((view.name, source.kind, source.name), _Shown(self._now_ns()))
                 text = self._text(source, shown)
                 if text is not None:
-                    lines.append(f"{whose}{source.kind} {source.name}: {text}")
+                    warning = "" if source.state == "live" else WARNING
+                    lines.append(f"{warning}{whose}{source.kind} {source.name}: {text}")
             if self._tells_refused(view):
-                lines.append(f"{whose}{refused_text(view.refused)}; `clcr-stream keys list` says who may read")
+                lines.append(f"{WARNING}{whose}{refused_text(view.refused)}; `clcr-stream keys list` says who may read")
         return lines
 
     def _tells_refused(self, view: View) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, VirtualClock, read_boot_id
-from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.errors import WARNING, ClcrError, ConfigError
 from clcr_stream.inference.baselines import Baselines, check_baselines
 from clcr_stream.inference.engines import LoadedEngines
 from clcr_stream.recording.options import RecordOptions
@@ -184,7 +184,7 @@ class Stream:
         )
         if options.output is not None:
             # After all that can fail: a run that does not begin leaves no file behind.
-            self._lines = JsonLines(options.output, self._shared.say)
+            self._lines = JsonLines(options.output, self._warn)
             output.callback(self._lines.close)
             outbox.add(self._lines)
         for sink in (self._watch, *self._shared.sinks, *hooks.sinks):
@@ -208,6 +208,9 @@ class Stream:
 
         return send
 
+    def _warn(self, text: str) -> None:
+        self._shared.say(WARNING + text)
+
     def _open_preview(self) -> Callable[[Rows, int], object] | None:
         """What shows the faces of each hop, if that was asked for: nothing else gives pixels away."""
         if not self.options.preview:
@@ -228,7 +231,7 @@ class Stream:
         }
         if record.media and self._initial:
             about["baselines"] = encode_baselines(self._initial, self._shared.engines.bundle_id).decode()
-        self._recorder = recorder = Recorder(record, RecorderHooks(self._shared.say, self._shared.notify, about))
+        self._recorder = recorder = Recorder(record, RecorderHooks(self._warn, self._shared.notify, about))
         output.callback(recorder.close)
         outbox.add(recorder)
         if record.media:
