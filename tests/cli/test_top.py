@@ -281,6 +281,16 @@ def test_wrong_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> Non
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_marks_that_could_not_be_written_are_told_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target, why in ((tmp_path / "none/marks.jsonl", "there is no folder"), (tmp_path, "cannot be written")):
+        assert main(["top", "--plain", "--marks", str(target), "no stream", "either"]) == 2
+        assert f"--marks {str(target)!r}: {why}" in capsys.readouterr().err
+    assert main(["top", "--plain", "--marks", str(tmp_path / "marks.jsonl"), "no stream"]) == 2
+    assert "'no stream': not understood" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_size_that_changes_in_the_middle_of_a_drawing_has_the_next_one_begin_anew(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
