@@ -56,7 +56,7 @@ def panel(watched: Watched, columns: int, rows: int, signs: Signs, now_ns: int) 
 def _fitting(sections: list[Section], rows: int) -> list[Section]:
     """Those that fit, the lowest rank first, in their order; a smaller one may have the room that is left."""
     left = rows
-    chosen = []
+    chosen: list[int] = []
     for index, section in sorted(enumerate(sections), key=lambda entry: entry[1].rank):
         if len(section.lines) <= left or not chosen:
             chosen.append(index)
