@@ -113,8 +113,8 @@ class Subscriber:
     of them, and listens in none that others could have made. With `lifespan_ms` an older message is dropped and
     counted, never handed on; it needs the publisher's clock, so it is without effect on messages from another host.
 
-    Without `every` a message whose successor should be here, as after a stop of this process, waits 0.3 s for it. Then,
-    or when the time of `receive` is up, it is handed on nevertheless.
+    Without `every` a message whose successor should be here, as after a stop of this process, waits 0.3 s for it, in
+    which the time of a `receive` may be up. Then it is handed on nevertheless.
 
     It comes back after every loss: libzmq reconnects by itself, and where it gives up for good (a frame over the limit,
     another breach of the protocol, a key that is not allowed) the reader connects again, after 0.1 s and then ever
@@ -172,15 +172,14 @@ class Subscriber:
             if received is not None:
                 return received
             now_ns = time.monotonic_ns()
-            over = deadline_ns is not None and now_ns >= deadline_ns
-            received = self._release(now_ns, over and timeout_ms != 0)  # who asks with 0 will ask again
+            received = self._release(now_ns)
             if received is not None:
                 return received
             wake_ns = self._look_after(now_ns)
-            if deadline_ns is not None:
-                if over:
-                    return None
+            if deadline_ns is not None and now_ns < deadline_ns:
                 wake_ns = min(wake_ns, deadline_ns)
+            elif deadline_ns is not None and not (self._held and timeout_ms):  # who asks with 0 will ask again
+                return None
             self._poller.poll((wake_ns - now_ns) // NS_PER_MS + 1)
 
     def __iter__(self) -> Iterator[Received]:
@@ -288,10 +287,10 @@ class Subscriber:
         if message.published_ns > held.message.published_ns:
             held.message = message
 
-    def _release(self, now_ns: int, at_once: bool) -> Received | None:
-        """A message that has waited long enough for its successor; with `at_once` any that waits."""
+    def _release(self, now_ns: int) -> Received | None:
+        """A message that has waited long enough for its successor."""
         for kind, held in list(self._held.items()):
-            if at_once or now_ns >= held.until_ns:
+            if now_ns >= held.until_ns:
                 del self._held[kind]
                 received = self._tracks[kind].accept(held.message, now_ns)
                 if received is not None:
