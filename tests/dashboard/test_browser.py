@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_a_person_watches_a_session_through_its_restart(
     with Talking(endpoint, "a" * 16, "happy"):
         assert browser.eventually(LABEL, lambda text: text == "happy")
         browser.eventually(RECORDING, lambda text: text == "REC faces and sound")
+        refused_connections_are_counted(browser, endpoint)
         updates_with_five_a_second(browser)
         nothing_of_the_token_is_left_in_the_address(browser)
         words_are_text(browser)
@@ -108,6 +110,16 @@ def test_a_person_watches_a_session_through_its_restart(
     assert browser.logs == []
     own = f"127.0.0.1:{dashboard.guard.port}"
     assert {re.sub(r"^\w+://([^/]*).*", r"\1", url) for url in browser.asked} == {own}
+
+
+def refused_connections_are_counted(browser: Browser, endpoint: str) -> None:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(endpoint.removeprefix("ipc://"))
+        # A ZMTP 3.1 greeting that asks for CURVE, of a publisher without it.
+        peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15) + b"\x00" + bytes(31))
+        browser.eventually(
+            "document.getElementById('ticks').textContent", lambda text: "connections refused: 1" in text
+        )
 
 
 def updates_with_five_a_second(browser: Browser) -> None:
