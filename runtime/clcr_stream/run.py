@@ -13,7 +13,7 @@ import msgspec
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.config import engine_options, stream_options
 from clcr_stream.config_tree import Config
-from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.errors import WARNING, ClcrError, ConfigError
 from clcr_stream.inference.engines import Say, open_engines
 from clcr_stream.metrics.options import MetricsOptions, parse_metrics
 from clcr_stream.recording.options import check_record
@@ -74,8 +74,8 @@ def _serve_metrics(options: MetricsOptions, stack: contextlib.ExitStack, say: Sa
 
     gauges = Gauges()
     server = stack.enter_context(MetricsServer(options, gauges))
-    who = "programs of this machine" if options.loopback else "EVERYBODY who reaches this address"
-    say(f"metrics for {who}: {server.url}")
+    who = "metrics for programs of this machine"
+    say(f"{who if options.loopback else f'{WARNING}metrics for EVERYBODY who reaches this address'}: {server.url}")
     return gauges
 
 

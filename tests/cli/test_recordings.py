@@ -177,6 +177,15 @@ def test_a_table_has_a_row_for_each_prediction(run: Run, talk: Path, tmp_path: P
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_table_as_parquet_does_not_go_to_a_file_named_as_standard_output_is(
+    talk: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("export", talk, "--parquet", "-")
+    assert code == 2 and "--parquet -: this does not go to standard output; give a new file" in err
+    assert not (tmp_path / "-").exists()
+
+
 def test_a_table_as_parquet_holds_numbers_as_numbers_and_nothing_for_what_is_not_known(
     run: Run, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ MEASURED = prediction(1).modalities
 HEARD = replace(MEASURED, acoustic=replace(MEASURED.acoustic, numbers={"level_dbfs": -20.0, "speech_share": 0.4}))
 HTML = "<img src=x onerror=alert(1)> it's <b>bold</b>"
 LABEL = "document.getElementById('answer-label').textContent"
+RECORDING = "document.getElementById('recording').textContent"
 BANNER = "document.getElementById('banner').textContent"
 
 
@@ -90,6 +92,8 @@ def test_a_person_watches_a_session_through_its_restart(
     browser.eventually(BANNER, lambda text: "waiting for a session of this name" in text)
     with Talking(endpoint, "a" * 16, "happy"):
         assert browser.eventually(LABEL, lambda text: text == "happy")
+        browser.eventually(RECORDING, lambda text: text == "REC faces and sound")
+        refused_connections_are_counted(browser, endpoint)
         updates_with_five_a_second(browser)
         nothing_of_the_token_is_left_in_the_address(browser)
         words_are_text(browser)
@@ -101,6 +105,7 @@ def test_a_person_watches_a_session_through_its_restart(
         light_and_dark_differ(browser)
         a_phone_needs_no_scrolling_sideways(browser)
     browser.eventually(BANNER, lambda text: text == "the session has ended; waiting for the next one")
+    browser.eventually(f"{RECORDING} === '' && document.getElementById('recording').hidden")
     with Talking(endpoint, "b" * 16, "fear"):
         assert browser.eventually(LABEL, lambda text: text == "fear")
         browser.eventually("document.getElementById('banner').hidden")
@@ -118,6 +123,16 @@ def what_was_measured_is_shown(browser: Browser) -> None:
     heads = browser.ask("[...document.querySelectorAll('#modalities th[scope=col]')].map((head) => head.textContent)")
     cells = browser.ask("document.querySelector('#modalities tbody tr').cells.length")
     assert "Quality" not in heads and len(heads) == cells
+
+
+def refused_connections_are_counted(browser: Browser, endpoint: str) -> None:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(endpoint.removeprefix("ipc://"))
+        # A ZMTP 3.1 greeting that asks for CURVE, of a publisher without it.
+        peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15) + b"\x00" + bytes(31))
+        browser.eventually(
+            "document.getElementById('ticks').textContent", lambda text: "connections refused: 1" in text
+        )
 
 
 def updates_with_five_a_second(browser: Browser) -> None:

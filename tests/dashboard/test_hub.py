@@ -7,6 +7,7 @@ import base64
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from clcr_stream.clock import NS_PER_MS
 from clcr_stream.dashboard.hub import MAX_CLIENTS, QUEUED, Client, Hub
 from clcr_stream.wire.client import Received
-from clcr_stream.wire.messages import Message
+from clcr_stream.wire.messages import Message, Recording
 from clcr_stream.wire.watched import Watched
 from clcr_stream.wire.watcher import Place, Watcher
 from wire_messages import HOP_NS, ORIGIN_NS, prediction, read, session, status, tokens, words
@@ -132,6 +133,18 @@ def test_a_page_is_told_what_is_waited_for_and_that_it_came(watcher: Fed) -> Non
     assert told(client)[-1]["waiting"] == ""
     hub.turn(10**10)
     assert told(client)[-1]["waiting"] == "nothing heard for 10 s; waiting for the session to come back"
+
+
+def test_a_page_is_told_that_faces_are_recorded_until_the_session_is_gone(watcher: Fed) -> None:
+    hub, client = Hub(watcher), Client()
+    watcher.waiting = [status("left", recording=True, record=Recording(media=True))]
+    hub.turn(time.monotonic_ns())
+    hub.add(client)
+    hub.watch(client, "left")
+    assert told(client)[-1]["recording"] == "REC faces and sound"
+    watcher.waiting = [status("left", recording=True, record=Recording(media=True), state="goodbye")]
+    hub.turn(time.monotonic_ns())
+    assert told(client)[-1]["recording"] == ""
 
 
 def test_too_many_pages_are_refused(watcher: Fed) -> None:

@@ -233,7 +233,7 @@ def test_a_full_disk_stops_the_recording_with_one_line_and_not_the_stream(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert code == 7
     told = [line for line in capfd.readouterr().err.splitlines() if "has stopped" in line]
-    assert told == [f"--record {path} has stopped: File too large; the session goes on without it"]
+    assert told == [f"warning: --record {path} has stopped: File too large; the session goes on without it"]
     found = [json.loads(line) for line in lines.read_bytes().splitlines()]
     assert [one["seq"] for one in found if one["type"] == "prediction"] == list(range(1, 21))
     recording = open_recording(path)

@@ -1,4 +1,4 @@
-"""Subscribers as processes of their own: small plain-pyzmq readers, and what they say of their messages."""
+"""Subscribers as processes of their own: small plain-pyzmq readers, a slow one, and what they say of their messages."""
 
 from __future__ import annotations
 
@@ -52,6 +52,26 @@ with open(target, "w") as out:
 """
 )
 
+SLOW_MS = 300  # that the slow reader needs for a message
+
+# What a user of clcr_stream.client would write; the age is that of the message as it was handed on.
+SLOW_READER = (
+    f"SLOW_MS = {SLOW_MS}"
+    + """
+import sys, time
+from clcr_stream.client import Subscriber
+endpoint, stream, target = sys.argv[1:]
+with Subscriber(endpoint, stream, ("prediction", "status")) as subscriber, open(target, "w") as out:
+    print("ready", flush=True)
+    while (got := subscriber.receive(20000)) is not None:
+        if getattr(got.message, "state", None) == "goodbye":
+            break
+        if not hasattr(got.message, "state"):
+            out.write("%f\\n" % got.age_ms)
+            time.sleep(SLOW_MS / 1000)
+"""
+)
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -64,7 +84,7 @@ class Arrival:
 
 
 class Readers:
-    """`count` subscribers that read everything, and one more that stops (SIGSTOP) once it has read one message.
+    """`count` subscribers that read everything, one that stops (SIGSTOP) after a message, and one that is slow.
 
     A context manager; enter it before the publisher is there, so that nobody joins late.
     """
@@ -75,8 +95,9 @@ class Readers:
         self._stopped: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Readers:
-        self._reading = [self._spawn(f"reader_{index}", conflate=False) for index in range(self._count)]
-        self._stopped = self._spawn("stopped", conflate=True)
+        self._reading = [self._spawn(READER, f"reader_{index}", "0") for index in range(self._count)]
+        self._reading.append(self._spawn(SLOW_READER, "slow"))
+        self._stopped = self._spawn(READER, "stopped", "1")
         for process in (*self._reading, self._stopped):
             _expect(process, b"ready")
         return self
@@ -124,9 +145,13 @@ class Readers:
                 raise BenchError(f"a reader ended with exit code {process.returncode}")
         return [_arrivals(self._place / f"reader_{index}") for index in range(self._count)]
 
-    def _spawn(self, name: str, conflate: bool) -> subprocess.Popen[bytes]:
-        arguments = [self._endpoint, self._stream, str(self._place / name), "1" if conflate else "0"]
-        return subprocess.Popen([sys.executable, "-c", READER, *arguments], stdout=subprocess.PIPE)
+    def slow_ages_ms(self) -> list[float]:
+        """The age of each message that the slow reader was given; call it after `finish`."""
+        return [float(line) for line in (self._place / "slow").read_text(encoding="ascii").splitlines()]
+
+    def _spawn(self, program: str, name: str, *more: str) -> subprocess.Popen[bytes]:
+        arguments = [self._endpoint, self._stream, str(self._place / name), *more]
+        return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE)
 
 
 def _expect(process: subprocess.Popen[bytes], word: bytes) -> None:

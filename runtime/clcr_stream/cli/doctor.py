@@ -23,8 +23,16 @@ from clcr_stream.sources.base import SourceReport, SourceSpec
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "PyYAML", "tokenizers")
 NVIDIA_DEVICES = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvgpu"))
-SHARED_FLAGS = ("bundle", "backend", "bind", "stream", "curve_secret", "curve_clients")  # those of a plain run
-SOURCE_FLAGS = ("camera", "mic", "input")
+# Those of a plain run, with the names of their values.
+SHARED_FLAGS = {
+    "bundle": "DIR",
+    "backend": "NAME",
+    "bind": "ENDPOINT",
+    "stream": "NAME",
+    "curve_secret": "NAME|FILE",
+    "curve_clients": "DIR",
+}
+SOURCE_FLAGS = {"camera": "WHICH", "mic": "WHICH", "input": "FILE|URL|-"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,8 @@ def parser() -> Parser:
         epilog=f"exit code 0 when nothing that is required fails, 1 otherwise\n\n{EXIT_CODES}",
     )
     flags.add_argument("--json", action="store_true", help="print JSON")
-    for name in (*SHARED_FLAGS, *SOURCE_FLAGS):
-        flags.add_argument(f"--{name.replace('_', '-')}", help="as in a plain run")
+    for name, value in (SHARED_FLAGS | SOURCE_FLAGS).items():
+        flags.add_argument(f"--{name.replace('_', '-')}", metavar=value, help="as in a plain run")
     flags.add_argument("--config", metavar="FILE", help="as in a plain run")
     return flags
 

@@ -15,11 +15,23 @@ from clcr_stream.errors import ConfigError, OutputError
 
 def check_new_file(target: str, flag: str) -> None:
     """ConfigError when a file of this name cannot be made, or is there already."""
+    if target == "-":
+        raise ConfigError(f"{flag} -: this does not go to standard output; give a new file")
     path = Path(target).expanduser()
     if os.path.lexists(path):
         raise ConfigError(f"{flag} {target!r}: exists already; give a new file")
     if not path.parent.is_dir():
         raise ConfigError(f"{flag} {target!r}: there is no folder {str(path.parent)!r}")
+
+
+def check_added_to(target: str, flag: str) -> None:
+    """ConfigError when nothing can be added to a file of this name, which need not be there yet; none is made."""
+    path = Path(target)
+    there = path.exists()
+    if not there and not path.parent.is_dir():
+        raise ConfigError(f"{flag} {target!r}: there is no folder {str(path.parent)!r}")
+    if path.is_dir() or not os.access(path if there else path.parent, os.W_OK):
+        raise ConfigError(f"{flag} {target!r}: cannot be written; give a file of yours, or a new one")
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from clcr_stream.cli.log_lines import JsonLog
 from clcr_stream.cli.standard_streams import check_stdout, put_json, say
 from clcr_stream.config import load_config, stream_entries
 from clcr_stream.config_tree import Config
-from clcr_stream.errors import ConfigError, OutputError
+from clcr_stream.errors import WARNING, ConfigError, OutputError
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.reports import Summary
 
@@ -243,7 +243,7 @@ def _say_media(host: Host) -> None:
         record = stream.options.record
         if record is not None and record.media:
             say(
-                f"RECORDING faces, sound and words of whoever is there to {record.shown}; tell them. "
+                f"{WARNING}RECORDING faces, sound and words of whoever is there to {record.shown}; tell them. "
                 "Without --record-media only predictions and words are kept."
             )
 

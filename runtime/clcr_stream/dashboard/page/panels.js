@@ -185,7 +185,7 @@ export class Panels {
     if (status) {
       const skipped = Object.entries(status.ticks.skipped).filter(([, count]) => count);
       const why = skipped.length ? `skipped: ${skipped.map(([name, count]) => `${name} ${count}`).join(", ")}` : "none skipped";
-      text(byId("ticks"), `${status.ticks.published} of ${status.ticks.due} ticks published, ${why}`);
+      text(byId("ticks"), `${status.ticks.published} of ${status.ticks.due} ticks published, ${why}${status.refused_peers ? `; connections refused: ${status.refused_peers}` : ""}`);
     }
   }
 
