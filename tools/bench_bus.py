@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.bus import SLOW_MS, Readers, delivery
+from bench.bus import SETTLE_MS, SLOW_MS, Readers, delivery
 from bench.command import BenchError, Figures, Tool, UsageError, main, number
 from bench.picture import distribution
 from bench.product import NS_PER_S, Product, usage
@@ -56,7 +56,7 @@ def with_product(given: argparse.Namespace, count: int) -> tuple[dict[str, Any],
         output = place / "out.jsonl"
         # One second more, for the connections and the first predictions.
         arguments = ["--camera", "test://", "--mic", "test://", "--bundle", str(given.bundle), "--stream", STREAM]
-        arguments += ["--duration", str(given.seconds + 1.0), "--output", str(output)]
+        arguments += ["--duration", str(given.seconds + 1.0), "--output", str(output), "--settle-ms", str(SETTLE_MS)]
         product = Product(place, arguments)
         with Readers(place, product.endpoint, STREAM, count) as readers, product:
             readers.wait_stopped()
@@ -93,7 +93,7 @@ def with_publisher(given: argparse.Namespace, count: int, line: bytes) -> dict[s
     assert before is not None and after is not None
     memory = {"first": round(before.rss_mb, 1), "last": round(after.rss_mb, 1), "peak": round(after.peak_rss_mb, 1)}
     case = case_of(count, delivery(arrivals, WARM_UP), woken, slow)
-    del case["capture_to_receive_ms"]  # nothing was captured
+    del case["capture_to_receive_ms"], case["own_ms"]  # nothing was captured
     return case | {"sent": sender.sent, "dropped_before_the_socket": sender.dropped, "publisher_rss_mb": memory}
 
 
@@ -173,6 +173,7 @@ def case_of(count: int, found: dict[str, Any], woken: dict[str, Any], slow: list
         "stopped_readers": 1,
         "publish_to_receive_ms": measure(found["publish_to_receive_ms"]),
         "capture_to_receive_ms": summarise(found["capture_to_receive_ms"]),
+        "own_ms": summarise(found["own_ms"]),
         "received": found["received"],
         "lost": found["lost"],
         "repeated": found["repeated"],
@@ -200,10 +201,14 @@ def table(found: Figures) -> list[list[str]]:
                     number(case["woken_reader"]["fresh_after_ms"], 0),
                 ]
             )
-    rows += [[""], ["capture -> receive, ms", *heads]]
-    for case in found["clcr_stream"]:
-        ages = [number(case["capture_to_receive_ms"][head]) for head in heads]
-        rows.append([f"clcr-stream, {case['readers']} readers + 1 stopped", *ages])
+    for title, key in (
+        ("capture -> receive, ms", "capture_to_receive_ms"),
+        ("window's end -> receive, without settling and engines, ms", "own_ms"),
+    ):
+        rows += [[""], [title, *heads]]
+        for case in found["clcr_stream"]:
+            ages = [number(case[key][head]) for head in heads]
+            rows.append([f"clcr-stream, {case['readers']} readers + 1 stopped", *ages])
     cases = [(title, case) for title, key in titles for case in found[key] if "slow_reader_age_ms" in case]
     if cases:
         rows += [[""], [f"age at a reader with the client that needs {SLOW_MS} ms a message, ms", *heads]]

@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import Any
 
 from bench.command import BenchError
+from bench.product import ENGINES
 
 FRESH_NS = 50_000_000  # what is younger was sent after the reader had woken
+SETTLE_MS = 60.0  # of the product, as it is without a flag
 
 # What a user of the wire would write; the arrival is stamped where the message is read. It ends with the goodbye.
 READER = (
-    f"FRESH_NS = {FRESH_NS}"
+    f"FRESH_NS, SETTLE_MS, ENGINES = {FRESH_NS}, {SETTLE_MS}, {ENGINES}"
     + """
 import json, os, signal, sys, time, zmq
 endpoint, stream, target, conflate = sys.argv[1:]
@@ -48,7 +50,10 @@ with open(target, "w") as out:
     for arrived_ns, frame in seen:
         message = json.loads(frame.split(b" ", 1)[1])
         if message["type"] == "prediction":
-            out.write("%d %d %d %d\\n" % (arrived_ns, message["seq"], message["published_ns"], message["captured_ns"]))
+            waited_ms = SETTLE_MS + sum(ms for name, ms in message["timing_ms"].items() if name in ENGINES)
+            ready_ns = message["window"]["end_ns"] + int(waited_ms * 1e6)
+            line = (arrived_ns, message["seq"], message["published_ns"], message["captured_ns"], ready_ns)
+            out.write("%d %d %d %d %d\\n" % line)
 """
 )
 
@@ -75,12 +80,16 @@ with Subscriber(endpoint, stream, ("prediction", "status")) as subscriber, open(
 
 @dataclass(frozen=True)
 class Arrival:
-    """One prediction as a reader had it; all times are of the host's monotonic clock."""
+    """One prediction as a reader had it; all times are of the host's monotonic clock.
+
+    ready_ns: the window's end, and then what the settle time and the engines took.
+    """
 
     arrived_ns: int
     seq: int
     published_ns: int
     captured_ns: int
+    ready_ns: int
 
 
 class Readers:
@@ -173,6 +182,7 @@ def delivery(arrivals: Sequence[Sequence[Arrival]], warm_up: int = 0) -> dict[st
     """
     publish_ms: list[tuple[int, float]] = []
     capture_ms: list[float] = []
+    own_ms: list[float] = []
     lost = received = repeated = 0
     for read in arrivals:
         once = {arrival.seq: arrival for arrival in reversed(read)}
@@ -183,10 +193,12 @@ def delivery(arrivals: Sequence[Sequence[Arrival]], warm_up: int = 0) -> dict[st
         for arrival in kept[warm_up:]:
             publish_ms.append((arrival.arrived_ns, (arrival.arrived_ns - arrival.published_ns) / 1e6))
             capture_ms.append((arrival.arrived_ns - arrival.captured_ns) / 1e6)
+            own_ms.append((arrival.arrived_ns - arrival.ready_ns) / 1e6)
     in_time = [value for _, value in sorted(publish_ms)]
     return {
         "publish_to_receive_ms": in_time,
         "capture_to_receive_ms": capture_ms,
+        "own_ms": own_ms,
         "received": received,
         "lost": lost,
         "repeated": repeated,
