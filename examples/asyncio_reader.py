@@ -14,8 +14,7 @@ from clcr_stream.client import AsyncSubscriber, Event, Prediction, Transcript
 
 async def read(endpoint: str | None, stream: str) -> None:
     """Print what comes; a prediction older than 400 ms is not given."""
-    topics = ("prediction", "transcript", "event")
-    async with AsyncSubscriber(endpoint, stream, topics, lifespan_ms=400) as subscriber:
+    async with AsyncSubscriber(endpoint, stream, ("prediction", "transcript", "event"), lifespan_ms=400) as subscriber:
         async for received in subscriber:
             match received.message:
                 case Prediction(label=str(label), confidence=float(confidence), degraded=degraded):

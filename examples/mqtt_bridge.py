@@ -58,8 +58,11 @@ class Bridge:
         self._client.on_connect = self._connected
         if flags.user is not None:
             self._client.username_pw_set(flags.user, os.environ.get("MQTT_PASSWORD"))
-        self._client.connect(flags.broker, flags.port, keepalive=10)
-        self._client.loop_start()  # reconnects by itself
+        self._broker = f"{flags.broker}:{flags.port}"
+        self._client.on_connect_fail = self._not_connected
+        self._client.reconnect_delay_set(max_delay=10)
+        self._client.connect_async(flags.broker, flags.port, keepalive=10)
+        self._client.loop_start()  # connects, and reconnects by itself
 
     def _connected(self, client: mqtt.Client, *_: object) -> None:
         """Each time: a broker that has started anew may have forgotten all."""
@@ -67,6 +70,12 @@ class Bridge:
             topic = f"homeassistant/sensor/clcr_{self._stream}/{name}/config"
             client.publish(topic, json.dumps(config), qos=1, retain=True)
         self._available = None
+
+    def _not_connected(self, *_: object) -> None:
+        """Each time: a broker may come later."""
+        print(
+            f"no broker at {self._broker}; trying again every 1 to 10 s, --broker and --port name another", flush=True
+        )
 
     def available(self, now: bool) -> None:
         """Say whether the session runs, when that has changed."""
@@ -103,8 +112,10 @@ def main() -> None:
     parser.add_argument("--endpoint", help="default: your own session of that name")
     flags = parser.parse_args()
     sent_ns = 0
-    topics = ("prediction", "status")
-    with Subscriber(flags.endpoint, flags.stream, topics, lifespan_ms=1000) as subscriber, Bridge(flags) as bridge:
+    with (
+        Subscriber(flags.endpoint, flags.stream, ("prediction", "status"), lifespan_ms=1000) as subscriber,
+        Bridge(flags) as bridge,
+    ):
         while True:
             received = subscriber.receive(timeout_ms=200)
             bridge.available(received is not None or subscriber.silence_ms < SILENCE_MS)

@@ -32,8 +32,7 @@ class ClcrNode(Node):
         stream = str(self.declare_parameter("stream", "default").value)
         endpoint = str(self.declare_parameter("endpoint", "").value) or None
         lifespan_ms = float(self.declare_parameter("lifespan_ms", 400.0).value)
-        topics = ("prediction", "transcript", "status")
-        self._subscriber = Subscriber(endpoint, stream, topics, lifespan_ms=lifespan_ms)
+        self._subscriber = Subscriber(endpoint, stream, ("prediction", "transcript", "status"), lifespan_ms=lifespan_ms)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._expression = self.create_publisher(String, "~/expression", qos_profile_sensor_data)
         self._confidence = self.create_publisher(Float32, "~/confidence", qos_profile_sensor_data)

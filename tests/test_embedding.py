@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import subprocess
@@ -465,3 +466,14 @@ def test_an_example_runs(name: str) -> None:
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=variables, timeout=120)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert re.search(r"^\d+ (None|[a-z]+) ", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_an_output_that_has_stopped_is_a_warning_in_the_log_of_the_library(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with clcr_stream.open(
+        input="test://?seconds=1", pace="max", bundle=bundle, backend="null", output="/dev/full"
+    ) as stream:
+        list(stream)
+    (warned,) = (entry for entry in caplog.records if entry.levelno >= logging.WARNING)
+    assert warned.getMessage().startswith("--output /dev/full has stopped: ")

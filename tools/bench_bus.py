@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.bus import Readers, delivery
+from bench.bus import SETTLE_MS, SLOW_MS, Readers, delivery
 from bench.command import BenchError, Figures, Tool, UsageError, main, number
 from bench.picture import distribution
 from bench.product import NS_PER_S, Product, usage
@@ -56,7 +56,7 @@ def with_product(given: argparse.Namespace, count: int) -> tuple[dict[str, Any],
         output = place / "out.jsonl"
         # One second more, for the connections and the first predictions.
         arguments = ["--camera", "test://", "--mic", "test://", "--bundle", str(given.bundle), "--stream", STREAM]
-        arguments += ["--duration", str(given.seconds + 1.0), "--output", str(output)]
+        arguments += ["--duration", str(given.seconds + 1.0), "--output", str(output), "--settle-ms", str(SETTLE_MS)]
         product = Product(place, arguments)
         with Readers(place, product.endpoint, STREAM, count) as readers, product:
             readers.wait_stopped()
@@ -64,10 +64,11 @@ def with_product(given: argparse.Namespace, count: int) -> tuple[dict[str, Any],
             woken = readers.wake()
             ended = product.wait(START_S + 4 * given.seconds)
             arrivals = readers.finish(START_S)
+            slow = readers.slow_ages_ms()
         line = next(line for line in output.read_bytes().splitlines() if b'"type":"prediction"' in line)
     rss = [look.rss_mb for look in ended.usage[len(ended.usage) // 2 :]]
     memory = {"first": round(rss[0], 1), "last": round(rss[-1], 1), "peak": ended.summary["peak_rss_mb"]}
-    return case_of(count, delivery(arrivals, WARM_UP), woken) | {"publisher_rss_mb": memory}, line
+    return case_of(count, delivery(arrivals, WARM_UP), woken, slow) | {"publisher_rss_mb": memory}, line
 
 
 def with_publisher(given: argparse.Namespace, count: int, line: bytes) -> dict[str, Any]:
@@ -88,10 +89,11 @@ def with_publisher(given: argparse.Namespace, count: int, line: bytes) -> dict[s
                 sender.send_for((1 - STOPPED_SHARE) * given.seconds)
                 after = usage(sender.pid)
             arrivals = readers.finish(START_S)
+            slow = readers.slow_ages_ms()
     assert before is not None and after is not None
     memory = {"first": round(before.rss_mb, 1), "last": round(after.rss_mb, 1), "peak": round(after.peak_rss_mb, 1)}
-    case = case_of(count, delivery(arrivals, WARM_UP), woken)
-    del case["capture_to_receive_ms"]  # nothing was captured
+    case = case_of(count, delivery(arrivals, WARM_UP), woken, slow)
+    del case["capture_to_receive_ms"], case["own_ms"]  # nothing was captured
     return case | {"sent": sender.sent, "dropped_before_the_socket": sender.dropped, "publisher_rss_mb": memory}
 
 
@@ -164,17 +166,19 @@ class Sender:
         )
 
 
-def case_of(count: int, found: dict[str, Any], woken: dict[str, Any]) -> dict[str, Any]:
-    """One number of readers, as it is written."""
+def case_of(count: int, found: dict[str, Any], woken: dict[str, Any], slow: list[float]) -> dict[str, Any]:
+    """One number of readers, as it is written; `slow` are the ages that the slow reader was given."""
     return {
         "readers": count,
         "stopped_readers": 1,
         "publish_to_receive_ms": measure(found["publish_to_receive_ms"]),
         "capture_to_receive_ms": summarise(found["capture_to_receive_ms"]),
+        "own_ms": summarise(found["own_ms"]),
         "received": found["received"],
         "lost": found["lost"],
         "repeated": found["repeated"],
         "woken_reader": woken,
+        "slow_reader_age_ms": summarise(slow),
     }
 
 
@@ -182,8 +186,9 @@ def table(found: Figures) -> list[list[str]]:
     """As text."""
     heads = ("p50", "p90", "p95", "p99", "max")
     rows = [["publish -> receive, ms", *heads, "lost", "of", "RSS, MB", "woken: first read is old", "and fresh after"]]
-    for title, cases in (("clcr-stream", found["clcr_stream"]), (f"{found['rate_hz']:g} Hz", found["publisher"])):
-        for case in cases:
+    titles = (("clcr-stream", "clcr_stream"), (f"{found['rate_hz']:g} Hz", "publisher"))
+    for title, key in titles:
+        for case in found[key]:
             delay = case["publish_to_receive_ms"]
             rows.append(
                 [
@@ -196,10 +201,20 @@ def table(found: Figures) -> list[list[str]]:
                     number(case["woken_reader"]["fresh_after_ms"], 0),
                 ]
             )
-    rows += [[""], ["capture -> receive, ms", *heads]]
-    for case in found["clcr_stream"]:
-        ages = [number(case["capture_to_receive_ms"][head]) for head in heads]
-        rows.append([f"clcr-stream, {case['readers']} readers + 1 stopped", *ages])
+    for title, key in (
+        ("capture -> receive, ms", "capture_to_receive_ms"),
+        ("window's end -> receive, without settling and engines, ms", "own_ms"),
+    ):
+        rows += [[""], [title, *heads]]
+        for case in found["clcr_stream"]:
+            ages = [number(case[key][head]) for head in heads]
+            rows.append([f"clcr-stream, {case['readers']} readers + 1 stopped", *ages])
+    cases = [(title, case) for title, key in titles for case in found[key] if "slow_reader_age_ms" in case]
+    if cases:
+        rows += [[""], [f"age at a reader with the client that needs {SLOW_MS} ms a message, ms", *heads]]
+    for title, case in cases:
+        ages = [number(case["slow_reader_age_ms"][head]) for head in heads]
+        rows.append([f"{title}, beside {case['readers']} readers", *ages])
     return rows
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import re
 
+WARNING = "warning: "  # what a line for a person begins with that is no error and should not be missed
+
 
 class ClcrError(Exception):
     """An error with a one-line message for the user; `exit_code` is what the command line returns."""

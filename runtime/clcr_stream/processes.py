@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def command(module: str, call: str) -> list[str]:
@@ -13,3 +19,18 @@ def command(module: str, call: str) -> list[str]:
     """
     path = f"import sys; sys.path[:] = [{str(Path(__file__).parents[1])!r}, *filter(None, sys.path)]"
     return [sys.executable, "-c", f"{path}; from {module} import {call}; sys.exit({call}())"]
+
+
+def end_with(parent: int) -> Callable[[], None]:
+    """What a child of process `parent` calls first to be killed when the thread that started it ends, however it ends.
+
+    Made before a fork, it may be called between fork and exec: it loads nothing.
+    """
+    prctl = ctypes.CDLL(None).prctl
+
+    def bind() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it has ended in the meantime
+            os._exit(1)
+
+    return bind

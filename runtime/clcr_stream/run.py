@@ -10,14 +10,15 @@ from typing import TypeAlias
 
 import msgspec
 
+from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.config import engine_options, stream_options
 from clcr_stream.config_tree import Config
-from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.errors import WARNING, ClcrError, ConfigError
 from clcr_stream.inference.engines import Say, open_engines
 from clcr_stream.metrics.options import MetricsOptions, parse_metrics
 from clcr_stream.recording.options import check_record
-from clcr_stream.recording.source import KINDS
-from clcr_stream.sources.choose import check_spec
+from clcr_stream.recording.source import KINDS, open_media
+from clcr_stream.sources.choose import check_spec, files_of
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.profile import check_profile
 from clcr_stream.streams.reports import Summary, peak_rss_mb
@@ -57,6 +58,8 @@ def run(config: Config, stop: threading.Event, observe: Observer, say: Say = lam
         if engines.building is not None:
             tell("TensorRT's plans are being built, which takes minutes; ONNX Runtime runs the engines meanwhile")
             stack.enter_context(engines.building)
+        for note in (note for options in streams for note in not_taken_over(options, engines.manifest)):
+            tell(f"note: {note}")
         with observe(host):
             host.run(stop)
     if host.failure is not None:
@@ -71,8 +74,8 @@ def _serve_metrics(options: MetricsOptions, stack: contextlib.ExitStack, say: Sa
 
     gauges = Gauges()
     server = stack.enter_context(MetricsServer(options, gauges))
-    who = "programs of this machine" if options.loopback else "EVERYBODY who reaches this address"
-    say(f"metrics for {who}: {server.url}")
+    who = "metrics for programs of this machine"
+    say(f"{who if options.loopback else f'{WARNING}metrics for EVERYBODY who reaches this address'}: {server.url}")
     return gauges
 
 
@@ -88,6 +91,23 @@ def check(streams: Sequence[StreamOptions]) -> None:
             check_profile(options.profile)
         if options.record is not None:
             check_record(options.record)
+
+
+def not_taken_over(options: StreamOptions, manifest: Manifest) -> list[str]:
+    """What recordings that are played were recorded with and this run does without, a line each."""
+    gamma = manifest.gamma if options.gamma is None else options.gamma
+    notes = []
+    for flag, location in files_of(options.sources, KINDS):
+        recording = open_media(location, flag)
+        recorded = recording.number("gamma")
+        settings = [] if recorded in (None, gamma) else [f"gamma {recorded:g} (here {gamma:g})"]
+        if recording.about.get("baselines") and options.profile is None:
+            settings.append("the baselines of a person (here none)")
+        if recording.number("calibrate_s") not in (None, options.calibrate_s):
+            settings.append(f"--calibrate {recording.number('calibrate_s'):g} (here not)")
+        if settings:
+            notes.append(f"{location}: recorded with {', '.join(settings)}; `clcr-stream replay` takes over all of it")
+    return notes
 
 
 def reload(host: Host, config: Config, read: Callable[[], Config]) -> None:

@@ -36,9 +36,15 @@ def test_bash_completes_commands_options_values_and_files(bash: Path, tmp_path: 
     assert completed(bash, "--rot") == ["--rotate"]
     assert completed(bash, "--pace", "") == ["real", "max"]
     assert completed(bash, "keys", "re") == ["revoke"]
+    assert completed(bash, "sub", "--topics", "s") == ["session", "status"]
+    assert completed(bash, "--backend", "") == ["auto", "onnxruntime", "tensorrt", "null"]
     (tmp_path / "talk.mp4").touch()
-    assert completed(bash, "predict", f"{tmp_path}/ta") == [f"{tmp_path}/talk.mp4"]
-    assert completed(bash, "--input", f"{tmp_path}/ta") == [f"{tmp_path}/talk.mp4"]
+    found = [f"{tmp_path}/talk.mp4"]
+    for words in (["predict"], ["--input"], ["--camera"], ["sub", "--curve-secret"], ["doctor", "--bundle"]):
+        assert completed(bash, *words, f"{tmp_path}/ta") == found, words
+    for words in (["stop"], ["keys", "new"], ["--stream"], ["--duration"], ["sub", "--topics"], ["--backend"], ["top"]):
+        assert completed(bash, *words, f"{tmp_path}/ta") == [], words
+    assert completed(bash, "--camera", "no") == ["none"]
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="no fish")
@@ -56,6 +62,12 @@ def test_fish_completes_commands_options_and_values(tmp_path: Path) -> None:
     assert {"ps", "predict"} == set(complete("clcr-stream p"))
     assert complete("clcr-stream sub --js") == ["--json"]
     assert complete("clcr-stream --pace m") == ["max"]
+    assert complete("clcr-stream sub --topics s") == ["session", "status"]
+    (tmp_path / "talk.mp4").touch()
+    for words in ("predict", "--input", "--camera"):
+        assert complete(f"clcr-stream {words} {tmp_path}/ta") == [f"{tmp_path}/talk.mp4"], words
+    for words in ("stop", "keys new", "--stream", "sub --topics"):
+        assert complete(f"clcr-stream {words} {tmp_path}/ta") == [], words
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
@@ -69,9 +81,16 @@ def test_zsh_takes_the_script(tmp_path: Path) -> None:
         "zpty -r z out '*ready*'\n"
         "zpty -w -n z $'clcr-stream sub --tim\\t'; zpty -r z out '*--timeout*' && echo found\n"
         "zpty -w -n z $'\\x15clcr-stream --pace m\\t'; zpty -r z out '*--pace max*' && echo found\n"
+        "zpty -w -n z $'\\x15clcr-stream sub --topics pre\\t'; zpty -r z out '*--topics prediction*' && echo found\n"
+        "zpty -w -n z $'\\x15clcr-stream --mic no\\t'; zpty -r z out '*--mic none*' && echo found\n"
         "zpty -d z\n"
     )
-    assert run("zsh", "-f", str(tmp_path / "driver")) == ["found", "found"]
+    assert run("zsh", "-f", str(tmp_path / "driver")) == ["found"] * 4
+
+
+def test_values_are_known_of_options_that_there_are() -> None:
+    usage = " ".join(parser.format_usage() for parser in completion.parsers().values())
+    assert all(f"[{name} " in usage for name in completion.WORDS)
 
 
 def test_every_option_of_every_command_is_in_every_script() -> None:

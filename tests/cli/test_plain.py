@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from clcr_stream.cli.plain import View, shown
-from clcr_stream.wire.messages import Latency, Message, Ticks, encode
+from clcr_stream.wire.messages import Latency, Message, Recording, Ticks, encode
 from wire_messages import prediction, session, status, words
 
 TICKS = Ticks(due=17, published=15, skipped={"late": 2, "invalid": 0})
@@ -47,6 +49,22 @@ def test_the_view_redraws_its_block_in_place_and_leaves_the_words_above_it() -> 
     (said,) = (text for text in drawn if "hello" in text)
     assert said.startswith(f"\x1b[{height}A\x1b[J")
     assert not blocks[8].startswith("\x1b["), "the block after the words starts a new one below them"
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_each_answer_says_that_faces_are_recorded_while_they_are(in_place: bool) -> None:
+    view = View(in_place)
+
+    def answered(seq: int, run: str = "a" * 16) -> bool:
+        text = view.show(prediction(seq, run=run))
+        assert "neutral" in text
+        return "REC faces and sound\n" in text
+
+    assert not answered(1)
+    view.show(status(recording=True, record=Recording(media=True)))
+    assert answered(11) and answered(21) and not answered(31, "b" * 16), "of another session nothing is known"
+    view.show(status(recording=True, record=Recording(media=True), state="goodbye"))
+    assert not answered(41)
 
 
 def test_with_several_streams_each_line_says_whose_it_is() -> None:

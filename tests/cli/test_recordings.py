@@ -5,17 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
+from clcr_stream.cli import play
 from clcr_stream.cli.main import main
+from clcr_stream.cli.replay import FOREIGN_BASELINES
+from clcr_stream.inference.baselines import Baseline
+from clcr_stream.recording import reader
 from clcr_stream.recording.reader import open_recording
 from clcr_stream.sources.synthetic.person import PersonOptions
 from clcr_stream.sources.synthetic.source import write_clip
+from clcr_stream.streams.profile import encode_baselines
 from clcr_stream.wire import messages
 from driving import socket_folder
 from tiny_bundle import write_bundle
@@ -96,6 +103,27 @@ def test_a_recording_is_an_input_whose_predictions_are_those_of_the_first_run(
     assert code == 0 and json.loads(out)["same"]
 
 
+def test_what_a_recording_was_recorded_with_and_is_played_without_is_said(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ("--bundle", tiny, "--transcript", "none")
+    media = ("--pace", "max", "--quiet", "--record", "a.mcap", "--record-media", "--gamma", "0.5")
+    assert run("--input", "test://?seconds=1", *given, *media)[0] == 0
+    assert "note:" not in run("--input", "a.mcap", *given, "--pace", "max", "--gamma", "0.5")[2]
+    theirs = encode_baselines({"vision": Baseline(np.zeros((3, 4), np.float32), np.ones(3, np.float32))}, "f" * 64)
+    about = reader.read_about
+    monkeypatch.setattr(reader, "read_about", lambda path: {**about(path), "baselines": theirs.decode()})
+    note = "note: a.mcap: recorded with gamma 0.5 (here 1), the baselines of a person (here none); `clcr-stream replay`"
+    assert note in run("--input", "a.mcap", *given, "--pace", "max")[2]
+    assert run("--input", "a.mcap", *given, "--pace", "max", "--quiet")[2] == ""
+    assert note in run("predict", "a.mcap", *given)[2]
+    assert note in run("report", "--input", "a.mcap", *given, "--out", "a.html")[2]
+    assert "recorded with gamma 0.5 (here 1), the baselines" in (tmp_path / "a.html").read_text()
+    code, out, err = run("replay", "a.mcap", "--bundle", tiny)
+    assert code == 0 and "same" in out and err == f"note: {FOREIGN_BASELINES}\n"
+
+
 def predictions(payloads: Any) -> Iterator[messages.Prediction]:
     for payload in payloads:
         if payload.startswith(b'{"type":"prediction"'):
@@ -149,6 +177,15 @@ def test_a_table_has_a_row_for_each_prediction(run: Run, talk: Path, tmp_path: P
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_table_as_parquet_does_not_go_to_a_file_named_as_standard_output_is(
+    talk: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("export", talk, "--parquet", "-")
+    assert code == 2 and "--parquet -: this does not go to standard output; give a new file" in err
+    assert not (tmp_path / "-").exists()
+
+
 def test_a_table_as_parquet_holds_numbers_as_numbers_and_nothing_for_what_is_not_known(
     run: Run, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +197,9 @@ def test_a_table_as_parquet_holds_numbers_as_numbers_and_nothing_for_what_is_not
     assert list(held) == list(table[0]) and held["tick"] == list(range(1, 41))
     for name, cells in held.items():
         assert ["" if cell is None else str(cell) for cell in cells] == [row[name] for row in table]
-    assert None in held["language_quality"]
+    assert None in held["acoustic_snr_db"], "too little was heard at first"
+    assert {"acoustic_quality", "language_quality"}.isdisjoint(held), "columns that would be empty in every row"
+    assert all(0 < share < 1 for share in held["vision_luma"]) and min(held["acoustic_level_dbfs"]) < 0
     monkeypatch.setattr("clcr_stream.cli.export.find_spec", lambda name: None)
     code, _, err = run("export", talk, "--parquet", tmp_path / "other.parquet")
     assert code == 2 and 'pip install "clcr-stream[parquet]"' in err
@@ -188,6 +227,93 @@ def test_files_are_predicted_with_one_set_of_engines_and_a_bad_one_does_not_stop
     code, out, _ = run("predict", "a.mp4", "--bundle", tiny, "--transcript", "none")
     assert code == 0 and out.startswith(f"a.mp4  {told[0]['label']} ") and "2.0 s" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a.srt", "b.mp4", "b.srt", "bad.mp4"]
+
+
+def test_a_part_and_a_region_of_a_clip_are_predicted_and_reported_as_a_run_takes_them(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "a.mp4", 2.0, PersonOptions(fps=15))
+    given = ("--bundle", tiny, "--transcript", "none", "--start", "0.4", "--end", "1.4")
+    code, out, _ = run("predict", "a.mp4", *given)
+    assert code == 0 and "1.0 s  face 100%" in out and "no face" not in out
+    corner = ("--region", "0,0,0.1,0.1")
+    code, out, _ = run("predict", "a.mp4", *given, *corner)
+    assert code == 0 and "1.0 s  face 0%" in out and "(no face was found in any picture)" in out
+    (row,) = csv.DictReader(io.StringIO(run("predict", "a.mp4", *given, *corner, "--csv", "-")[1]))
+    assert row["note"] == "no face was found in any picture" and row["error"] == ""
+    code, _, err = run("report", "--input", "a.mp4", *given, *corner, "--gamma", "0.5", "--out", "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert code == 0 and "5 predictions" in err and "no face was found in any picture" in page
+
+
+def test_a_file_s_name_moves_no_cursor_and_adds_no_line(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, shown = "e\x1b[31mvil\n.mp4", "e·[31mvil .mp4"
+    write_clip(tmp_path / name, 1.0, PersonOptions(fps=15))
+    given = ("--bundle", tiny, "--transcript", "none")
+    code, out, err = run("predict", name, f"no{name}", *given)
+    assert code == 3 and out.startswith(f"{shown}  ") and out.count("\n") == err.count("\n") == 1
+    assert f"no{shown}: no such file" in err
+    said = run("report", "--input", name, *given, "--out", f"{name}.html")[2]
+    said += run("predict", name, *given, "--csv", f"{name}.csv")[2]
+    assert said.count(shown) == said.count("\n") == 2
+    for arguments in (("replay", name), ("export", name, "--csv", "-"), ("--input", f"no{name}"), (name,)):
+        code, out, err = run(*arguments)
+        assert code in (2, 3) and out == "" and err.count("\n") == 1 and "\x1b" not in err
+    code, _, err = run("--input", name, *given, "--pace", "max")
+    assert code == 0 and "\x1b" not in err and "saw 1.0 s" in err and err.count("\n") > 3, "a summary of several lines"
+
+
+class SeenLine:
+    """In place of the status line: what it would show at the end of each file."""
+
+    shown: ClassVar[list[str]] = []
+
+    def __init__(self, show: Callable[[int | None], str], out: object) -> None:
+        assert out is sys.stderr
+        self._show = show
+
+    def __enter__(self) -> None:
+        self.shown.append(self._show(None))
+
+    def __exit__(self, *_: object) -> None:
+        self.shown.append(self._show(None))
+
+
+def test_a_line_says_how_far_a_file_is_whose_answers_come_one_by_one(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(play, "StatusLine", SeenLine)
+    SeenLine.shown.clear()
+    write_clip(tmp_path / "a.mp4", 2.0, PersonOptions(fps=15))
+    rows: list[str] = []
+
+    def put_row(text: str) -> None:
+        rows.append(f"{text.count(',')} {len(SeenLine.shown)}")
+
+    monkeypatch.setattr("clcr_stream.cli.tables.put", put_row)
+    given = ("--bundle", tiny, "--transcript", "none", "--end", "1")
+    code, _, _ = run("predict", "a.mp4", "none.mp4", "a.mp4", *given, "--csv", "-")
+    assert code == 3 and [row.split()[1] for row in rows] == ["2", "2", "4"], "a row before the next file begins"
+    assert SeenLine.shown[0] == "a.mp4 (1 of 3): being opened" and SeenLine.shown[2].startswith("a.mp4 (3 of 3)")
+    assert SeenLine.shown[1].startswith("0:01.0 of 0:01.0  a.mp4 (1 of 3)  ")
+    SeenLine.shown.clear()
+    assert run("report", "--input", "a.mp4", *given[:4], "--out", "a.html")[0] == 0
+    assert SeenLine.shown[1].startswith("0:02.0 of 0:02.0  a.mp4  ")
+
+
+def test_flags_that_are_wrong_for_every_clip_are_one_line_for_all_of_them(run: Run, tiny: Path, tmp_path: Path) -> None:
+    for given, why in (
+        (("--region", "2,2,2,2"), "not inside the picture"),
+        (("--start", "3", "--end", "2"), "the end after the start"),
+        (("--face-model", tmp_path / "none.onnx"), "none.onnx"),
+    ):
+        code, out, err = run("predict", "a.mp4", "b.mp4", "--bundle", tiny, *given)
+        assert code == 2 and out == "" and why in err and err.count("\n") == 1
 
 
 def test_a_report_of_a_clip_a_recording_and_of_lines_say_the_same(run: Run, tiny: Path, tmp_path: Path) -> None:

@@ -66,11 +66,41 @@ def test_sub_reads_a_curve_endpoint_with_an_allowed_key_only(keys: Path, capsys:
         assert main([*sub, "--timeout", "20", *curve, str(keys / "reader.key_secret")]) == 0
         assert json.loads(capsys.readouterr().out)["type"] == "status"
         assert main([*sub, "--timeout", "0.5", *curve, str(keys / "stranger.key_secret")]) == 6
+        said = capsys.readouterr().err
+        assert "refuses our key; run `clcr-stream keys allow` there, or check --curve-server" in said
+        assert main([*sub, "--timeout", "0.5"]) == 6
+        assert "refuses readers without a key; give --curve-secret and --curve-server" in capsys.readouterr().err
+
+
+def test_a_sub_that_waits_without_end_says_once_that_it_is_refused(keys: Path) -> None:
+    server = CurveServer(keys / "server.key_secret", keys / "allowed")
+    options = PublishOptions(endpoint="tcp://127.0.0.1:*", heartbeat_ms=50, curve=server)
+    with Publisher(options, lambda: some_status("default")) as found:
+        command = [sys.executable, "-m", "clcr_stream", "sub", found.endpoint]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            try:
+                assert process.stderr.readline().startswith(f"waiting: {found.endpoint} refuses readers without a key")
+                assert eventually(lambda: found.refused > 5, 30)
+            finally:
+                process.terminate()
+            assert process.stderr.read() == "" and process.wait(20) == 0
 
 
 def test_sub_with_nobody_there_gives_up_with_code_6(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sub", "--stream", "nobody", "--timeout", "0.1"]) == 6
     assert "is `clcr-stream` running there?" in capsys.readouterr().err
+
+
+def test_a_sub_whose_condition_nothing_meets_gives_up_too(
+    publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sub = ["sub", "--stream", "here", "--topics", "status", "--count", "1", "--where"]
+    assert main([*sub, "state == goodbye", "--timeout", "0.5"]) == 6
+    said = capsys.readouterr().err
+    assert f"no message on {publisher.endpoint}" in said
+    assert "for which --where 'state == goodbye' holds, for 0.5 s" in said
+    assert main([*sub, "seq > 0", "--timeout", "20"]) == 0
 
 
 def test_topics_may_be_separated_by_commas_and_spaces(capsys: pytest.CaptureFixture[str]) -> None:

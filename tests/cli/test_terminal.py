@@ -71,20 +71,25 @@ def test_why_a_source_is_not_there_is_told_once_until_it_comes_back() -> None:
     notices = Notices()
     assert notices.new(camera("starting", "no line yet")) == []
     assert notices.new(camera("absent", "no such camera; looking every second")) == [
-        "camera 0: absent: no such camera; looking every second"
+        "warning: camera 0: absent: no such camera; looking every second"
     ]
     assert notices.new(camera("absent", "no such camera; looking every second")) == []
     assert notices.new(camera("live")) == ["camera 0: back"]
     assert notices.new(camera("live")) == []
-    assert notices.new(camera("stale", "no new picture for 1.1 s")) == ["camera 0: stale: no new picture for 1.1 s"]
+    assert notices.new(camera("stale", "no new picture for 1.1 s")) == [
+        "warning: camera 0: stale: no new picture for 1.1 s"
+    ]
     assert notices.new(camera("stale", "no new picture for 1.6 s")) == []
-    assert notices.new(camera("failed", "broken")) == ["camera 0: failed: broken"]
+    assert notices.new(camera("failed", "broken")) == ["warning: camera 0: failed: broken"]
 
 
 def test_the_same_camera_name_in_two_streams_is_told_for_each_with_its_stream() -> None:
     notices = Notices()
     left, right = camera("absent", "gone", "left"), camera("absent", "gone", "right")
-    assert notices.new(left + right) == ["left: camera 0: absent: gone", "right: camera 0: absent: gone"]
+    assert notices.new(left + right) == [
+        "warning: left: camera 0: absent: gone",
+        "warning: right: camera 0: absent: gone",
+    ]
     assert notices.new(left + camera("live", stream="right")) == ["right: camera 0: back"]
 
 
@@ -99,7 +104,7 @@ def test_what_a_person_can_do_about_a_live_source_is_said_once() -> None:
     assert notices.new(camera("live")) == []
     assert notices.new(camera("live", hint)) == [f"camera 0: {hint}"]
     assert notices.new(camera("live", hint)) == notices.new(camera("live")) == []
-    assert notices.new(camera("stale", "no new picture")) == ["camera 0: stale: no new picture"]
+    assert notices.new(camera("stale", "no new picture")) == ["warning: camera 0: stale: no new picture"]
 
 
 class Clock:
@@ -121,7 +126,7 @@ def test_a_camera_that_comes_and_goes_is_told_a_few_times_and_then_once_a_minute
             lines += notices.new(camera(state, "no new picture" if state == "stale" else None))
             clock.now_ns += NS_PER_S
     assert 20 <= len(lines) <= 30
-    assert lines[:6] == ["camera 0: stale: no new picture", "camera 0: back"] * 3
+    assert lines[:6] == ["warning: camera 0: stale: no new picture", "camera 0: back"] * 3
     assert lines[6].endswith("changes before that were not shown)")
     counted = sum(int(line.rsplit("(", 1)[1].split()[0]) for line in lines if "(" in line)
     assert 1200 - 120 <= counted + len(lines) <= 1200, "every change is shown or counted, but for the last minute's"
@@ -135,7 +140,23 @@ def test_a_source_that_stays_away_after_it_had_come_and_gone_is_told_in_the_end(
         notices.new(camera("live"))
     clock.now_ns += 61 * NS_PER_S
     (line,) = notices.new(camera("failed", "unplugged"))
-    assert line.startswith("camera 0: failed: unplugged (") and notices.new(camera("failed", "unplugged")) == []
+    assert (
+        line.startswith("warning: camera 0: failed: unplugged (") and notices.new(camera("failed", "unplugged")) == []
+    )
+
+
+def test_refused_readers_are_told_at_once_and_then_once_a_minute_with_their_number() -> None:
+    clock = Clock()
+    notices = Notices(clock)
+    lines = []
+    for count in range(1201):  # a reader that tries again ten times a second, for two minutes
+        lines += notices.new([View("left", Account(), (), refused=count)])
+        clock.now_ns += NS_PER_S // 10
+    assert [line.split(" (")[0] for line in lines] == [f"warning: connections refused: {count}" for count in (1, 601)]
+    clock.now_ns += 61 * NS_PER_S
+    two = [View("left", Account(), (), refused=1201), View("right", Account(), ())]
+    assert [line.split(" (")[0] for line in notices.new(two)] == ["warning: left: connections refused: 1201"]
+    assert notices.new(two) == []
 
 
 def test_a_narrow_terminal_keeps_the_label_and_the_counts() -> None:
@@ -196,6 +217,16 @@ def test_a_terminal_gets_one_line_rewritten_and_a_file_gets_plain_lines(terminal
     assert "all is well" in out.text
     assert ("\x1b[K" in out.text) is terminal
     assert out.text.endswith("\x1b[K" if terminal else "\n")
+
+
+def test_a_source_s_name_moves_no_cursor_and_adds_no_line() -> None:
+    out, told = Lines(terminal=False), Lines(terminal=False)
+    with StatusLine(lambda _: "file a\x1b[2J\nb.mp4", out, 0.001):  # type: ignore[arg-type]
+        assert out.written.wait(10)
+    assert set(out.text.splitlines()) == {"file a·[2J b.mp4"}
+    with StatusLine(lambda _: "", told, 3600.0, lambda: ["file a\x1b[2J\nb.mp4: failed"]):  # type: ignore[arg-type]
+        pass
+    assert set(told.text.splitlines()) == {"file a·[2J b.mp4: failed"}
 
 
 @pytest.mark.parametrize("name", ["dumb", ""])

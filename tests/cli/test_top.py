@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.cells import cell_len
 
 import clcr_stream
@@ -26,7 +28,8 @@ from clcr_stream.cli.main import main
 from clcr_stream.cli.screen import keys_in
 from clcr_stream.cli.top import Top
 from clcr_stream.clock import NS_PER_S
-from clcr_stream.wire.messages import Source
+from clcr_stream.sources.health import State
+from clcr_stream.wire.messages import Recording, Source
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from clcr_stream.wire.watched import Watched
 from clcr_stream.wire.watcher import Place, Watcher
@@ -35,7 +38,11 @@ from wire_messages import ORIGIN_NS, prediction, read, session, status, words
 
 EMOTIONS = {"neutral": 0.1, "sad": 0.05, "happy": 0.7, "surprise": 0.05, "fear": 0.05, "anger": 0.05}
 LABELS = tuple(EMOTIONS)
-CAMERA = Source(name="0", kind="camera", state="waiting", reason="no such camera", counts={"frames_late": 3})
+CAMERA = Source(name="0", kind="camera", state="absent", reason="no such camera", counts={"frames_late": 3})
+MEASURED = prediction(1).modalities
+SOUND = {"level_dbfs": -20.0, "noise_dbfs": -60.2, "snr_db": 25.0, "speech_share": 0.4}
+HEARD = replace(MEASURED, acoustic=replace(MEASURED.acoustic, numbers=SOUND))
+FINE = {"live": "green", "starting": "dim", "ended": "dim"}
 RUNTIME = str(Path(clcr_stream.__file__).parents[1])
 
 
@@ -48,7 +55,7 @@ def known(name: str = "left", value: float | None = None) -> Watched:
         watched.take(read(words(text, str(number), name, start_ns=number, end_ns=number + 1)), 0)
     for seq in range(1, 101):
         probs = EMOTIONS if value is None else None
-        watched.take(read(prediction(seq, probs, name, value=value, latency_ms=60.0 + seq % 20)), 0)
+        watched.take(read(prediction(seq, probs, name, value=value, latency_ms=60.0 + seq % 20, modalities=HEARD)), 0)
     return watched
 
 
@@ -81,18 +88,55 @@ def test_every_size_is_filled_exactly(columns: int, rows: int, blocks: bool, now
 def test_all_that_the_messages_say_is_shown_in_80_columns(top: Top) -> None:
     lines = text_of(top.lines((80, 30), Signs(), 0))
     assert lines[0] == "clcr-stream top  [left]   right"
-    assert lines[1] == "left  running 0:01:01  RECORDING  default abababab on onnxruntime"
+    assert lines[1] == "left  REC faces and sound  running 0:01:01  default abababab on onnxruntime"
     assert [line for line in lines if re.match(r"> happy +0\.70 █+[▉-▏]? +[▁-█]+$", line)], lines
     assert '  "I did not expect that, 日本語 ·[2J and 😀"' in lines
-    assert [
-        line for line in lines if re.match(r"  vision 0\.25 █+[▉-▏]? +0\.50 █+[▉-▏]? +0\.90  100 % +12 ms$", line)
-    ], lines
+    assert [line for line in lines if re.match(r"  vision 0\.25 █+[▉-▏]? +0\.50 █+[▉-▏]?  +100 % +12 ms$", line)], lines
     assert [
         line for line in lines if re.match(r"  3      0\.50 █+[▉-▏]? +vision 100 %  sound  12 %  words   0 %", line)
     ]
-    assert "  camera 0 waiting: no such camera  frames_late 3" in lines
+    assert "  vision quality 0.90  light 50 %  sharpness 120" in lines, "what is null is left out"
+    assert "  sound  level -20 dBFS  noise -60 dBFS  SNR 25 dB  speech 40 %" in lines
+    assert "  camera 0 absent: no such camera  frames_late 3" in lines
     assert [line for line in lines if line.startswith("  latency p50 70 ms  p99 79 ms")]
     assert "  299 of 300 ticks published, skipped: late 1" in lines
+
+
+def test_a_recording_of_faces_is_shown_however_small_the_terminal_until_the_session_is_gone(top: Top) -> None:
+    watched = top.watcher.streams["left"]
+    watched.take(read(status("left", recording=True, record=Recording(media=True), state="running")), 0)
+    for size in ((80, 30), (40, 20), (30, 6)):
+        assert text_of(top.lines(size, Signs(), 0))[1].startswith("left  REC faces and sound"), size
+    watched.take(read(status("left", recording=True, record=Recording(media=True), state="goodbye")), 0)
+    assert text_of(top.lines((80, 30), Signs(), 0))[1].startswith("left  goodbye 0:01:01  default")
+
+
+def test_refused_connections_are_counted(top: Top) -> None:
+    for count, size in ((22, (80, 30)), (22, (40, 20)), (0, (80, 30))):
+        top.watcher.streams["left"].take(read(status("left", sources=(CAMERA,), refused_peers=count)), 0)
+        lines = [line for line in text_of(top.lines(size, Signs(), 0)) if "refused" in line]
+        assert lines == (["  connections refused: 22"] if count else []), size
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_what_is_wrong_with_a_source_stands_out_whatever_it_is(top: Top, state: State) -> None:
+    source = Source(name="0", kind="camera", state=state, reason="why")
+    top.watcher.streams["left"].take(read(status("left", sources=(source,))), 0)
+    pieces = [piece for line in top.lines((80, 30), Signs(), 0) for piece in line]
+    assert [style for text, style in pieces if text == state] == [
+        FINE.get(state, "bold red" if state == "failed" else "yellow")
+    ]
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_terminal_of_20_lines_shows_the_sources_and_has_no_empty_lines_below(top: Top, columns: int) -> None:
+    microphone = Source(name="default", kind="microphone", state="silent", reason="digital silence")
+    top.watcher.streams["left"].take(read(status("left", sources=(CAMERA, microphone), refused_peers=0)), 0)
+    lines = text_of(top.lines((columns, 20), Signs(), 0))
+    assert "  camera 0 absent: no such camera  fram" in "\n".join(lines)
+    assert "  microphone default silent: digital si" in "\n".join(lines)
+    assert [line for line in lines if line.startswith('  "I did not') or "😀" in line], "the words have the last line"
+    assert lines[-2] and lines.count("") <= 1, "a line that is empty lies between two groups"
 
 
 def test_a_regression_is_shown_on_its_scale(top: Top) -> None:
@@ -107,7 +151,7 @@ def test_a_small_terminal_keeps_the_probabilities_and_a_wide_one_has_streams_sid
     small = text_of(top.lines((40, 10), Signs(), 0))
     assert sum(bool(re.match(r"[> ] (neutral|sad|happy|surprise|fear|anger) +0\.\d\d ", line)) for line in small) == 6
     wide = text_of(top.lines((200, 40), Signs(), 0))
-    assert "left  running" in wide[1] and "right  running" in wide[1]
+    assert re.match(r"left .* right  ", wide[1])
 
 
 def test_a_pause_keeps_what_is_shown_while_messages_go_on(top: Top) -> None:
@@ -239,6 +283,16 @@ def test_wrong_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     for arguments in (["http://x"], ["a", "a"], ["--curve-secret", "x"], ["--colour"]):
         assert main(["top", "--plain", *arguments]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_marks_that_could_not_be_written_are_told_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target, why in ((tmp_path / "none/marks.jsonl", "there is no folder"), (tmp_path, "cannot be written")):
+        assert main(["top", "--plain", "--marks", str(target), "no stream", "either"]) == 2
+        assert f"--marks {str(target)!r}: {why}" in capsys.readouterr().err
+    assert main(["top", "--plain", "--marks", str(tmp_path / "marks.jsonl"), "no stream"]) == 2
+    assert "'no stream': not understood" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_size_that_changes_in_the_middle_of_a_drawing_has_the_next_one_begin_anew(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from typing import Any
 
 import msgspec
@@ -95,6 +96,21 @@ def test_csv_is_read_back_with_a_column_for_each_label_and_no_formula() -> None:
     assert len(rows) == 2 and rows[0] == rows[1]
     assert (rows[0]["label"], rows[0]["probs.anger"], rows[0]["missed"]) == ("anger", "0.8", "2")
     assert rows[0]["degraded"] == "'=cmd no_words" and rows[0]["value"] == "-0.5"
+
+
+def test_a_table_within_a_table_becomes_columns_and_what_cannot_is_json() -> None:
+    columns = Columns(fields_of("modalities,levels.weights", "prediction"), as_csv=True)
+    head, cells = (next(csv.reader([line])) for line in columns.lines(message()))
+    assert len(head) == len(cells) and {cell for cell in cells if "{" in cell} == {"{}"}, "numbers of words"
+    row = dict(zip(head, cells, strict=True))
+    assert row["modalities.vision.quality"] == "0.9" and row["modalities.vision.present"] == "true"
+    assert row["levels.weights"] == "0.2 0.3 0.5"
+    columns = Columns(fields_of("sources,record,degraded", "status"), as_csv=True)
+    columns.lines(plain(status(record=None)))
+    (line,) = columns.lines(plain(status(degraded=("no_face", "late"))))
+    sources, record, degraded = next(csv.reader([line]))
+    assert json.loads(sources)[0]["kind"] == "camera" and json.loads(record)["media"] is True
+    assert degraded == "no_face late"
 
 
 def test_a_table_stands_in_columns_and_says_their_names_again() -> None:

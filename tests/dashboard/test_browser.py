@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from browser import Browser, chromium
 from clcr_stream.dashboard.server import Dashboard
@@ -21,8 +23,11 @@ from wire_messages import HOP_NS, ORIGIN_NS, prediction, session, status, tokens
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium: CLCR_BROWSER=1 scripts/test installs it")
 
 EMOTIONS = {"neutral": 0.1, "sad": 0.05, "happy": 0.7, "surprise": 0.05, "fear": 0.05, "anger": 0.05}
+MEASURED = prediction(1).modalities
+HEARD = replace(MEASURED, acoustic=replace(MEASURED.acoustic, numbers={"level_dbfs": -20.0, "speech_share": 0.4}))
 HTML = "<img src=x onerror=alert(1)> it's <b>bold</b>"
 LABEL = "document.getElementById('answer-label').textContent"
+RECORDING = "document.getElementById('recording').textContent"
 BANNER = "document.getElementById('banner').textContent"
 
 
@@ -45,7 +50,7 @@ class Talking:
         while not self._stop.wait(HOP_NS / 1e9):
             seq += 1 if seq != 105 else 300  # a minute without an answer: then there is a past to scroll back to
             end_ns = origin_ns + seq * HOP_NS
-            self._publisher.publish(prediction(seq, self._probs, "left", self._run))
+            self._publisher.publish(prediction(seq, self._probs, "left", self._run, modalities=HEARD))
             window = Window(start_ns=end_ns - 6 * 10**9, end_ns=end_ns)
             self._publisher.publish(tokens(seq, "left", self._run, window=window))
             if seq % 10 == 0:
@@ -87,9 +92,12 @@ def test_a_person_watches_a_session_through_its_restart(
     browser.eventually(BANNER, lambda text: "waiting for a session of this name" in text)
     with Talking(endpoint, "a" * 16, "happy"):
         assert browser.eventually(LABEL, lambda text: text == "happy")
+        browser.eventually(RECORDING, lambda text: text == "REC faces and sound")
+        refused_connections_are_counted(browser, endpoint)
         updates_with_five_a_second(browser)
         nothing_of_the_token_is_left_in_the_address(browser)
         words_are_text(browser)
+        what_was_measured_is_shown(browser)
         a_screen_reader_finds_names(browser)
         keys_select_a_span(browser)
         the_selection_is_exported(browser, tmp_path)
@@ -97,6 +105,7 @@ def test_a_person_watches_a_session_through_its_restart(
         light_and_dark_differ(browser)
         a_phone_needs_no_scrolling_sideways(browser)
     browser.eventually(BANNER, lambda text: text == "the session has ended; waiting for the next one")
+    browser.eventually(f"{RECORDING} === '' && document.getElementById('recording').hidden")
     with Talking(endpoint, "b" * 16, "fear"):
         assert browser.eventually(LABEL, lambda text: text == "fear")
         browser.eventually("document.getElementById('banner').hidden")
@@ -105,6 +114,25 @@ def test_a_person_watches_a_session_through_its_restart(
     assert browser.logs == []
     own = f"127.0.0.1:{dashboard.guard.port}"
     assert {re.sub(r"^\w+://([^/]*).*", r"\1", url) for url in browser.asked} == {own}
+
+
+def what_was_measured_is_shown(browser: Browser) -> None:
+    """What is null is left out; no column for a quality that sound and words do not have."""
+    lines = browser.eventually("[...document.querySelectorAll('#numbers li')].map((line) => line.textContent)")
+    assert lines == ["Pictures: quality 0.90, light 50 %, sharpness 120", "Sound: level −20 dBFS, speech 40 %"]
+    heads = browser.ask("[...document.querySelectorAll('#modalities th[scope=col]')].map((head) => head.textContent)")
+    cells = browser.ask("document.querySelector('#modalities tbody tr').cells.length")
+    assert "Quality" not in heads and len(heads) == cells
+
+
+def refused_connections_are_counted(browser: Browser, endpoint: str) -> None:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(endpoint.removeprefix("ipc://"))
+        # A ZMTP 3.1 greeting that asks for CURVE, of a publisher without it.
+        peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15) + b"\x00" + bytes(31))
+        browser.eventually(
+            "document.getElementById('ticks').textContent", lambda text: "connections refused: 1" in text
+        )
 
 
 def updates_with_five_a_second(browser: Browser) -> None:

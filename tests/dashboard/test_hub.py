@@ -7,6 +7,7 @@ import base64
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from clcr_stream.clock import NS_PER_MS
 from clcr_stream.dashboard.hub import MAX_CLIENTS, QUEUED, Client, Hub
 from clcr_stream.wire.client import Received
-from clcr_stream.wire.messages import Message
+from clcr_stream.wire.messages import Message, Recording
 from clcr_stream.wire.watched import Watched
 from clcr_stream.wire.watcher import Place, Watcher
 from wire_messages import HOP_NS, ORIGIN_NS, prediction, read, session, status, tokens, words
@@ -134,6 +135,18 @@ def test_a_page_is_told_what_is_waited_for_and_that_it_came(watcher: Fed) -> Non
     assert told(client)[-1]["waiting"] == "nothing heard for 10 s; waiting for the session to come back"
 
 
+def test_a_page_is_told_that_faces_are_recorded_until_the_session_is_gone(watcher: Fed) -> None:
+    hub, client = Hub(watcher), Client()
+    watcher.waiting = [status("left", recording=True, record=Recording(media=True))]
+    hub.turn(time.monotonic_ns())
+    hub.add(client)
+    hub.watch(client, "left")
+    assert told(client)[-1]["recording"] == "REC faces and sound"
+    watcher.waiting = [status("left", recording=True, record=Recording(media=True), state="goodbye")]
+    hub.turn(time.monotonic_ns())
+    assert told(client)[-1]["recording"] == ""
+
+
 def test_too_many_pages_are_refused(watcher: Fed) -> None:
     hub = Hub(watcher)
     clients = [Client() for _ in range(MAX_CLIENTS + 1)]
@@ -152,7 +165,11 @@ def test_a_table_holds_the_moments_of_its_span_and_no_formula(watcher: Fed) -> N
     assert [row[head.index("seq")] for row in rows] == ["4", "5", "6"]
     assert "'=1+1" in head and rows[0][head.index("label")] == "'=1+1"
     assert rows[0][head.index("time")] == "2026-11-20T18:00:00.800Z"
-    assert rows[0][head.index("'=1+1")] == "0.75" and rows[0][head.index("quality_words")] == ""
+    assert (
+        rows[0][head.index("'=1+1")] == "0.75"
+        and "quality_words" not in head
+        and rows[0][head.index("quality_vision")] == "0.9"
+    )
     assert all(len(row) == len(head) for row in rows)
     assert hub.table("middle", 0, 1) is None
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import pytest
@@ -25,6 +25,7 @@ import clcr_stream
 from clcr_stream.cli.main import main
 from clcr_stream.dashboard.server import Dashboard, page_files
 from clcr_stream.errors import ConfigError
+from clcr_stream.sources.health import State
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from clcr_stream.wire.watcher import Place, Watcher
 from media import eventually
@@ -105,6 +106,17 @@ def test_the_page_has_no_inline_script_and_names_no_other_host() -> None:
         hosts = set(re.findall(r"(?:https?|wss?)://([\w.${}-]+)", data.decode())) - {"www.w3.org"}  # a namespace of SVG
         assert hosts <= {"${location.host}"}, path
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", data.decode()), path
+
+
+def test_every_state_of_a_source_has_its_mark_on_the_page() -> None:
+    """What has no rule of its own has that of something that is not as it should be, so none can lack one."""
+    style = page_files()["/style.css"][1].decode()
+    rules = re.findall(r"^(.*\.dot) \{.* background: var\(--(\w+)\)", style, re.MULTILINE)
+    colours = {name: colour for names, colour in rules for name in re.findall(r'"(\w+)"', names) or ["any"]}
+    assert colours == {"any": "warn", "running": "good", "live": "good", "starting": "soft", "ended": "soft"} | {
+        "failed": "bad"
+    }
+    assert colours.keys() - set(get_args(State)) == {"any", "running"}, "and none is styled that does not exist"
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,21 @@ def test_home_assistant_finds_a_session_on_a_real_broker_and_sees_it_go(endpoint
         assert not any("hello" in text for texts in got.values() for text in texts)
 
 
+def test_the_bridge_waits_for_a_broker_that_is_not_there_yet(endpoint: str) -> None:
+    with socket.socket() as broker:
+        broker.bind(("127.0.0.1", 0))
+        port = str(broker.getsockname()[1])
+        with started(sys.executable, str(EXAMPLES / "mqtt_bridge.py"), "--port", port, "--endpoint", endpoint) as lines:
+            assert eventually(has(lines, f"no broker at 127.0.0.1:{port}; trying again"), 30), lines
+            broker.listen()
+            broker.settimeout(60)
+            connection, _ = broker.accept()
+            with connection:
+                connection.settimeout(60)
+                assert connection.recv(1) == b"\x10", "MQTT's CONNECT"
+        assert not any("Traceback" in line for line in lines)
+
+
 @pytest.mark.skipif(
     shutil.which("g++") is None or not Path("/usr/include/zmq.hpp").exists(), reason="no g++ or no cppzmq"
 )

@@ -182,10 +182,18 @@ def test_log_lines_are_objects_not_too_many_and_errors_always_come(time: Time) -
     assert lines[-1]["message"] == "half a line" and lines[-2]["suppressed"] == 30
 
 
+def test_log_lines_have_the_level_of_what_a_person_reads(time: Time) -> None:
+    out = io.StringIO()
+    log = JsonLog(out, time)
+    log.write("clcr-stream: error: no\nwarning: camera 0: lost: unplugged\ncamera 0: back\n")
+    found = [(line["level"], line["message"]) for line in map(json.loads, out.getvalue().splitlines())]
+    assert found == [("error", "no"), ("warning", "camera 0: lost: unplugged"), ("info", "camera 0: back")]
+
+
 def test_a_session_serves_its_metrics_and_logs_lines_of_json(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle")
     command = [sys.executable, "-m", "clcr_stream", "--bundle", str(tmp_path / "bundle"), "--metrics", "127.0.0.1:0"]
-    command += ["--camera", "none", "--mic", "test://", "--log-format", "json"]
+    command += ["--camera", "/dev/video97", "--mic", "test://", "--log-format", "json"]
     settings = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     with (
         subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True) as process,
@@ -212,5 +220,8 @@ def test_a_session_serves_its_metrics_and_logs_lines_of_json(tmp_path: Path) -> 
         process.terminate()
         rest = process.stderr.read()
         patience.cancel()
-    assert all({"at", "monotonic_ns", "level", "message"} <= json.loads(line).keys() for line in rest.splitlines())
+    lines = [json.loads(line) for line in rest.splitlines()]
+    assert all({"at", "monotonic_ns", "level", "message"} <= line.keys() for line in lines)
+    (warned,) = (line["message"] for line in lines if line["level"] == "warning")
+    assert warned.startswith("camera /dev/video97: absent: no such camera")
     assert "ticks " in rest

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 
-from clcr.training import checkpoint, loso, start, train
-from clcr.training.cli import STOPPED_CODE, train_main
+from clcr.training import checkpoint, start, train
+from clcr.training.cli import train_main
 from clcr.training.feed import Feed, hide
 from clcr.training.optimisation import Average, build_optimizer, rate_factor
 from clcr.training.plots import plot_curves
 from clcr.training.recipe import Recipe, load_recipe
 from clcr_stream.clock import VirtualClock
 from clcr_stream.errors import ConfigError
-from tiny_packs import SPEAKERS, write_packs
+from tiny_packs import write_packs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -344,158 +343,6 @@ def test_the_command_trains_stops_with_its_code_and_reports_errors_in_one_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clcr-train: ")]
     assert len(lines) == 2
     assert "no such file" in lines[1]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that never saw the speakers of packs/clips."""
-    with _in_a_folder_of_packs(tmp_path_factory, "base") as (folder, patch):
-        patch.setattr(train, "plot_curves", lambda *_: None)
-        return folder / _base(load_recipe(CONFIGS / "train_tiny.yaml"))
-
-
-def _base(recipe: Recipe) -> Path:
-    uses = tuple(use for use in recipe.train if use.pack != "packs/clips")
-    dev = tuple(use for use in recipe.dev if use.pack != "packs/clips")
-    recipe = _changed(recipe, train=uses, dev=dev, steps=1, best=msgspec.structs.replace(recipe.best, of=("texts/L",)))
-    train.train(train.start_run(Path("base"), recipe, start.new_model(recipe)))
-    return Path("base/final")
-
-
-def test_leaving_one_speaker_out_scores_every_speaker_once_and_skips_finished_folds(recipe: Recipe, base: Path) -> None:
-    recipe = _changed(recipe, steps=2)
-    report = loso.leave_one_speaker_out(Path("loso"), recipe, base, (Path("packs/clips"),))
-    assert report["complete"]
-    assert tuple(report["folds"]) == SPEAKERS
-    folds = [checkpoint.read_json(Path("loso", f"speaker_{speaker}.json")) for speaker in SPEAKERS]
-    assert sorted(name for fold in folds for name in fold["ids"]) == sorted({n for f in folds for n in f["ids"]})
-    assert report["pooled"]["VA"]["n"] == 36  # all clips with video and sound
-    assert {"V", "A", "VA"} == report["pooled"].keys() == report["folds"]["s1"].keys()
-    pooled = np.concatenate([np.argmax(fold["subsets"]["VA"]["logits"], 1) == fold["targets"] for fold in folds])
-    assert report["pooled"]["VA"]["accuracy"]["value"] == pytest.approx(pooled.mean())
-    stamps = [Path("loso", f"speaker_{speaker}.json").stat().st_mtime_ns for speaker in SPEAKERS]
-    again = loso.leave_one_speaker_out(Path("loso"), recipe, base, (Path("packs/clips"),))
-    assert again["pooled"] == report["pooled"]
-    assert stamps == [Path("loso", f"speaker_{speaker}.json").stat().st_mtime_ns for speaker in SPEAKERS]
-    assert "pooled VA" in loso.summary(again)
-
-
-def test_a_fold_leaves_several_speakers_out_and_begins_where_the_recipe_does(recipe: Recipe) -> None:
-    recipe = _changed(recipe, steps=1)
-    seen: list[tuple[str, ...]] = []
-
-    def watched(run: train.Run) -> str:
-        seen.append(run.leave_out)
-        return train.train(run)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loso, "train", watched)
-        report = loso.leave_one_speaker_out(Path("loso"), recipe, None, (Path("packs/clips"),), 2)
-    assert seen == [("clips/s1", "clips/s3"), ("clips/s2",)]
-    assert report["complete"] and report["init"] is None and report["pooled"]["VA"]["n"] == 36
-    with pytest.raises(ConfigError, match="--speakers-per-fold 3: clips has 3, so 1 to one less"):
-        loso.leave_one_speaker_out(Path("loso"), recipe, None, (Path("packs/clips"),), 3)
-
-
-def test_a_model_with_baselines_is_also_scored_after_20_s_of_the_left_out_speaker(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loso, "pack_speakers", lambda *_: SPEAKERS[:1])  # one fold: the test above runs them all
-    recipe = _changed(recipe, steps=2, model=recipe.model | {"baseline": True})
-    report = loso.leave_one_speaker_out(Path("loso"), recipe, _base(recipe), (Path("packs/clips"),))
-    fold = checkpoint.read_json(Path("loso", f"speaker_{SPEAKERS[0]}.json"))
-    assert fold["after_20_s"]["VA"]["logits"] != fold["subsets"]["VA"]["logits"]
-    assert report["pooled_after_20_s"]["VA"]["n"] == report["pooled"]["VA"]["n"]
-    assert "after 20 s VA" in loso.summary(report)
-
-
-def test_the_folds_of_a_regression_are_scored_as_values(tmp_path: Path) -> None:
-    targets = {"s1": [1.0, -2.0, 0.0], "s2": [3.0, -1.0, -0.5]}
-    for speaker, wanted in targets.items():
-        outputs = {
-            "A": [[-value] for value in wanted],
-            "L": [[value] for value in wanted],
-            "AL": [[1.0] for _ in wanted],
-        }
-        subsets = {subset: {"logits": said, "unseen": 0, "mae": 0.5} for subset, said in outputs.items()}
-        fold = {"speaker": speaker, "targets": wanted, "subsets": subsets, "seconds": 1.0}
-        checkpoint.write_json(tmp_path / f"speaker_{speaker}.json", fold)
-    report = loso.pooled(tmp_path, ("s1", "s2"), None)
-    assert {name: scores["acc2"]["value"] for name, scores in report["pooled"].items()} == {
-        "A": 0.0,
-        "L": 1.0,
-        "AL": 0.4,
-    }
-    assert report["pooled_by_speaker"]["L"]["corr"]["value"] == pytest.approx(1.0)
-    assert report["fusion"]["AL"]["gain"]["best_branch"]["value"] == pytest.approx(-0.6)
-    lines = loso.summary(report).splitlines()
-    assert lines[0].split() == ["speaker", "A", "MAE", "L", "MAE", "AL", "MAE"]
-
-
-def test_leaving_one_out_refuses_a_base_that_saw_the_speakers(recipe: Recipe, finished: Path) -> None:
-    with pytest.raises(ConfigError, match="was trained on clips"):
-        loso.leave_one_speaker_out(Path("loso"), recipe, finished / "final", (Path("packs/clips"),))
-
-
-def test_a_fold_never_begins_with_a_face_network_that_saw_its_people(tmp_path: Path) -> None:
-    def network(name: str, *people: str) -> str:
-        (tmp_path / name).mkdir(exist_ok=True)
-        checkpoint.write_json(tmp_path / name / "info.json", {"recipe": {}, "people": list(people)})
-        return str(tmp_path / name)
-
-    plain, films = network("plain"), network("films", "javased/01", "javased/02", "other/05")
-    for vision in (None, plain):
-        assert loso.face_network(vision, "javased_av_whisper", ("01", "05")) == vision
-    assert loso.face_network(films, "javased_av_whisper", ("05", "06")) == films  # the 05 of another set
-    with pytest.raises(ConfigError, match="films: was trained on faces of 01; make .*films_without_01_05 without"):
-        loso.face_network(films, "javased_av_whisper", ("01", "05"))
-    apart = network("films_without_01_05", "javased/02")
-    assert loso.face_network(films, "javased_av_whisper", ("01", "05")) == apart
-    network("films_without_01_05", "javased/01")
-    with pytest.raises(ConfigError, match="films_without_01_05: was trained on faces of 01"):
-        loso.face_network(films, "javased_av_whisper", ("01", "05"))
-
-
-def test_folds_refuse_a_base_whose_face_network_saw_the_speakers(recipe: Recipe, base: Path) -> None:
-    seen = {"train_packs": ["texts"], "faces_of": ["clips/s2"]}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "trainings_of", lambda _: [seen])
-        with pytest.raises(ConfigError, match="its face network was trained on s2"):
-            loso.leave_one_speaker_out(Path("loso"), recipe, base, (Path("packs/clips"),))
-
-
-def test_what_a_model_was_trained_on_before_stays_known_and_counts(recipe: Recipe, finished: Path) -> None:
-    words = _changed(recipe, train=())
-    run = train.start_run(Path("later"), words, start.model_from(finished / "final", words), init=finished / "final")
-    assert [one["train_packs"] for one in run.provenance["earlier"]] == [["clips", "faces", "texts"]]
-    later = Path("later/final")
-    info = checkpoint.CheckpointInfo(run.model.config.labels, run.provenance)
-    checkpoint.save_checkpoint(later, run.model, Path(words.tokenizer), info)
-    assert [one["train_packs"] for one in checkpoint.trainings_of(later)] == [["clips", "faces", "texts"], []]
-    (Path("later") / "recipe.yaml").unlink()
-    with pytest.raises(ConfigError, match="was trained on clips"):
-        loso.leave_one_speaker_out(Path("loso"), recipe, later, (Path("packs/clips"),))
-
-
-def test_a_fold_trains_without_its_speaker_and_the_stopped_one_reports_incomplete(recipe: Recipe, base: Path) -> None:
-    seen: list[tuple[str, ...]] = []
-
-    def stop(run: train.Run, until_step: int | None = None) -> str:
-        seen.append(run.leave_out)
-        return train.STOPPED
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loso, "train", stop)
-        report = loso.leave_one_speaker_out(Path("loso"), recipe, base, (Path("packs/clips"),))
-        code = train_main(
-            [
-                *(str(CONFIGS / "train_tiny.yaml"), "--run", "loso2", "--init", str(base)),
-                *("--leave-one-speaker-out", "--pack", "packs/clips"),
-            ]
-        )
-    assert seen == [("clips/s1",), ("clips/s1",)]
-    assert report["complete"] is False
-    assert code == STOPPED_CODE
 
 
 def test_renewed_parameters_start_fresh_and_the_others_are_carried_over(recipe: Recipe, tmp_path: Path) -> None:

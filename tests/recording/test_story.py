@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from any_text import texts
 from clcr_stream.cli.tables import csv_text
+from clcr_stream.cli.terminal import seen_lines
 from clcr_stream.errors import SourceError
 from clcr_stream.recording.compare import compare
 from clcr_stream.recording.page import page
@@ -62,6 +63,21 @@ def test_nobody_gives_no_answer_and_no_division_by_zero() -> None:
     assert (seen.label, seen.answers, dict(seen.shares), seen.moments) == (None, 0, {}, ())
     assert "nobody was seen or heard" in page(story(prediction(1, None)), "x")
     assert story().seen().predictions == 0
+
+
+def test_pictures_without_any_face_are_told_of_with_the_turn_that_a_source_advises() -> None:
+    blind = [msgspec.structs.replace(prediction(1, "sad", missing=("vision",)), degraded=("no_face",))]
+    assert story(*blind).seen().faceless == "no face was found in any picture"
+    seen = prediction(2, "sad")
+    for fine in (story(*blind, seen), story(prediction(1, "sad", missing=("vision",)))):
+        assert fine.seen().faceless == "" and "in any picture" not in page(fine, "x")
+    source = messages.Source(
+        name="talk.mp4", kind="file", state="ended", reason="end of input; no face is found ...: give --rotate 90"
+    )
+    told = story(*blind, msgspec.structs.replace(status(), sources=(source,)))
+    assert told.seen().faceless.endswith("give --rotate 90") and told.seen().as_json()["note"] == told.seen().faceless
+    assert '<p class="note">no face was found in any picture; one is when they are turned' in page(told, "x")
+    assert seen_lines(told.seen())[-1] == told.seen().faceless
 
 
 def test_a_regression_has_a_mean_a_range_and_moments_of_both_signs() -> None:

@@ -51,6 +51,23 @@ def test_whatever_is_raised_in_the_thread_ends_the_source_as_failed(error: BaseE
     assert source.report().state == "failed"
 
 
+class Noting(ThreadedSource):
+    def __init__(self) -> None:
+        super().__init__(SourceIdentity("clip", "test", ("vision",), lossless=True), make_sinks(), {})
+
+    def run(self) -> None:
+        self.note("no face is found: give --rotate 90")
+        self.came("vision")
+
+
+def test_what_was_worth_saying_of_a_source_while_it_was_live_is_said_at_its_end_too() -> None:
+    source = Noting()
+    source.start()
+    assert eventually(lambda: source.finished)
+    assert source.report().reason == "end of input; no face is found: give --rotate 90"
+    source.close()
+
+
 def test_back_off_doubles_up_to_its_limit_and_jitters() -> None:
     assert [backoff_s(attempt, 0.0) for attempt in range(7)] == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
     assert backoff_s(1000, 0.0) == 5.0 and backoff_s(1000, 1.0) == 3.0

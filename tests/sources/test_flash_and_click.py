@@ -1,15 +1,18 @@
-"""A flash, a click and a word at one known time are at one time in the rings: test://, a stream, a sound server."""
+"""A flash, a click and a word at one known time are at one time: in the rings, in a recording of the command's hops."""
 
 from __future__ import annotations
 
 import http.server
+import importlib.util
 import io
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, ClassVar
 
 import av
@@ -21,19 +24,32 @@ from clcr_stream.sources import capture_clock
 from clcr_stream.sources.audio import SampleClock
 from clcr_stream.sources.base import BOTH, Sinks
 from clcr_stream.sources.network import NetworkSource
+from clcr_stream.sources.synthetic import espeak
+from clcr_stream.sources.synthetic.person import MANNERS, UTTERANCE_S
 from clcr_stream.sources.synthetic.source import ALL, SyntheticSource
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import make_rings
+from job_process import environment, finish
 from media import ORIGIN_NS, GreyFinder, eventually, make_sinks, read_all
+from recorded_media import Kept, read_kept
+from tiny_bundle import write_bundle
 
 LIMIT_MS = 25.0
 RATE_HZ = 16_000
+SIZE_PX = 32  # of the tiny bundle's faces
 
 
 def onsets(samples: np.ndarray, level: float, pause_s: float) -> np.ndarray:
     """Indices at which sound begins after at least `pause_s` below `level`."""
     loud = np.flatnonzero(np.abs(samples) > level)
     return loud[np.diff(loud, prepend=-(10**9)) > pause_s * RATE_HZ]
+
+
+def clicks(samples: np.ndarray) -> np.ndarray:
+    """Seconds at which the test source's click begins, whatever is said beside it."""
+    tone = np.exp(-2j * np.pi * 1000 * np.arange(160) / RATE_HZ)  # 10 ms of the click's pitch
+    strength = np.abs(np.convolve(samples, tone, "full")[159:]) / 80
+    return onsets(strength, 0.35, 0.5) / RATE_HZ
 
 
 def test_the_flash_the_click_and_the_words_of_the_test_source_are_at_one_time() -> None:
@@ -43,9 +59,7 @@ def test_the_flash_the_click_and_the_words_of_the_test_source_are_at_one_time() 
     levels = got.frames[:, 0].mean(axis=(1, 2))
     bright = np.flatnonzero((levels[1:] - levels[:-1] > 40) & (got.captured_ns[1:] >= 0)) + 1
     flashes_ms = (got.captured_ns[bright] - ORIGIN_NS) / NS_PER_MS
-    tone = np.exp(-2j * np.pi * 1000 * np.arange(160) / RATE_HZ)  # 10 ms of the click's pitch
-    strength = np.abs(np.convolve(got.samples, tone, "full")[159:]) / 80
-    clicks_ms = onsets(strength, 0.35, 0.5) / RATE_HZ * 1e3
+    clicks_ms = clicks(got.samples) * 1e3
     assert len(flashes_ms) == len(clicks_ms[1:]) == 10, "one a second, and the first flash has no dark before it"
     assert np.abs(flashes_ms - clicks_ms[1:]).max() <= LIMIT_MS
     said = {segment.id: segment for hop in got.said for segment in hop}
@@ -155,3 +169,52 @@ def test_the_flash_and_the_click_of_a_stream_are_at_one_time_in_spite_of_its_cod
     truth_ms = (FlashClick.begun_ns[0] - sinks.origin_ns) / NS_PER_MS
     late_ms = (flashes_ms[-3:] - truth_ms) % 1000
     assert late_ms.max() <= 400, "never before it was taken, and hardly later than what the codecs hold back"
+
+
+def recorded(place: Path, url: str, *more: str) -> Kept:
+    """What the command's model got of a test source, out of its recording."""
+    write_bundle(place / "bundle")
+    environment(place)
+    fixed = ("--bundle", place / "bundle", "--backend", "null", "--record-media", "--record", place / "kept.mcap")
+    finish(place, *fixed, "--input", url, *more)
+    return read_kept(place / "kept.mcap", SIZE_PX)
+
+
+def flashes(kept: Kept) -> np.ndarray:
+    """Seconds at which faces become bright, for flashes with a dark picture shortly before."""
+    levels = kept.faces.mean(axis=(1, 2, 3))
+    bright = np.flatnonzero((np.diff(levels) > 40) & (np.diff(kept.seen_s) < 0.1)) + 1
+    return np.asarray(kept.seen_s[bright])
+
+
+@pytest.mark.parametrize("pace", ["max", "real"])
+def test_the_command_hands_flash_click_and_words_of_one_time_to_its_model_as_of_one_time(
+    pace: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    kept = recorded(tmp_path, "test://?seconds=11&fps=15&flash=1", "--pace", pace)
+    seen_s, heard_s = flashes(kept), clicks(kept.samples)
+    apart_ms = np.array([np.abs(heard_s - flash_s).min() * 1e3 for flash_s in seen_s])
+    said_s = np.array([(word.start_ns - kept.begin_ns) / NS_PER_S for word in kept.said.values()])
+    of_words_ms = np.array([np.abs(heard_s - start_s).min() * 1e3 for start_s in said_s])
+    record_property(f"recorded_{pace}", {"flash_ms": apart_ms.round(1).tolist(), "words_ms": of_words_ms.tolist()})
+    assert len(seen_s) >= (10 if pace == "max" else 5) and len(said_s) == 2
+    assert apart_ms.max() <= LIMIT_MS and of_words_ms.max() <= LIMIT_MS
+    if pace == "max":
+        assert np.abs(heard_s - np.arange(11)).max() * 1e3 <= LIMIT_MS, "a file's zero is the session's"
+
+
+@pytest.mark.skipif(shutil.which(espeak.PROGRAM) is None, reason="espeak-ng is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("faster_whisper") is None, reason="faster-whisper is not installed")
+def test_a_sentence_is_understood_where_it_was_heard_beside_the_flash_of_its_first_word(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    spoken = set(MANNERS["sad"].words.split())
+    url = "test://?seconds=11&fps=15&flash=1&voice=espeak&emotion=sad"
+    kept = recorded(tmp_path, url, "--transcript", "asr", "--pace", "max")
+    understood = [word for word in kept.said.values() if len(spoken & set(word.text.lower().split())) >= 3]
+    assert understood, [word.text for word in kept.said.values()]
+    seen_s = flashes(kept)
+    sentences_s = seen_s[np.isclose(seen_s % UTTERANCE_S, 0, atol=LIMIT_MS / 1e3)]
+    apart_s = [np.abs(sentences_s - (word.start_ns - kept.begin_ns) / NS_PER_S).min() for word in understood]
+    record_property("spoken", {"apart_ms": [round(one * 1e3) for one in apart_s]})
+    assert min(apart_s) <= 0.2, "a recogniser's times of words are no sharper"

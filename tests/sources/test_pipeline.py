@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from clcr_stream.clock import MonotonicClock
@@ -78,6 +79,31 @@ def test_a_face_by_a_pipeline_is_seen_and_one_that_hangs_or_dies_is_told_and_beg
     assert eventually(lambda: not pipelines(pictures), 10), "nothing outlives the session"
     record_property("pipeline", {"told_s": told_s, "back_s": back_s})
     assert told_s <= 1.0 * slowdown() and back_s <= 3.0 * slowdown()
+
+
+def test_a_pipeline_that_hangs_does_not_outlive_a_session_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / pipeline.LAUNCH
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    path = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    with watched(tmp_path, "--camera", "gst:videotestsrc", "--mic", "none", extra=path) as session:
+        found: list[psutil.Process] = []
+
+        def hangs() -> bool:
+            children = psutil.Process(session.process.pid).children(recursive=True)
+            found[:] = [child for child in children if child.name() == "sleep"]
+            return bool(found)
+
+        assert eventually(hangs, 30)
+        session.process.kill()
+        session.process.wait()
+    (last,) = found
+    try:
+        assert eventually(lambda: not last.is_running() or last.status() == psutil.STATUS_ZOMBIE, 10)
+    finally:
+        if last.is_running():
+            last.kill()
 
 
 @with_gst

@@ -204,7 +204,7 @@ def test_a_new_stream_that_cannot_be_opened_is_said_and_the_others_go_on(bundle:
         at.start()
         at.replace(options("a", tmp_path / "a"), BAD["no such input"][0], options("c", tmp_path / "c"))
         assert at.names() == {"a", "c"}
-        assert at.said[0].startswith("stream bad: not started: ") and "\n" not in at.said[0]
+        assert at.said[0].startswith("warning: stream bad: not started: ") and "\n" not in at.said[0]
         assert eventually(published(tmp_path / "c", 2))
 
 
@@ -265,7 +265,7 @@ def test_a_stream_that_fails_is_said_and_the_others_decide_how_the_run_ends(bund
         at.host.begin([options("b", sources=short)])
         at.start()
         at.join()
-    assert at.said == ["stream a: ended: the endpoint is gone"]
+    assert at.said == ["warning: stream a: ended: the endpoint is gone"]
     assert at.host.failure is None
     assert at.host.summaries()["a"].ticks.published == 2
     assert at.host.summaries()["b"].ticks.published == 10
@@ -287,7 +287,7 @@ def test_an_unexpected_error_in_a_tick_ends_its_own_stream_in_one_line(bundle: B
         at.host.begin([options("b", sources=short)])
         at.start()
         at.join()
-    assert at.said == ["stream a: ended: a tick failed: ValueError: two lines"]
+    assert at.said == ["warning: stream a: ended: a tick failed: ValueError: two lines"]
     assert at.failure is None
     assert at.host.summaries()["b"].ticks.published == 10
 
@@ -356,7 +356,7 @@ def test_a_stream_whose_closing_fails_is_told_and_does_not_stay_open(bundle: Bun
         at.start()
         at.join()
         assert at.names() == set()
-    assert at.said == ["stream a: the goodbye was not sent"]
+    assert at.said == ["warning: stream a: the goodbye was not sent"]
 
 
 def test_the_output_is_what_was_sent_over_the_wire_heartbeats_and_goodbye_included(

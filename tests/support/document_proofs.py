@@ -49,9 +49,7 @@ FACES = ByTest(
     "tests/model/test_face_training.py::test_the_command_trains_a_face_network_and_refuses_what_is_not_for_one"
 )
 WORDS = ByTest("tests/model/test_words_training.py::test_the_command_trains_and_refuses_what_is_not_for_words")
-FOLDS = ByTest(
-    "tests/model/test_train.py::test_a_fold_trains_without_its_speaker_and_the_stopped_one_reports_incomplete"
-)
+FOLDS = ByTest("tests/model/test_folds.py::test_the_command_says_that_a_stopped_fold_is_incomplete")
 EVALUATE = ByTest(
     "tests/model/test_evaluate.py::test_the_command_writes_json_prints_a_table_and_refuses_unknown_subsets"
 )
@@ -244,8 +242,8 @@ PROOFS: dict[str, Proof] = {
     "clcr-train configs/train_base.yaml --run runs/base --threads 1": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base --threads 1 --resume": TRAIN,
     "clcr-train configs/train_base.yaml --run runs/base": TRAIN,
-    "clcr-train configs/train_base.yaml --run runs/loso --steps 450 --leave-one-speaker-out "
-    "--speakers-per-fold 2": FOLDS,
+    "clcr-train configs/train_base.yaml --run runs/folds --steps 450 --folds 4 "
+    "--pack cache/packs/{javased_av,javased_audio,ravdess,emodb,nemo,ased}_whisper": FOLDS,
     "clcr-eval checkpoints/default --pack cache/packs/mosi_plain_whisper --subsets V,A,VA "
     "--json docs/results/plain_talk/version_9.json": EVALUATE,
     "clcr-eval runs/mean --pack cache/packs/javased_av_whisper cache/packs/ravdess_whisper "
@@ -368,7 +366,7 @@ PROOFS: dict[str, Proof] = {
     "clcr-train configs/train_sentiment_words.yaml --run runs/sentiment_words --init checkpoints/default": TRAIN,
     "clcr-train configs/train_sentiment.yaml --run runs/sentiment --init runs/sentiment_words/final": TRAIN,
     "clcr-train configs/train_sentiment.yaml --run runs/sentiment_folds --init runs/sentiment_words/final "
-    "--leave-one-speaker-out --pack cache/packs/mosi_whisper": FOLDS,
+    "--folds 12 --pack cache/packs/mosi_whisper": FOLDS,
     "clcr-export runs/sentiment/final -o engines/sentiment --licences docs/sentiment_licences.txt": EXPORT,
     "clcr-eval runs/sentiment/final --pack cache/packs/{mosi_whisper,mosi_text,goemotions_sentiment} "
     "--json docs/results/sentiment.json": ByTest(

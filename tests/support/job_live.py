@@ -38,8 +38,9 @@ def missing_sound() -> str | None:
 class SoundServer:
     """A private PulseAudio whose default input hears what is played; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rate_hz: int = 16_000, channels: int = 1) -> None:
         self._folder = folder
+        self._format = f"rate={rate_hz} channels={channels}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # One device that ALSA calls default: PortAudio need not probe the machine's cards.
         (folder / "asound.conf").write_text(
@@ -77,7 +78,7 @@ class SoundServer:
         # norewinds: otherwise the null sink runs 1.6 s ahead and the microphone hears the past.
         modules = (
             f"module-native-protocol-unix auth-anonymous=1 socket={self._folder}/native",
-            "module-null-sink sink_name=vmic format=s16le rate=16000 channels=1 norewinds=1",
+            f"module-null-sink sink_name=vmic format=s16le {self._format} norewinds=1",
         )
         loads = list(itertools.chain.from_iterable(("-L", module) for module in modules))
         log = (self._folder / "log").open("ab")
@@ -94,6 +95,12 @@ class SoundServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running server, for signals."""
+        assert self._process is not None
+        return self._process.pid
 
     def play(self, sound: Path) -> subprocess.Popen[bytes]:
         """Play a .wav into the microphone."""

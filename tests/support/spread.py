@@ -54,8 +54,10 @@ GROUPS: Mapping[str, str] = {
     "tests/tools/test_gpu_tools.py": "optimiser",
     "tests/sources/test_microphone.py": "sound",
     "tests/sources/test_virtual_microphone.py": "sound",
+    "tests/faults/test_11_sound_overrun.py": "sound",
     "tests/faults/test_12_microphone_muted.py": "sound",
     "tests/faults/test_14_sound_flood.py": "sound",
+    "tests/faults/test_15_unusual_sound.py": "sound",
 }
 # Marked slow beside those that carry the mark themselves: start of a test's id -> why. The others are the quick
 # selection, which has tests of every room: what runs in pytest's own process and takes less than a second.
@@ -163,6 +165,7 @@ SLOW: Mapping[str, str] = {
     "tests/streams/test_profile.py::test_no_file_is_written": "exports a model",
     "tests/streams/test_profile.py::test_what_a_stream_left": "exports a model",
     "tests/streams/test_profile.py::test_the_command_calibrates": "starts the command",
+    "tests/streams/test_nothing_leaves.py": "starts the command",
     "tests/streams/test_real_clip.py": "streams recordings",
     "tests/streams/test_runtime_e2e.py::test_a_bundle_of_another_sample_rate": "2 s",
     "tests/streams/test_runtime_e2e.py::test_a_clip_at_both_paces": "starts the command",

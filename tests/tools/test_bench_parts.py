@@ -81,13 +81,19 @@ def test_memory_per_stream_is_unknown_from_one_number_of_streams() -> None:
 
 
 def arrivals(seqs: list[int], delay_ms: float) -> list[Arrival]:
-    return [Arrival(int((100 * seq + delay_ms) * 1e6), seq, int(100 * seq * 1e6), 0) for seq in seqs]
+    return [
+        Arrival(
+            int((100 * seq + delay_ms) * 1e6), seq, int(100 * seq * 1e6), 0, int((100 * seq + delay_ms - 0.5) * 1e6)
+        )
+        for seq in seqs
+    ]
 
 
 def test_delivery_counts_what_a_reader_missed_and_drops_what_came_twice() -> None:
     found = delivery([arrivals([1, 2, 3, 4], 1.0), arrivals([2, 2, 3, 6], 2.0)])
     assert (found["lost"], found["received"], found["repeated"]) == (2, 7, 1)
     assert sorted(round(delay) for delay in found["publish_to_receive_ms"]) == [1, 1, 1, 1, 2, 2, 2]
+    assert found["own_ms"] == pytest.approx([0.5] * 7)
     assert delivery([[], []])["lost"] == 0
 
 

@@ -183,11 +183,14 @@ def test_bus_times_readers_in_other_processes_beside_one_that_is_stopped(tmp_pat
         assert case["received"] >= least
         assert 0 < case["publish_to_receive_ms"]["p50"] <= case["publish_to_receive_ms"]["max"]
         assert case["woken_reader"]["fresh_after_reads"] >= 1
+        assert case["slow_reader_age_ms"]["n"] >= 2 and case["slow_reader_age_ms"]["p99"] > 0
         assert case["publisher_rss_mb"]["last"] > 10
     assert (
         found["clcr_stream"][0]["capture_to_receive_ms"]["p50"]
         > found["clcr_stream"][0]["publish_to_receive_ms"]["p50"]
     )
+    own_ms = found["clcr_stream"][0]["own_ms"]
+    assert 0 < own_ms["p50"] < found["clcr_stream"][0]["capture_to_receive_ms"]["p50"]
     assert found["publisher"][0]["dropped_before_the_socket"] == 0
 
 
@@ -264,6 +267,7 @@ def test_a_section_shows_its_table_its_picture_and_an_inconclusive_run(tmp_path:
         "readers": 10,
         "publish_to_receive_ms": delay,
         "capture_to_receive_ms": delay,
+        "own_ms": delay,
         "lost": 0,
         "received": 20,
         "publisher_rss_mb": {"last": 50.0},
@@ -288,7 +292,7 @@ def test_a_section_shows_its_table_its_picture_and_an_inconclusive_run(tmp_path:
     assert "| clcr-stream, 10 readers + 1 stopped | 77.25 |" in shown
     assert "**inconclusive** in clcr_stream[0]" in shown and "ffffffffffff with local changes" in shown
     assert "![bus](benchmarks/bus.png)" in shown
-    assert shown.count("|---|") == 2
+    assert shown.count("|---|") == 3
 
 
 def test_rows_become_markdown_tables_with_text_between_them() -> None:

@@ -73,6 +73,64 @@ def test_a_gap_is_told_by_its_size_and_a_repetition_is_not_handed_on() -> None:
     assert track.counts == {"repeated": 2, "expired": 0, "refused": 0}
 
 
+def test_a_message_is_overdue_when_its_successor_should_be_here() -> None:
+    track = TopicTrack(BOOT, lifespan_ms=5000)
+    assert not track.overdue(made(1, 0), 4000 * MS), "of the first nobody knows when the next one comes"
+    track.accept(made(1, 0), 0)
+    track.accept(made(4, 600 * MS), 600 * MS)
+    assert not track.overdue(made(5, 800 * MS), 1049 * MS)
+    assert track.overdue(made(5, 800 * MS), 1051 * MS)
+    assert track.overdue(made(1, 800 * MS, "b" * 16), 1051 * MS)
+    assert not track.overdue(made(5, 800 * MS), 5801 * MS), "that one is past its lifespan"
+    assert not track.overdue(made(5, 800 * MS, boot_id="elsewhere"), 1051 * MS)
+
+
+@contextlib.contextmanager
+def overdue(subscriber: Subscriber) -> Iterator[zmq.Socket[bytes]]:
+    """It reads a message every 200 ms and has seq 2, and seq 5 has come 5 s late, alone."""
+    with forger(subscriber.endpoints[0]) as peer:
+        peer.recv()
+        for seq in (1, 2):
+            published_ns = time.monotonic_ns() - 10_000 * MS + 200 * seq * MS
+            peer.send(messages.frame(golden("prediction", seq, published_ns=published_ns)))
+            assert subscriber.receive(PATIENCE_MS) is not None
+        peer.send(messages.frame(golden("prediction", 5, published_ns=time.monotonic_ns() - 5000 * MS)))
+        yield peer
+
+
+def test_an_overdue_message_waits_for_a_newer_one(endpoint: str) -> None:
+    with Subscriber(endpoint) as subscriber, overdue(subscriber) as peer:
+        threading.Event().wait(0.1)
+        assert subscriber.receive(0) is None
+        peer.send(messages.frame(golden("prediction", 20)))
+        got = [subscriber.receive(PATIENCE_MS)]
+        while got[-1] is not None and got[-1].message.seq != 20:  # where the machine was too slow for that
+            got.append(subscriber.receive(PATIENCE_MS))
+        assert sum(one.missed + 1 for one in got if one is not None) == 18, "what was not handed on is told"
+
+
+def test_an_overdue_message_without_a_successor_is_handed_on(endpoint: str) -> None:
+    with Subscriber(endpoint) as subscriber, overdue(subscriber):
+        got = None
+        while got is None:
+            begun_s = time.monotonic()
+            got = subscriber.receive(1)
+        assert (got.message.seq, got.missed) == (5, 2)
+        assert time.monotonic() - begun_s > 0.2, "a stop of the process is no reason not to try for a newer one"
+    with Subscriber(endpoint) as subscriber, overdue(subscriber):
+        got = subscriber.receive(PATIENCE_MS)
+        assert got is not None and (got.message.seq, got.missed) == (5, 2)
+
+    async def read() -> Received | None:
+        with Subscriber(endpoint) as subscriber, overdue(subscriber):
+            reader = AsyncSubscriber.__new__(AsyncSubscriber)
+            reader.subscriber = subscriber
+            return await reader.receive(PATIENCE_MS)
+
+    got = asyncio.run(read())
+    assert got is not None and got.message.seq == 5
+
+
 def test_a_new_session_is_told_once_and_the_ended_one_does_not_come_back() -> None:
     track = TopicTrack(BOOT)
     first, again = track.accept(made(90, 1000), 2000), track.accept(made(1, 3000, "b" * 16), 4000)
@@ -332,6 +390,44 @@ def test_a_reader_whose_key_is_refused_tries_ever_more_slowly_and_says_so(tmp_pa
             assert subscriber.receive(300) is None  # the next pause is 0.8 s
             refusals.append(subscriber.losses["refused"])
     assert refusals[0] == refusals[1] == 3 and subscriber.losses["broken"] == 0
+
+
+REFUSALS = {
+    "no key": (None, "refuses readers without a key; give --curve-secret"),
+    "a stranger's": (("stranger.key_secret", "server.key"), "refuses our key; run `clcr-stream keys allow` there"),
+    "for another server": (("reader.key_secret", "stranger.key"), "or check --curve-server"),
+}
+
+
+@pytest.mark.parametrize("which", REFUSALS)
+def test_a_reader_that_is_refused_says_so_until_it_is_let_in(tmp_path: Path, which: str) -> None:
+    """Whether the publisher names the reason, or has closed before it could, as it does over a network."""
+    names, advice = REFUSALS[which]
+    write_keys(tmp_path)
+    server = CurveServer(tmp_path / "server.key_secret", tmp_path / "allowed")
+    keys = None if names is None else CurveClient(*(tmp_path / name for name in names))
+    options = PublishOptions(endpoint="tcp://127.0.0.1:*", heartbeat_ms=50, curve=server)
+    with Publisher(options, status) as publisher:
+        send(publisher, golden("prediction", 1))
+        with Subscriber(publisher.endpoint, curve=keys, quiet_ms=400) as subscriber:
+            assert subscriber.refusal == ""
+            for count in (1, 2, 3):
+                while subscriber.losses["refused"] < count:
+                    assert subscriber.receive(20) is None
+            assert subscriber.losses == {"closed": 0, "broken": 0, "refused": 3}
+            assert subscriber.refusal.startswith(publisher.endpoint) and advice in subscriber.refusal
+            if which == "a stranger's":
+                (tmp_path / "stranger.key").rename(tmp_path / "allowed/stranger.key")
+                assert subscriber.receive(PATIENCE_MS) is not None and subscriber.refusal == ""
+        assert publisher.refused >= 3
+
+
+def test_a_peer_that_accepts_and_says_nothing_has_refused_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with Subscriber(f"tcp://127.0.0.1:{silent.getsockname()[1]}", quiet_ms=3_600_000) as subscriber:
+            while not any(subscriber.losses.values()):  # libzmq waits 2 s for a handshake
+                assert subscriber.receive(100) is None
+            assert subscriber.losses["refused"] == 0 and subscriber.refusal == ""
 
 
 def test_an_async_reader_gets_what_a_plain_one_gets_while_other_tasks_run(publisher: Publisher, endpoint: str) -> None:

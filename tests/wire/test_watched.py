@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clcr_stream.clock import NS_PER_S
-from clcr_stream.wire.messages import Message
+from clcr_stream.wire.messages import Message, Recording
 from clcr_stream.wire.watched import KEPT_SEGMENTS, Moment, Watched, moment_of
 from wire_messages import HOP_NS, ORIGIN_NS, prediction, read, session, status, words
 
@@ -86,6 +86,25 @@ def test_what_is_waited_for_is_said() -> None:
     assert found.waiting(8 * NS_PER_S) == "the session has ended; waiting for the next one"
     found.take(read(prediction(1, run="b" * 16)), 9 * NS_PER_S)
     assert found.waiting(9 * NS_PER_S) == ""
+
+
+MEDIA = Recording(media=True)
+
+
+def test_what_is_recorded_is_said_while_the_session_is_there() -> None:
+    found = watched(prediction(1))
+    assert found.recording(0) == ""
+    for record, badge in ((MEDIA, "REC faces and sound"), (Recording(media=False), "REC messages")):
+        found.take(read(status(recording=True, record=record)), 0)
+        assert found.recording(0) == badge
+    found.take(read(status(recording=False, record=MEDIA)), 0)
+    assert found.recording(0) == "", "a recording that has stopped"
+    for last, now_ns in (
+        (status(recording=True, record=MEDIA), 7 * NS_PER_S),
+        (status(state="goodbye", record=MEDIA), 0),
+    ):
+        found.take(read(last), 0)
+        assert found.recording(now_ns) == "", "the session is gone"
 
 
 def test_a_revised_segment_replaces_the_first_and_old_ones_are_forgotten() -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from clcr_stream.errors import ConfigError
 from clcr_stream.wire.endpoint import running_streams
+from clcr_stream.wire.keys import CurveServer
 from clcr_stream.wire.publisher import Publisher, PublishOptions
 from clcr_stream.wire.watcher import Place, Watcher, place_of
+from curve_keys import write_keys
 from media import eventually
 from wire_messages import prediction, session, status
 
@@ -108,6 +110,18 @@ def test_a_session_that_now_runs_in_another_folder_is_read_there(
                 assert eventually(read, 30)
         assert [moment.seq for moment in watcher.streams["test-here"].moments] == [5, 6]
         assert watcher.streams["test-here"].where == f"ipc://{folders[1]}/test-here.sock"
+
+
+def test_a_stream_that_refuses_our_key_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    curve = CurveServer(write_keys(tmp_path) / "server.key_secret", tmp_path / "allowed")
+    options = PublishOptions(stream="far", endpoint="tcp://127.0.0.1:*", heartbeat_ms=50, curve=curve)
+    with Publisher(options, lambda: status("far")) as found, Watcher([Place("far", found.endpoint)]) as watcher:
+
+        def said() -> bool:
+            watcher.turn(time.monotonic_ns())
+            return "refuses readers without a key" in watcher.streams["far"].waiting(time.monotonic_ns())
+
+        assert eventually(said, 30)
 
 
 def test_a_name_that_is_not_there_is_waited_for_and_says_where() -> None:

@@ -1,4 +1,4 @@
-"""Subscribers as processes of their own: small plain-pyzmq readers, and what they say of their messages."""
+"""Subscribers as processes of their own: small plain-pyzmq readers, a slow one, and what they say of their messages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import Any
 
 from bench.command import BenchError
+from bench.product import ENGINES
 
 FRESH_NS = 50_000_000  # what is younger was sent after the reader had woken
+SETTLE_MS = 60.0  # of the product, as it is without a flag
 
 # What a user of the wire would write; the arrival is stamped where the message is read. It ends with the goodbye.
 READER = (
-    f"FRESH_NS = {FRESH_NS}"
+    f"FRESH_NS, SETTLE_MS, ENGINES = {FRESH_NS}, {SETTLE_MS}, {ENGINES}"
     + """
 import json, os, signal, sys, time, zmq
 endpoint, stream, target, conflate = sys.argv[1:]
@@ -48,23 +50,50 @@ with open(target, "w") as out:
     for arrived_ns, frame in seen:
         message = json.loads(frame.split(b" ", 1)[1])
         if message["type"] == "prediction":
-            out.write("%d %d %d %d\\n" % (arrived_ns, message["seq"], message["published_ns"], message["captured_ns"]))
+            waited_ms = SETTLE_MS + sum(ms for name, ms in message["timing_ms"].items() if name in ENGINES)
+            ready_ns = message["window"]["end_ns"] + int(waited_ms * 1e6)
+            line = (arrived_ns, message["seq"], message["published_ns"], message["captured_ns"], ready_ns)
+            out.write("%d %d %d %d %d\\n" % line)
+"""
+)
+
+SLOW_MS = 300  # that the slow reader needs for a message
+
+# What a user of clcr_stream.client would write; the age is that of the message as it was handed on.
+SLOW_READER = (
+    f"SLOW_MS = {SLOW_MS}"
+    + """
+import sys, time
+from clcr_stream.client import Subscriber
+endpoint, stream, target = sys.argv[1:]
+with Subscriber(endpoint, stream, ("prediction", "status")) as subscriber, open(target, "w") as out:
+    print("ready", flush=True)
+    while (got := subscriber.receive(20000)) is not None:
+        if getattr(got.message, "state", None) == "goodbye":
+            break
+        if not hasattr(got.message, "state"):
+            out.write("%f\\n" % got.age_ms)
+            time.sleep(SLOW_MS / 1000)
 """
 )
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One prediction as a reader had it; all times are of the host's monotonic clock."""
+    """One prediction as a reader had it; all times are of the host's monotonic clock.
+
+    ready_ns: the window's end, and then what the settle time and the engines took.
+    """
 
     arrived_ns: int
     seq: int
     published_ns: int
     captured_ns: int
+    ready_ns: int
 
 
 class Readers:
-    """`count` subscribers that read everything, and one more that stops (SIGSTOP) once it has read one message.
+    """`count` subscribers that read everything, one that stops (SIGSTOP) after a message, and one that is slow.
 
     A context manager; enter it before the publisher is there, so that nobody joins late.
     """
@@ -75,8 +104,9 @@ class Readers:
         self._stopped: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Readers:
-        self._reading = [self._spawn(f"reader_{index}", conflate=False) for index in range(self._count)]
-        self._stopped = self._spawn("stopped", conflate=True)
+        self._reading = [self._spawn(READER, f"reader_{index}", "0") for index in range(self._count)]
+        self._reading.append(self._spawn(SLOW_READER, "slow"))
+        self._stopped = self._spawn(READER, "stopped", "1")
         for process in (*self._reading, self._stopped):
             _expect(process, b"ready")
         return self
@@ -124,9 +154,13 @@ class Readers:
                 raise BenchError(f"a reader ended with exit code {process.returncode}")
         return [_arrivals(self._place / f"reader_{index}") for index in range(self._count)]
 
-    def _spawn(self, name: str, conflate: bool) -> subprocess.Popen[bytes]:
-        arguments = [self._endpoint, self._stream, str(self._place / name), "1" if conflate else "0"]
-        return subprocess.Popen([sys.executable, "-c", READER, *arguments], stdout=subprocess.PIPE)
+    def slow_ages_ms(self) -> list[float]:
+        """The age of each message that the slow reader was given; call it after `finish`."""
+        return [float(line) for line in (self._place / "slow").read_text(encoding="ascii").splitlines()]
+
+    def _spawn(self, program: str, name: str, *more: str) -> subprocess.Popen[bytes]:
+        arguments = [self._endpoint, self._stream, str(self._place / name), *more]
+        return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE)
 
 
 def _expect(process: subprocess.Popen[bytes], word: bytes) -> None:
@@ -148,6 +182,7 @@ def delivery(arrivals: Sequence[Sequence[Arrival]], warm_up: int = 0) -> dict[st
     """
     publish_ms: list[tuple[int, float]] = []
     capture_ms: list[float] = []
+    own_ms: list[float] = []
     lost = received = repeated = 0
     for read in arrivals:
         once = {arrival.seq: arrival for arrival in reversed(read)}
@@ -158,10 +193,12 @@ def delivery(arrivals: Sequence[Sequence[Arrival]], warm_up: int = 0) -> dict[st
         for arrival in kept[warm_up:]:
             publish_ms.append((arrival.arrived_ns, (arrival.arrived_ns - arrival.published_ns) / 1e6))
             capture_ms.append((arrival.arrived_ns - arrival.captured_ns) / 1e6)
+            own_ms.append((arrival.arrived_ns - arrival.ready_ns) / 1e6)
     in_time = [value for _, value in sorted(publish_ms)]
     return {
         "publish_to_receive_ms": in_time,
         "capture_to_receive_ms": capture_ms,
+        "own_ms": own_ms,
         "received": received,
         "lost": lost,
         "repeated": repeated,

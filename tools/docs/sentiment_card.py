@@ -32,9 +32,9 @@ def table(rows: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
 
 
 def tables() -> str:
-    dev, folds = read("sentiment.json"), read("sentiment_folds.json")
+    dev, folds = read("sentiment.json"), read("sentiment_folds.json")["packs"]["mosi_whisper"]
     rows = [(ABOUT[name.split("/")[0]], name.split("/")[1], scores) for name, scores in dev["packs"].items()]
-    people = f"{len(folds['folds'])} people, each left out once"
+    people = f"{len(folds['speakers'])} people, each left out once"
     every = [(people, subset, scores) for subset, scores in folds["pooled"].items()]
     gains = [("MOSI clips (dev)", dev["fusion"]["mosi_whisper"]), (people, folds["fusion"])]
     title = "Acc-2 of each fusion beside its branches, with the paired difference (95 % interval):"

@@ -20,7 +20,7 @@ _TRAIN_EXAMPLES = """examples:
   clcr-train configs/train_base.yaml --run runs/base
   clcr-train configs/train_base.yaml --run runs/base --resume
   clcr-train configs/train_films.yaml --run runs/films --init runs/base/final
-  clcr-train configs/train_base.yaml --run runs/loso --leave-one-speaker-out --speakers-per-fold 2
+  clcr-train configs/train_base.yaml --run runs/folds --folds 4
 exit codes: 0 finished, 1 other error, 2 recipe or flag, 7 checkpoint, 8 diverged, 75 stopped by a signal
 """
 _EVAL_EXAMPLES = """examples:
@@ -65,9 +65,8 @@ def train_main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the recipe's steps")
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="SPEAKER", help="never train on these people")
-    parser.add_argument("--leave-one-speaker-out", action="store_true", help="one training per speaker, scored on it")
     parser.add_argument(
-        "--speakers-per-fold", type=int, default=1, metavar="N", help="leave so many out together (default: 1)"
+        "--folds", type=int, metavar="N", help="N trainings, each without every N-th speaker, scored on those"
     )
     parser.add_argument(
         "--pack",
@@ -75,7 +74,7 @@ def train_main(arguments: list[str] | None = None) -> int:
         nargs="+",
         default=[Path("cache/packs/javased_av_whisper"), Path("cache/packs/javased_audio_whisper")],
         metavar="DIR",
-        help="with --leave-one-speaker-out: the pack to score, then others with the same speakers",
+        help="with --folds: whose speakers are left out, and what is scored",
     )
     options = parser.parse_args(arguments)
     return _reporting("clcr-train", lambda: _train(options))
@@ -137,12 +136,12 @@ def _train(options: argparse.Namespace) -> int:
         recipe = msgspec.structs.replace(recipe, steps=options.steps)
         check_recipe(recipe, "--steps")
     left_out = tuple(options.leave_out)
-    if options.leave_one_speaker_out:
-        from clcr.training import loso
+    if options.folds is not None:
+        from clcr.training import folds
 
-        packs = tuple(options.pack)
-        report = loso.leave_one_speaker_out(options.run, recipe, options.init, packs, options.speakers_per_fold)
-        print(loso.summary(report))
+        wanted = folds.Folds(options.folds, tuple(options.pack))
+        report = folds.cross_validate(options.run, recipe, options.init, wanted)
+        print(folds.summary(report))
         return 0 if report["complete"] else STOPPED_CODE
     if options.resume:
         run = train.resume_run(options.run, recipe, left_out)
@@ -157,7 +156,7 @@ def _train_part(options: argparse.Namespace, kind: str) -> int:
     from clcr.training.train import FINISHED
 
     allowed = ("resume", "threads", "leave_out") if kind == "faces" else ("resume", "threads")
-    for flag in ("init", "steps", "leave_out", "leave_one_speaker_out"):
+    for flag in ("init", "steps", "leave_out", "folds"):
         if getattr(options, flag) and flag not in allowed:
             raise ConfigError(f"{_flag(flag)} is not for a recipe of {kind}; allowed: {', '.join(map(_flag, allowed))}")
     if kind == "faces":

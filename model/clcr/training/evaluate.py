@@ -41,16 +41,7 @@ class Predictions:
 
     def brief(self) -> dict[str, float]:
         """The point estimates only, for a training log."""
-        if self.logits.shape[1] == 1:
-            values, wanted = self.logits[:, 0], self.targets.astype(np.float64)
-            error, corr = np.abs(values - wanted).mean(), metrics.correlation(values, wanted, np.ones(len(wanted)))
-            return {"n": len(wanted), "mae": float(error), "corr": float(corr)}
-        counts = metrics.confusion(self.targets.astype(np.int64), self.logits.argmax(1), self.logits.shape[1])
-        return {
-            "n": len(self.targets),
-            "accuracy": float(metrics.accuracy(counts)),
-            "macro_f1": float(metrics.macro_f1(counts)),
-        }
+        return metrics.brief(self.logits, self.targets)
 
     def scores(self, by_speaker: bool = False) -> dict[str, Any]:
         """Every score with its interval, and the exchange's statistics; plain JSON values."""

@@ -201,9 +201,14 @@ def dev_pack(use: DevPack, labels: tuple[str, ...] | None, open_pack: PackOpener
     pack = open_pack(Path(use.pack), use.split, labels)
     if use.having is not None:
         pack = restrict(pack, use.having)
-    if use.limit is None or len(pack) <= use.limit:
+    return pack if use.limit is None else thinned(pack, use.limit)
+
+
+def thinned(pack: Pack, limit: int) -> Pack:
+    """At most so many of a pack's samples, evenly."""
+    if len(pack) <= limit:
         return pack
-    rows = np.linspace(0, len(pack) - 1, use.limit).round().astype(np.int64)
+    rows = np.linspace(0, len(pack) - 1, limit).round().astype(np.int64)
     return Selected(pack.name, [(pack, rows)])
 
 

@@ -53,6 +53,16 @@ def accuracy(counts: NDArray[Any]) -> Floats:
     return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
 
 
+def brief(outputs: Floats, targets: NDArray[Any]) -> dict[str, float]:
+    """Of scores (n, C) accuracy and macro-F1, of values (n, 1) mean absolute error and correlation; no intervals."""
+    if outputs.shape[1] == 1:
+        values, wanted = outputs[:, 0], targets.astype(np.float64)
+        error, corr = np.abs(values - wanted).mean(), correlation(values, wanted, np.ones(len(wanted)))
+        return {"n": len(wanted), "mae": float(error), "corr": float(corr)}
+    counts = confusion(targets.astype(np.int64), outputs.argmax(1), outputs.shape[1])
+    return {"n": len(targets), "accuracy": float(accuracy(counts)), "macro_f1": float(macro_f1(counts))}
+
+
 def per_class_f1(counts: NDArray[Any]) -> Floats:
     """F1 of each class from confusions [..., C, C]; 0 for a class never hit, nan for a class without a true example."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)

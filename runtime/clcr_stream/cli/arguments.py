@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clcr_stream.errors import ConfigError
 
@@ -56,6 +56,9 @@ KEYS = {
     "require_action": "run.require_action",
 }
 
+# Of the commands that watch clips from beginning to end.
+CLIP_FLAGS = ("transcript", "bundle", "backend", "gamma", "rotate", "flip", "region", "start", "end", "face_model")
+
 
 class Parser(argparse.ArgumentParser):
     """Reports a bad flag like every other error: one line, exit code 2."""
@@ -77,6 +80,42 @@ def check_seconds(flag: str, value: float | None) -> None:
     """ConfigError for a time that is not a number above 0."""
     if value is not None and not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{flag} {value:g}: must be a number of seconds above 0")
+
+
+def add_model(flags: Any) -> None:
+    """What is asked, and what runs it."""
+    flags.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
+    flags.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
+    flags.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
+
+
+def add_framing(flags: Any) -> None:
+    """What is seen of a picture, and which part of a recording."""
+    flags.add_argument("--rotate", type=int, choices=(0, 90, 180, 270), help="turn pictures so many degrees clockwise")
+    flags.add_argument("--flip", choices=("h", "v", "hv"), help="h: left and right change sides, v: above and below")
+    flags.add_argument(
+        "--region", metavar="X,Y,W,H", help="look for a face there only; shares 0..1 of the turned picture"
+    )
+    flags.add_argument("--start", type=float, metavar="SECONDS", help="begin there in a recording")
+    flags.add_argument("--end", type=float, metavar="SECONDS", help="and end there, both from its beginning")
+    flags.add_argument(
+        "--face-model",
+        metavar="FILE.onnx",
+        help="find faces with YuNet, whose file this is (default: OpenCV's cascade)",
+    )
+
+
+def add_clips(flags: argparse.ArgumentParser, title: str) -> None:
+    """How clips are watched from beginning to end: CLIP_FLAGS."""
+    group = flags.add_argument_group(title)
+    group.add_argument("--transcript", metavar="WHICH", help="auto (default), none, or the words of one clip: talk.srt")
+    add_framing(group)
+    add_model(group)
+
+
+def clip_flags(flags: argparse.Namespace) -> dict[str, Any]:
+    """CLIP_FLAGS by the keys of the configuration."""
+    return {KEYS[name]: getattr(flags, name) for name in CLIP_FLAGS}
 
 
 def add_curve(flags: argparse.ArgumentParser) -> None:

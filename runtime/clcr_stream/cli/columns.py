@@ -6,11 +6,13 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from clcr_stream.cli.cells import harmless, printable
 from clcr_stream.cli.where import Plain, check_field, field_of
 from clcr_stream.wire.messages import Kind
 
-# Unless --fields says otherwise; a field that is a table becomes a column for each of its names.
+# Unless --fields says otherwise; a table becomes a column for each of its names, and of theirs.
 DEFAULTS: Mapping[Kind, Sequence[str]] = {
     "session": ("session", "stream", "started_at", "bundle_name", "backend", "task", "labels"),
     "prediction": (
@@ -79,7 +81,9 @@ class Columns:
 
 def _expanded(field: str, message: Mapping[str, Plain]) -> list[str]:
     value = field_of(field, message)
-    return [f"{field}.{name}" for name in value] if isinstance(value, Mapping) and value else [field]
+    if not isinstance(value, Mapping) or not value:
+        return [field]
+    return [column for name in value for column in _expanded(f"{field}.{name}", message)]
 
 
 def _text(value: Plain) -> str:
@@ -90,8 +94,10 @@ def _text(value: Plain) -> str:
             return str(value).lower()
         case float():
             return f"{value:.6g}"
-        case list() | tuple():
+        case list() | tuple() if not any(isinstance(one, Mapping) for one in value):
             return " ".join(_text(one) for one in value)
+        case list() | tuple() | Mapping():
+            return msgspec.json.encode(value).decode()
         case _:
             return str(value)
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
 from clcr_stream.cli.commands import COMMANDS
 from clcr_stream.cli.run import run_parser
 from clcr_stream.cli.standard_streams import put
+from clcr_stream.inference.choose import BACKENDS
+from clcr_stream.wire.messages import KINDS
 
 EXAMPLES = """examples:
   clcr-stream completion bash >~/.local/share/bash-completion/completions/clcr-stream
@@ -22,6 +25,16 @@ EXAMPLES = """examples:
 """
 SHELLS = ("bash", "zsh", "fish")
 _RUN = "run"  # a plain `clcr-stream`, which has no name
+# Values that argparse does not check: of a list with commas, of the configuration, beside files and devices.
+WORDS: Mapping[str, Sequence[str]] = {
+    "--topics": KINDS,
+    "--backend": BACKENDS,
+    "--require": ("vision", "acoustic"),
+    "--camera": ("none",),
+    "--mic": ("default", "none"),
+    "--transcript": ("auto", "none"),
+}
+_FILES = re.compile("FILE|DIR|CLIP|WHICH")  # in the name of a value: a file may stand there
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,7 @@ class _Option:
     help: str
     takes: bool
     choices: tuple[str, ...]
+    files: bool  # its value may be a file
 
 
 def parser() -> Parser:
@@ -65,12 +79,13 @@ def bash() -> str:
     for name, one in parsers().items():
         options = list(_options(one))
         words = [text for option in options for text in option.names] + list(_positional(one))
-        cases.append(f'        {name}) words="{" ".join(words)}" ;;')
+        files = "files=1 " if _takes_files(one) else ""
+        cases.append(f'        {name}) words="{" ".join(words)}" {files};;')
         for option in options:
             if option.takes:
                 pattern = "|".join(f"{name}:{text}" for text in option.names)
-                chosen = f'words="{" ".join(option.choices)}"' if option.choices else "files=1"
-                values.append(f"        {pattern}) {chosen} ;;")
+                chosen = f'words="{" ".join(option.choices)}"; ' if option.choices else ""
+                values.append(f"        {pattern}) {chosen}files={int(option.files)} ;;")
     return "\n".join(
         [
             "# clcr-stream: bash completion, made by `clcr-stream completion bash`",
@@ -89,10 +104,10 @@ def bash() -> str:
             *cases,
             "        esac",
             '        [ "$COMP_CWORD" = 1 ] && words="$commands $words"',
-            '        case "$current" in -*) ;; *) [ "$COMP_CWORD" -gt 1 ] && files=1 ;; esac',
+            '        case "$current" in -*) files="" ;; esac',
             "    fi",
             '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
-            '    [ -n "$files" ] && COMPREPLY+=($(compgen -f -- "$current"))',
+            '    [ "$files" = 1 ] && COMPREPLY+=($(compgen -f -- "$current"))',
             "}",
             "complete -o filenames -F _clcr_stream clcr-stream",
         ]
@@ -116,12 +131,9 @@ def zsh() -> str:
         for option in _options(one):
             for text in option.names:
                 shown = _zsh_text(option.help)
-                value = f":value:({' '.join(option.choices)})" if option.choices else ":value:_files"
-                lines.append(f"            '{text}[{shown}]{value if option.takes else ''}' \\")
-        positional = _positional(one)
-        lines.append(
-            f"            '*:what:({' '.join(positional)})' ;;" if positional else "            '*:file:_files' ;;"
-        )
+                value = f":value:{_zsh_action(option.choices, option.files)}" if option.takes else ""
+                lines.append(f"            '{text}[{shown}]{value}' \\")
+        lines.append(f"            '*:what:{_zsh_action(_positional(one), _takes_files(one))}' ;;")
     return "\n".join([*lines, "    esac", "}", '_clcr_stream "$@"'])
 
 
@@ -137,8 +149,11 @@ def fish() -> str:
             lines.append(f"complete -c clcr-stream -n 'not __fish_seen_subcommand_from {names}' -f -a {name}")
         for option in _options(one):
             flags = " ".join(f"-l {text[2:]}" if text.startswith("--") else f"-s {text[1:]}" for text in option.names)
-            value = f" -x -a '{' '.join(option.choices)}'" if option.choices else " -r" if option.takes else ""
+            value = (" -r -F" if option.files else " -x") if option.takes else ""
+            value += f" -a '{' '.join(option.choices)}'" if option.choices else ""
             lines.append(f"complete -c clcr-stream -n '{when}' {flags}{value} -d '{_quoted(option.help)}'")
+        if not _takes_files(one):
+            lines.append(f"complete -c clcr-stream -n '{when}' -f")
         for text in _positional(one):
             lines.append(f"complete -c clcr-stream -n '{when}' -f -a '{text}'")
     return "\n".join(lines)
@@ -148,14 +163,29 @@ def _options(one: argparse.ArgumentParser) -> Iterator[_Option]:
     for action in one._actions:  # argparse shows them in no other way
         if action.option_strings:
             text = "" if action.help is None else " ".join((action.help % {"prog": one.prog}).split())
-            choices = tuple(map(str, action.choices)) if action.choices else ()
-            yield _Option(tuple(action.option_strings), text, action.nargs != 0, choices)
+            names = tuple(action.option_strings)
+            choices = tuple(map(str, action.choices)) if action.choices else tuple(WORDS.get(names[-1], ()))
+            yield _Option(names, text, action.nargs != 0, choices, _may_be_file(action))
 
 
 def _positional(one: argparse.ArgumentParser) -> tuple[str, ...]:
     return tuple(
         str(choice) for action in one._actions if not action.option_strings for choice in (action.choices or ())
     )
+
+
+def _takes_files(one: argparse.ArgumentParser) -> bool:
+    return any(_may_be_file(action) for action in one._actions if not action.option_strings)
+
+
+def _may_be_file(action: argparse.Action) -> bool:
+    return _FILES.search(str(action.metavar)) is not None
+
+
+def _zsh_action(words: Sequence[str], files: bool) -> str:
+    if words and files:
+        return f"{{ compadd -- {' '.join(words)}; _files }}"
+    return f"({' '.join(words)})" if words else "_files" if files else " "
 
 
 def _zsh_text(text: str) -> str:

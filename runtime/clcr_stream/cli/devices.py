@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.cells import printable
 from clcr_stream.cli.standard_streams import put, put_json
 from clcr_stream.errors import ClcrError
 from clcr_stream.sources import devices
@@ -46,7 +47,8 @@ def command(arguments: Sequence[str]) -> int:
             }
         )
     else:
-        put("\n".join([*_camera_lines(cameras, offers), *_other_lines(displays, microphones, problem)]))
+        lines = [*_camera_lines(cameras, offers), *_other_lines(displays, microphones, problem)]
+        put("\n".join(map(printable, lines)))
     return 0
 
 

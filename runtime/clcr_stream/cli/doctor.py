@@ -12,17 +12,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
+from clcr_stream.cli.cells import printable
 from clcr_stream.cli.standard_streams import put, put_json
+from clcr_stream.clock import NS_PER_S
 from clcr_stream.config import load_config
 from clcr_stream.config_tree import Config
 from clcr_stream.errors import BackendError, ClcrError
 from clcr_stream.sources import devices
-from clcr_stream.sources.base import SourceSpec
+from clcr_stream.sources.base import SourceReport, SourceSpec
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "av", "pyzmq", "msgspec", "PyYAML", "tokenizers")
 NVIDIA_DEVICES = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvgpu"))
-SHARED_FLAGS = ("bundle", "backend", "bind", "stream", "curve_secret", "curve_clients")  # those of a plain run
-SOURCE_FLAGS = ("camera", "mic", "input")
+# Those of a plain run, with the names of their values.
+SHARED_FLAGS = {
+    "bundle": "DIR",
+    "backend": "NAME",
+    "bind": "ENDPOINT",
+    "stream": "NAME",
+    "curve_secret": "NAME|FILE",
+    "curve_clients": "DIR",
+}
+SOURCE_FLAGS = {"camera": "WHICH", "mic": "WHICH", "input": "FILE|URL|-"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Check:
     def line(self) -> str:
         """For a person."""
         mark = "ok  " if self.ok else "FAIL" if self.required else "warn"
-        return f"{mark} {self.name}: {self.detail}"
+        return printable(f"{mark} {self.name}: {self.detail}")
 
 
 def parser() -> Parser:
@@ -49,8 +59,8 @@ def parser() -> Parser:
         epilog=f"exit code 0 when nothing that is required fails, 1 otherwise\n\n{EXIT_CODES}",
     )
     flags.add_argument("--json", action="store_true", help="print JSON")
-    for name in (*SHARED_FLAGS, *SOURCE_FLAGS):
-        flags.add_argument(f"--{name.replace('_', '-')}", help="as in a plain run")
+    for name, value in (SHARED_FLAGS | SOURCE_FLAGS).items():
+        flags.add_argument(f"--{name.replace('_', '-')}", metavar=value, help="as in a plain run")
     flags.add_argument("--config", metavar="FILE", help="as in a plain run")
     return flags
 
@@ -191,13 +201,26 @@ def _sources(config: Config) -> list[Check]:
         manifest = load_bundle(engine_options(config).folder).manifest
         for stream in stream_options(config):
             spec = _present(stream.sources, config)
-            for report in try_sources(spec, TimeGrid.of(manifest, time.monotonic_ns()), manifest.vision.size_px):
-                detail = report.state + (f": {report.reason}" if report.reason else "")
+            for tried in try_sources(spec, TimeGrid.of(manifest, time.monotonic_ns()), manifest.vision.size_px):
+                report = tried.report
                 well = report.state in ("live", "ended")
-                checks.append(Check(f"{report.kind} {report.name}", well, detail, required=False))
+                checks.append(Check(f"{report.kind} {report.name}", well, _doing(report, tried.for_ns), required=False))
     except ClcrError as error:
         checks.append(Check("sources", False, str(error), required=False))
     return checks
+
+
+def _doing(report: SourceReport, for_ns: int) -> str:
+    """State and reason, for how long, how often each state has begun, and what was counted."""
+    entered = ", ".join(f"{state} {number}" for state, number in report.entered.items())
+    counts = ", ".join(f"{name} {number}" for name, number in report.counts.items())
+    told = [
+        report.state + (f": {report.reason}" if report.reason else ""),
+        f"for {for_ns / NS_PER_S:.1f} s",
+        f"states begun: {entered}" if entered else "",
+        f"counts: {counts}" if counts else "",
+    ]
+    return "; ".join(filter(None, told))
 
 
 def _present(spec: SourceSpec, config: Config) -> SourceSpec:

@@ -9,9 +9,11 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.errors import WARNING
 
 MOST_PER_S = 20.0
 _ERROR = "clcr-stream: error: "
+_LEVELS = {_ERROR: "error", WARNING: "warning"}
 
 
 class JsonLog:
@@ -56,16 +58,16 @@ class JsonLog:
         now_ns = self._now_ns()
         self._allowed = min(MOST_PER_S, self._allowed + MOST_PER_S * (now_ns - self._counted_ns) / NS_PER_S)
         self._counted_ns = now_ns
-        error = line.startswith(_ERROR)
-        if self._allowed < 1 and not error:
+        begin = next((begin for begin in _LEVELS if line.startswith(begin)), "")
+        if self._allowed < 1 and begin != _ERROR:
             self._suppressed += 1
             return
         self._allowed -= 1
         entry: dict[str, object] = {
             "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "monotonic_ns": now_ns,
-            "level": "error" if error else "info",
-            "message": line.removeprefix(_ERROR),
+            "level": _LEVELS.get(begin, "info"),
+            "message": line.removeprefix(begin),
         }
         if self._suppressed:
             entry["suppressed"], self._suppressed = self._suppressed, 0

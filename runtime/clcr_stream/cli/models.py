@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.cells import printable
 from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.errors import SourceError
 from clcr_stream.sources.speech import models, whisper
@@ -48,7 +49,7 @@ def command(arguments: Sequence[str]) -> int:
             }
         )
     else:
-        put("\n".join(_lines(here, problems)))
+        put("\n".join(map(printable, _lines(here, problems))))
     if any(problems.values()):
         raise SourceError("; ".join(f"{folder}: {text}" for folder, text in problems.items() if text))
     return 0

@@ -16,6 +16,7 @@ from clcr_stream.cli.terminal import Notices
 from clcr_stream.streams import reports
 from clcr_stream.streams.account import Account
 from clcr_stream.wire.messages import Message, Modality, Prediction, Session, Status, Transcript, decode
+from clcr_stream.wire.watched import recording_badge
 
 BAR_CELLS = 30
 PLAIN_PERIOD_NS = 1_000_000_000
@@ -42,12 +43,12 @@ def _share(modality: Modality) -> str:
     return f"{100 * modality.coverage:3.0f} %" if modality.present and modality.coverage is not None else "   no"
 
 
-def block(prediction: Prediction, time_s: float) -> list[str]:
+def block(prediction: Prediction, time_s: float, recorded: str = "") -> list[str]:
     """The lines of the redrawn view."""
     probs = {printable(name): share for name, share in (prediction.probs or {}).items()}
     width = max((len(name) for name in probs), default=0)
     return [
-        f"{time_s:6.1f} s   {answer(prediction)}",
+        f"{time_s:6.1f} s   {answer(prediction)}{recorded}",
         *(f"   {name:<{width}} {share or 0.0:5.2f} {bar(share, BAR_CELLS)}" for name, share in probs.items()),
         f"   {inputs(prediction)}   {prediction.latency_ms or 0.0:.0f} ms",
     ]
@@ -86,7 +87,7 @@ class View:
             return f"{about}\n{notice}\n"
         if isinstance(message, Status):
             self._status = message
-            seen = reports.View(message.stream, Account(), message.sources)
+            seen = reports.View(message.stream, Account(), message.sources, refused=message.refused_peers)
             return self._above("".join(f"{printable(line)}\n" for line in self._notices.new([seen])))
         if isinstance(message, Transcript):
             return self._words(message)
@@ -127,7 +128,7 @@ class View:
             self._origin_ns = prediction.window.start_ns
         time_s = (now_ns - self._origin_ns) / 1e9
         if self._in_place:
-            lines = block(prediction, time_s)
+            lines = block(prediction, time_s, self._recorded(prediction))
             up, self._drawn = self._up(), len(lines)
             return up + "".join(f"{CLEAR_LINE}{line}\n" for line in lines)
         if now_ns < self._next_ns:
@@ -135,7 +136,15 @@ class View:
         self._next_ns = now_ns + PLAIN_PERIOD_NS
         share = bar(prediction.confidence, 20)
         latency = f"{prediction.latency_ms or 0.0:.0f} ms"
-        return f"{time_s:6.1f} s   {answer(prediction)} {share:<20}  {inputs(prediction)}   {latency}\n"
+        rest = f"{share:<20}  {inputs(prediction)}   {latency}{self._recorded(prediction)}"
+        return f"{time_s:6.1f} s   {answer(prediction)} {rest}\n"
+
+    def _recorded(self, prediction: Prediction) -> str:
+        """What its session records, from the last status of it."""
+        if self._status is None or self._status.session != prediction.session:
+            return ""
+        badge = recording_badge(self._status)
+        return f"   {badge}" if badge else ""
 
     def _up(self) -> str:
         return f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""

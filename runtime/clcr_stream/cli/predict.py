@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_clips, clip_flags
+from clcr_stream.cli.cells import printable
 from clcr_stream.cli.play import Player
 from clcr_stream.cli.standard_streams import put, put_json, say
-from clcr_stream.cli.tables import check_csv, write_csv
+from clcr_stream.cli.tables import check_csv, growing_csv
 from clcr_stream.errors import BackendError, BundleError, ClcrError, ConfigError
 from clcr_stream.recording.seen import Seen
 from clcr_stream.recording.story import Story
@@ -32,12 +34,7 @@ def parser() -> Parser:
         epilog=f"{EXAMPLES}\n{EXIT_CODES}\n  3 also when only some of the files could not be read",
     )
     flags.add_argument("files", metavar="FILE", nargs="+", help="video or sound, or a recording with media")
-    flags.add_argument(
-        "--transcript", metavar="WHICH", help="auto (default), none, or words of the only file: talk.srt"
-    )
-    flags.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
-    flags.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
-    flags.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
+    add_clips(flags, "how the files are watched")
     output = flags.add_mutually_exclusive_group()
     output.add_argument("--csv", metavar="FILE|-", help="a row a file, in a new file or on standard output")
     output.add_argument("--json", action="store_true", help="an object a file, one line each")
@@ -48,29 +45,38 @@ def command(arguments: Sequence[str]) -> int:
     """Answer for each file; the exit code of the first that could not be read, after all others."""
     flags = parser().parse_args(arguments)
     _check(flags)
-    code, labels, table = 0, (), []  # type: tuple[int, tuple[str, ...], list[tuple[str, Story | str]]]
-    with Player(_flags(flags)) as player:
-        for name in flags.files:
+    code = 0
+    with Player(clip_flags(flags)) as player, _told(flags, player.labels) as tell:
+        for number, name in enumerate(flags.files, 1):
+            which = f" ({number} of {len(flags.files)})" if len(flags.files) > 1 else ""
             try:
-                story = player.play(name)
+                story = player.play(name, which=which)
                 if not story.predictions:
                     raise ClcrError(f"{name}: nothing could be predicted; it is shorter than a hop of 0.2 s")
             except (BundleError, BackendError):
                 raise
             except ClcrError as error:
                 code = code or error.exit_code
-                say(f"clcr-stream: error: {' '.join(str(error).split())}")
-                table.append((name, " ".join(str(error).split())))
+                reason = " ".join(str(error).split())
+                say(f"clcr-stream: error: {reason}")
+                tell(name, reason)
             else:
-                labels = story.session.labels
-                table.append((name, story))
-                if not (flags.csv or flags.json):
-                    put(line(name, story.seen()))
-            if flags.json:
-                put_json(_object(*table[-1]))
-    if flags.csv:
-        write_csv(flags.csv, _columns(labels), (_row(name, story, labels) for name, story in table))
+                for note in story.notes:
+                    say(f"note: {note}")
+                tell(name, story)
     return code
+
+
+@contextlib.contextmanager
+def _told(flags: argparse.Namespace, labels: Sequence[str]) -> Iterator[Callable[[str, Story | str], None]]:
+    """What tells of a file as soon as there is something to tell: its story, or why there is none."""
+    if flags.csv:
+        with growing_csv(flags.csv, _columns(labels)) as write:
+            yield lambda name, story: write(_row(name, story, labels))
+    elif flags.json:
+        yield lambda name, story: put_json(_object(name, story))
+    else:
+        yield lambda name, story: None if isinstance(story, str) else put(line(name, story.seen()))
 
 
 def _check(flags: argparse.Namespace) -> None:
@@ -80,18 +86,10 @@ def _check(flags: argparse.Namespace) -> None:
             raise ConfigError(f"--transcript {flags.transcript}: is of one file, {len(flags.files)} are given")
 
 
-def _flags(flags: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "sources.transcript": flags.transcript,
-        "model.bundle": flags.bundle,
-        "model.backend": flags.backend,
-        "model.gamma": flags.gamma,
-    }
-
-
 def line(name: str, seen: Seen) -> str:
     """A file for a person."""
-    return f"{name}  {answer_text(seen)}  {seen.end_s - seen.start_s:.1f} s  {there_text(seen)}"
+    text = f"{printable(name)}  {answer_text(seen)}  {seen.end_s - seen.start_s:.1f} s  {there_text(seen)}"
+    return f"{text}  ({seen.faceless})" if seen.faceless else text
 
 
 def answer_text(seen: Seen) -> str:
@@ -121,12 +119,12 @@ def _object(name: str, story: Story | str) -> dict[str, Any]:
 
 def _columns(labels: Sequence[str]) -> list[str]:
     names = ["file", "label", "confidence", "value", "value_low", "value_high", *(f"p_{one}" for one in labels)]
-    return [*names, *(f"share_{one}" for one in labels), "duration_s", "face", "sound", "words", "error"]
+    return [*names, *(f"share_{one}" for one in labels), "duration_s", "face", "sound", "words", "note", "error"]
 
 
 def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
     if isinstance(story, str):
-        return [name, *[None] * (5 + 2 * len(labels) + 4), story]
+        return [name, *[None] * (5 + 2 * len(labels) + 5), story]
     seen = story.seen()
     values = seen.values
     numbers: list[Cell] = [None] * 3 if values is None else [values.mean, values.low, values.high]
@@ -135,5 +133,5 @@ def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
         *(name, seen.label, confidence, *numbers),
         *(seen.means.get(one) for one in labels),
         *(seen.shares.get(one) for one in labels),
-        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), None),
+        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), seen.faceless or None, None),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.recording.compare import TOLERANCE, Comparison, compare
 from clcr_stream.recording.page import comparison_page
+from clcr_stream.recording.reader import Recording
 from clcr_stream.recording.seen import clock_text
 from clcr_stream.recording.source import open_media
 from clcr_stream.recording.story import Story, read_story
@@ -26,6 +27,10 @@ EXAMPLES = """examples:
   clcr-stream replay talk.mcap --gamma 0 --out diff.html
   clcr-stream replay talk.mcap --against there.mcap  against the predictions of another recording
 """
+FOREIGN_BASELINES = (
+    "recorded with the baselines of a person, which fit its own bundle alone; replayed without them, so not every "
+    "difference is the bundle's"
+)
 SHOWN = 10  # changes that are printed one by one
 
 
@@ -56,19 +61,20 @@ def command(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--tolerance {flags.tolerance:g}: must be a number of 0 or more")
     if flags.out is not None:
         check_new_file(flags.out, "--out")
-    about = open_media(flags.recording, "input").about
+    recording = open_media(flags.recording, "input")
     recorded = read_story(Path(flags.against or flags.recording).expanduser())
     with Player(_engine_flags(flags)) as player:
-        kept = about.get("baselines")
+        kept = recording.about.get("baselines")
         where = f"the baselines in {flags.recording}"
         baselines = {} if kept is None else decode_baselines(kept.encode(), player.bundle_id, where)
-        replayed = player.play(flags.recording, _stream_flags(flags, about), baselines)
+        replayed = player.play(flags.recording, _stream_flags(flags, recording), baselines)
+    left_out = [FOREIGN_BASELINES] if kept is not None and not baselines else []
     _check_played(replayed, flags.recording)
     result = compare(recorded.predictions, replayed.predictions, recorded.session.hop_ns, flags.tolerance)
     if flags.out is not None:
         with new_file(flags.out, "--out") as file:
             file.write(comparison_page(recorded, replayed, result, Path(flags.recording).name))
-    for note in (*recorded.notes, *_differences(recorded, replayed)):
+    for note in (*recorded.notes, *left_out, *_differences(recorded, replayed)):
         say(f"note: {note}")
     if flags.json:
         put_json(
@@ -85,19 +91,12 @@ def _engine_flags(flags: argparse.Namespace) -> dict[str, Any]:
     return {"model.bundle": flags.bundle, "model.backend": flags.backend, "sources.transcript": "auto"}
 
 
-def _stream_flags(flags: argparse.Namespace, about: Mapping[str, str]) -> dict[str, Any]:
+def _stream_flags(flags: argparse.Namespace, recording: Recording) -> dict[str, Any]:
     """What the recorded session was run with, where the flags say nothing else."""
     return {
-        "model.gamma": flags.gamma if flags.gamma is not None else _number(about.get("gamma")),
-        "person.calibrate_s": _number(about.get("calibrate_s")),
+        "model.gamma": flags.gamma if flags.gamma is not None else recording.number("gamma"),
+        "person.calibrate_s": recording.number("calibrate_s"),
     }
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
 
 
 def _check_played(replayed: Story, name: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from clcr_stream.cli.arguments import EXIT_CODES, Parser
+from clcr_stream.cli.arguments import CLIP_FLAGS, EXIT_CODES, Parser, add_clips, clip_flags
 from clcr_stream.cli.files import check_new_file, new_file
 from clcr_stream.cli.standard_streams import say
 from clcr_stream.errors import ClcrError, ConfigError
@@ -35,9 +35,7 @@ def parser() -> Parser:
     flags.add_argument("--out", metavar="FILE.html", help="the page, a new file")
     flags.add_argument("--png", metavar="FILE.png", help="the page as one picture, a new file; needs the extra png")
     flags.add_argument("--session", metavar="ID", help="of a FILE with several sessions (default: the last)")
-    flags.add_argument("--transcript", metavar="WHICH", help="of --input: auto (default), none, talk.srt")
-    flags.add_argument("--bundle", metavar="DIR", help="of --input: engine bundle (default: the one that is shipped)")
-    flags.add_argument("--backend", metavar="NAME", help="of --input: auto (default), onnxruntime, tensorrt")
+    add_clips(flags, "how the CLIP of --input is watched")
     return flags
 
 
@@ -48,9 +46,11 @@ def command(arguments: Sequence[str]) -> int:
         raise ConfigError("report: give --out FILE.html, --png FILE.png, or both")
     if (flags.file is None) == (flags.input is None):
         raise ConfigError("report: give a FILE, or --input CLIP, and not both; see `clcr-stream report --help`")
-    of_clips = [f"--{name}" for name in ("transcript", "bundle", "backend") if getattr(flags, name) is not None]
+    of_clips = [name for name in CLIP_FLAGS if getattr(flags, name) is not None]
     if flags.input is None and of_clips:
-        raise ConfigError(f"report: {of_clips[0]} goes with --input CLIP; {flags.file} is reported as it is")
+        raise ConfigError(
+            f"report: --{of_clips[0].replace('_', '-')} goes with --input CLIP; {flags.file} is reported as it is"
+        )
     _check_files(flags)
     story = _story(flags)
     given = flags.input if flags.input is not None else flags.file
@@ -82,13 +82,10 @@ def _story(flags: argparse.Namespace) -> Story:
     else:
         from clcr_stream.cli.play import Player
 
-        given = {
-            "sources.transcript": flags.transcript,
-            "model.bundle": flags.bundle,
-            "model.backend": flags.backend,
-        }
-        with Player(given) as player:
+        with Player(clip_flags(flags)) as player:
             story = player.play(flags.input)
+    for note in story.notes:
+        say(f"note: {note}")
     if not story.predictions:
         raise ClcrError(f"{flags.file or flags.input}: holds no prediction, so there is nothing to report")
     return story

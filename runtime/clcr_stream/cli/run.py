@@ -15,13 +15,13 @@ from typing import Any, TextIO, cast
 
 from clcr_stream import __version__, run
 from clcr_stream.cli import signals, terminal
-from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser
+from clcr_stream.cli.arguments import EXIT_CODES, KEYS, Parser, add_framing, add_model
 from clcr_stream.cli.commands import COMMANDS
 from clcr_stream.cli.log_lines import JsonLog
 from clcr_stream.cli.standard_streams import check_stdout, put_json, say
 from clcr_stream.config import load_config, stream_entries
 from clcr_stream.config_tree import Config
-from clcr_stream.errors import ConfigError, OutputError
+from clcr_stream.errors import WARNING, ConfigError, OutputError
 from clcr_stream.streams.host import Host
 from clcr_stream.streams.reports import Summary
 
@@ -82,11 +82,10 @@ def run_parser() -> argparse.ArgumentParser:
     sources.add_argument(
         "--pace", choices=("real", "max"), help="play files at their own pace (default) or as fast as possible"
     )
-    _add_framing(sources)
+    add_framing(sources)
+    sources.add_argument("--loop", action="store_true", default=None, help="play a recording again and again")
     model = flags.add_argument_group("model")
-    model.add_argument("--bundle", metavar="DIR", help="engine bundle (default: the one that is shipped)")
-    model.add_argument("--backend", metavar="NAME", help="auto (default), onnxruntime, tensorrt, null")
-    model.add_argument("--gamma", type=float, help="scale of the exchange budget, 0..4 (default: the bundle's)")
+    add_model(model)
     _add_publish(flags)
     _add_record(flags)
     _add_person(flags)
@@ -146,25 +145,6 @@ def _add_session(flags: argparse.ArgumentParser) -> None:
     )
     session.add_argument(
         "--log-format", choices=("text", "json"), help="of standard error; json: objects (default: text)"
-    )
-
-
-def _add_framing(sources: Any) -> None:
-    """What is seen of a picture, and which part of a recording."""
-    sources.add_argument(
-        "--rotate", type=int, choices=(0, 90, 180, 270), help="turn pictures so many degrees clockwise"
-    )
-    sources.add_argument("--flip", choices=("h", "v", "hv"), help="h: left and right change sides, v: above and below")
-    sources.add_argument(
-        "--region", metavar="X,Y,W,H", help="look for a face there only; shares 0..1 of the turned picture"
-    )
-    sources.add_argument("--start", type=float, metavar="SECONDS", help="begin there in a recording")
-    sources.add_argument("--end", type=float, metavar="SECONDS", help="and end there, both from its beginning")
-    sources.add_argument("--loop", action="store_true", default=None, help="play it again and again")
-    sources.add_argument(
-        "--face-model",
-        metavar="FILE.onnx",
-        help="find faces with YuNet, whose file this is (default: OpenCV's cascade)",
     )
 
 
@@ -263,7 +243,7 @@ def _say_media(host: Host) -> None:
         record = stream.options.record
         if record is not None and record.media:
             say(
-                f"RECORDING faces, sound and words of whoever is there to {record.shown}; tell them. "
+                f"{WARNING}RECORDING faces, sound and words of whoever is there to {record.shown}; tell them. "
                 "Without --record-media only predictions and words are kept."
             )
 
@@ -293,7 +273,8 @@ def _report(result: Summary, flags: argparse.Namespace, config: Config) -> int:
     elif not config.run.quiet:
         for stream in result.streams:
             text = terminal.summary_text(stream)
-            say(f"{stream.name}: {text}" if len(result.streams) > 1 else text)
+            for line in (f"{stream.name}: {text}" if len(result.streams) > 1 else text).splitlines():
+                say(line)
     # A reader of standard output that has gone, as `| head` does, wanted no more.
     failed = [one for one in result.streams if one.output_failure not in (None, os.strerror(errno.EPIPE))]
     failed += [one for one in result.streams if one.record is not None and one.record.failure is not None]

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 LOOK_S = 1.0  # how often a session looks whether its terminal is still there
@@ -71,6 +72,25 @@ def handled(numbers: Sequence[signal.Signals], act: Callable[[], object], once: 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def dying(last_words: Callable[[], str | None]) -> Iterator[None]:
+    """SIGINT and SIGTERM still kill the process, after a line on standard error; `last_words` must take no lock."""
+
+    def die(number: signal.Signals) -> None:
+        from clcr_stream.cli.standard_streams import say_at_once
+
+        text = last_words()
+        if text is not None:
+            say_at_once(text)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    with contextlib.ExitStack() as stack:
+        for number in ENDING:
+            stack.enter_context(handled((number,), partial(die, number)))
+        yield
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any, TextIO
 
+from clcr_stream.cli.cells import printable
 from clcr_stream.errors import OutputError
 
 CLEAR_LINE = "\r\x1b[K"
@@ -42,9 +43,19 @@ def redrawable(out: TextIO) -> bool:
 def say(text: str) -> None:
     """A line for the person at the terminal; a closed one must not end the session."""
     with contextlib.suppress(OSError, ValueError):
-        # On a terminal the status line is in the way.
-        sys.stderr.write(f"{CLEAR_LINE}{text}\n" if redrawable(sys.stderr) else f"{text}\n")
+        sys.stderr.write(_line(text))
         sys.stderr.flush()
+
+
+def say_at_once(text: str) -> None:
+    """`say` for a signal's handler, which may have come in the middle of another line: past the buffer and its lock."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), _line(text).encode("utf-8", "replace"))
+
+
+def _line(text: str) -> str:
+    """One line, whatever names are in it; on a terminal the status line is in the way."""
+    return f"{CLEAR_LINE if redrawable(sys.stderr) else ''}{printable(text)}\n"
 
 
 def check_stdout(why: str) -> None:

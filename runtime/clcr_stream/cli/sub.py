@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from clcr_stream.cli import signals
 from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_curve, check_seconds, curve_of
 from clcr_stream.cli.columns import Columns, fields_of
-from clcr_stream.cli.standard_streams import put
+from clcr_stream.cli.standard_streams import put, say
 from clcr_stream.cli.where import HELP, Condition, Plain, parse_where, plain
+from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import ConfigError, PublishError
 from clcr_stream.wire.client import Received, Subscriber
 from clcr_stream.wire.messages import KINDS, Event, Kind, Prediction, Session, Tokens, Transcript, encode
@@ -42,7 +44,7 @@ def parser() -> Parser:
         help="of session,prediction,transcript,status,tokens,event (default: prediction)",
     )
     flags.add_argument("--count", type=int, metavar="N", help="end after N messages, 1 or more")
-    flags.add_argument("--timeout", type=float, metavar="SECONDS", help="exit 6 when nothing comes for so long")
+    flags.add_argument("--timeout", type=float, metavar="SECONDS", help="exit 6 when nothing is printed for so long")
     flags.add_argument("--where", metavar="EXPR", help=f"only messages for which this holds; {HELP}")
     flags.add_argument("--every", action="store_true", help="each message in order, not the newest of those that wait")
     shape = flags.add_mutually_exclusive_group()
@@ -108,18 +110,32 @@ def _print_messages(
     stop: threading.Event,
     lines_of: Callable[[Received], list[str]],
 ) -> None:
-    """PublishError when nothing came for `--timeout` seconds."""
+    """PublishError when nothing was printed for `--timeout` seconds."""
     printed = 0
+    refusal = ""
+    last_ns = time.monotonic_ns()
     while not stop.is_set() and printed != flags.count:
         received = subscriber.receive(timeout_ms=TURN_MS)
+        if subscriber.refusal != refusal:
+            refusal = subscriber.refusal
+            if refusal and flags.timeout is None:
+                say(f"waiting: {refusal}")
         if received is not None:
             lines = lines_of(received)
             printed += bool(lines)
             for text in lines:
                 put(text)
-        elif flags.timeout is not None and subscriber.silence_ms > 1000 * flags.timeout:
-            where = " and ".join(subscriber.endpoints)
-            raise PublishError(f"nothing on {where} for {flags.timeout:g} s; is `clcr-stream` running there?")
+                last_ns = time.monotonic_ns()
+        if flags.timeout is not None and time.monotonic_ns() - last_ns > flags.timeout * NS_PER_S:
+            raise PublishError(refusal or _nothing(subscriber, flags))
+
+
+def _nothing(subscriber: Subscriber, flags: argparse.Namespace) -> str:
+    """Why nothing was printed: nothing came, or nothing that was wanted."""
+    where = " and ".join(subscriber.endpoints)
+    if flags.where is not None and subscriber.silence_ms < 1000 * flags.timeout:
+        return f"no message on {where} for which --where {flags.where!r} holds, for {flags.timeout:g} s"
+    return f"nothing on {where} for {flags.timeout:g} s; is `clcr-stream` running there?"
 
 
 def line(received: Received) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+from clcr_stream.cli.cells import printable
 from clcr_stream.cli.standard_streams import CLEAR_LINE, redrawable
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.errors import WARNING
 from clcr_stream.recording.seen import SIGNS, Moment, Seen, clock_text
 from clcr_stream.streams.reports import StreamSummary, View
 from clcr_stream.wire import messages
@@ -51,8 +53,9 @@ def seen_lines(seen: Seen) -> list[str]:
     if not seen.predictions:
         return []
     length = f"saw {seen.end_s - seen.start_s:.1f} s"
+    faceless = [seen.faceless] if seen.faceless else []
     if not seen.answers:
-        return [f"{length}: nobody was seen or heard"]
+        return [f"{length}: nobody was seen or heard", *faceless]
     lines = []
     if seen.values is not None:
         values = seen.values
@@ -64,7 +67,7 @@ def seen_lines(seen: Seen) -> list[str]:
         lines.append("strongest: " + "; ".join(moment_text(moment) for moment in seen.moments))
     there = {"vision": "face", "acoustic": "sound", "language": "words"}
     lines.append("there: " + ", ".join(f"{there[name]} {share:.0%}" for name, share in seen.present.items()))
-    return lines
+    return lines + faceless
 
 
 def moment_text(moment: Moment) -> str:
@@ -127,6 +130,11 @@ def recording_text(record: messages.Recording | None) -> str:
     return f"{what} {record.bytes / 1e6:.1f} MB{lost}"
 
 
+def refused_text(count: int) -> str:
+    """Connections that were turned away, and why they may have been."""
+    return f"connections refused: {count} (no key, one that is not allowed, or too many readers)"
+
+
 @dataclass
 class _Shown:
     """What was shown of one source, and how many lines about it may still come."""
@@ -149,18 +157,19 @@ class _Shown:
 
 
 class Notices:
-    """Lines about sources, each shown once: why a source is not there, and that it came back.
+    """Lines about sources, each shown once: why a source is not there, and that it came back; and refused readers.
 
     A source that comes and goes gets NOTICES_AT_ONCE lines and then one every NOTICE_EVERY_S, which says how it is now
-    and how many changes were left out.
+    and how many changes were left out. Refused connections are counted in a line every NOTICE_EVERY_S at most.
     """
 
     def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._now_ns = now_ns
         self._shown: dict[tuple[str, str, str], _Shown] = {}
+        self._refused: dict[str, tuple[int, int]] = {}  # by stream: how many were told, and not before when again
 
     def new(self, views: Sequence[View]) -> list[str]:
-        """One line per source whose state calls for one since the last call."""
+        """One line per source whose state calls for one since the last call, and per stream that refused readers."""
         lines = []
         for view in views:
             whose = f"{view.name}: " if len(views) > 1 else ""
@@ -168,8 +177,19 @@ class Notices:
                 shown = self._shown.setdefault((view.name, source.kind, source.name), _Shown(self._now_ns()))
                 text = self._text(source, shown)
                 if text is not None:
-                    lines.append(f"{whose}{source.kind} {source.name}: {text}")
+                    warning = "" if source.state == "live" else WARNING
+                    lines.append(f"{warning}{whose}{source.kind} {source.name}: {text}")
+            if self._tells_refused(view):
+                lines.append(f"{WARNING}{whose}{refused_text(view.refused)}; `clcr-stream keys list` says who may read")
         return lines
+
+    def _tells_refused(self, view: View) -> bool:
+        told, next_ns = self._refused.get(view.name, (0, 0))
+        now_ns = self._now_ns()
+        if view.refused in (0, told) or now_ns < next_ns:
+            return False
+        self._refused[view.name] = view.refused, now_ns + round(NOTICE_EVERY_S * NS_PER_S)
+        return True
 
     def _text(self, source: messages.Source, shown: _Shown) -> str | None:
         troubled = source.state not in UNTROUBLED and source.reason is not None
@@ -237,12 +257,12 @@ class StatusLine:
     def _show_now(self) -> None:
         if self._in_place:
             columns = shutil.get_terminal_size().columns - 1
-            self._write(f"{CLEAR_LINE}{self._show(columns)[:columns]}")
+            self._write(f"{CLEAR_LINE}{printable(self._show(columns))[:columns]}")
         else:
-            self._write(f"{self._show(None)}\n")
+            self._write(f"{printable(self._show(None))}\n")
 
     def _tell(self) -> None:
-        for line in self._notices():
+        for line in map(printable, self._notices()):
             self._write(f"{CLEAR_LINE}{line}\n" if self._in_place else f"{line}\n")
 
     def _write(self, text: str) -> None:

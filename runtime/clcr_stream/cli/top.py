@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from clcr_stream.cli import signals
 from clcr_stream.cli.arguments import EXIT_CODES, Parser, add_reading, curve_of
+from clcr_stream.cli.files import check_added_to
 from clcr_stream.cli.standard_streams import check_stdout, redrawable
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import ConfigError, OutputError
@@ -60,6 +61,8 @@ def command(arguments: Sequence[str]) -> int:
     """Show until q, a signal or the end of standard input."""
     flags = parser().parse_args(arguments)
     check_stdout("top")
+    if flags.marks is not None:
+        check_added_to(flags.marks, "--marks")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without block characters
     if flags.endpoints == ["-"]:
@@ -69,7 +72,6 @@ def command(arguments: Sequence[str]) -> int:
     drawn = redrawable(sys.stdout) and not flags.plain
     if drawn and importlib.util.find_spec("rich") is None:
         raise ConfigError('top needs the package rich: pip install "clcr-stream[view]"; or give --plain')
-    marks = None if flags.marks is None else Path(flags.marks)
     places = [place_of(text) for text in flags.endpoints]
     stop = threading.Event()
     with (
@@ -77,7 +79,7 @@ def command(arguments: Sequence[str]) -> int:
         Watcher(places, curve_of(flags)) as watcher,
     ):
         if drawn:
-            Top(watcher, marks, stop).run()
+            Top(watcher, None if flags.marks is None else Path(flags.marks), stop).run()
         else:
             _print_plain(watcher, stop)
     return 0

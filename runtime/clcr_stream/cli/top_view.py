@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from clcr_stream.cli.cells import Line, Signs, binned, fitted, printable, wrapped
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.recording.numbers import line_of
 from clcr_stream.wire.messages import Number, Prediction, Source
 from clcr_stream.wire.watched import Moment, Watched, parts_of
 
@@ -16,7 +17,8 @@ VALUE_LIMIT = 3.0  # sentiment goes from -3 to 3
 # Okabe and Ito's colours, which people with any colour vision tell apart; names and numbers say the same.
 COLOURS = ("color(247)", "color(75)", "color(214)", "color(36)", "color(175)", "color(166)", "color(227)", "color(32)")
 _MIN_NAME, _MAX_NAME = 4, 14
-_STATES = {"live": "green", "ended": "dim", "waiting": "yellow", "stale": "yellow", "failed": "bold red"}
+_STATES = {"live": "green", "starting": "dim", "ended": "dim", "failed": "bold red"}
+_TROUBLED = "yellow"  # any other state of a source
 _LOSSES = ("late", "overflow", "malformed", "not_finite", "lost")  # ends of the names of a source's counts
 _WIDE = 62  # columns from which on tables have all of their parts
 
@@ -31,7 +33,7 @@ class Section:
 
 def panel(watched: Watched, columns: int, rows: int, signs: Signs, now_ns: int) -> list[Line]:
     """The stream in exactly `rows` lines of `columns` cells."""
-    sections = [Section(0, [title(watched)]), Section(1, [state_line(watched, now_ns)])]
+    sections = [Section(0, [title(watched, now_ns)]), Section(1, [state_line(watched, now_ns)])]
     prediction = watched.prediction
     if prediction is not None:
         moments = list(watched.last(SPAN_S))
@@ -42,9 +44,11 @@ def panel(watched: Watched, columns: int, rows: int, signs: Signs, now_ns: int) 
             sections += [blank, Section(2, value(prediction, moments, columns, signs))]
         sections += [blank, *words(watched, columns), blank]
         sections += [Section(4, modalities(prediction, columns, signs))]
-        sections += [Section(7, levels(prediction, columns, signs))]
+        sections += [Section(8, levels(prediction, columns, signs))]
+        sections += [Section(10, numbers(prediction))]
         sections += [blank, *sources(watched)]
         sections += [Section(6, [latency(watched, moments, columns, signs)]), Section(3, [ticks(watched)])]
+        sections += refused(watched)
     chosen = _fitting(sections, rows)
     lines = [line for section in chosen for line in section.lines][:rows]
     lines += [[] for _ in range(rows - len(lines))]
@@ -52,25 +56,27 @@ def panel(watched: Watched, columns: int, rows: int, signs: Signs, now_ns: int) 
 
 
 def _fitting(sections: list[Section], rows: int) -> list[Section]:
-    """Without those of the highest rank until the rest fits, from the bottom."""
-    chosen = list(sections)
-    while sum(len(section.lines) for section in chosen) > rows and len(chosen) > 1:
-        rank = max(section.rank for section in chosen)
-        last = max(index for index, section in enumerate(chosen) if section.rank == rank)
-        del chosen[last]
-    return chosen
+    """Those that fit, the lowest rank first, in their order; a smaller one may have the room that is left."""
+    left = rows
+    chosen: list[int] = []
+    for index, section in sorted(enumerate(sections), key=lambda entry: entry[1].rank):
+        if len(section.lines) <= left or not chosen:
+            chosen.append(index)
+            left -= len(section.lines)
+    return [sections[index] for index in sorted(chosen)]
 
 
-def title(watched: Watched) -> Line:
-    """Name, state, bundle and how long it has run."""
+def title(watched: Watched, now_ns: int) -> Line:
+    """Name, what is recorded, state, bundle and how long it has run."""
     line: Line = [(watched.name, "bold")]
+    recorded = watched.recording(now_ns)
+    if recorded:
+        line += [("  ", ""), (recorded, "bold red")]
     status, session = watched.status, watched.session
     if status is not None:
         minutes, seconds = divmod(int(status.uptime_s), 60)
         hours, minutes = divmod(minutes, 60)
         line.append((f"  {status.state} {hours}:{minutes:02}:{seconds:02}", ""))
-        if status.recording:
-            line.append(("  RECORDING", "bold"))
     if session is not None:
         line.append((f"  {session.bundle_name} {session.bundle[:8]} on {session.backend}", "dim"))
     return line
@@ -159,11 +165,11 @@ def words(watched: Watched, columns: int) -> list[Section]:
 
 
 def modalities(prediction: Prediction, columns: int, signs: Signs) -> list[Line]:
-    """Weight beta, gate eta, quality, coverage and age of each modality."""
+    """Weight beta, gate eta, coverage and age of each modality."""
     wide = columns >= _WIDE
-    bars = max(4, min(24, (columns - 50) // 2)) if wide else max(3, (columns - 25) // 2)
+    bars = max(4, min(24, (columns - 42) // 2)) if wide else max(3, (columns - 25) // 2)
     head = f"{'':9}{'beta':<{bars + 6}}{'eta':<{bars + 6}}"
-    lines: list[Line] = [[(head + (f"{'quality':>8}{'there':>7}{'age':>9}" if wide else ""), "dim")]]
+    lines: list[Line] = [[(head + (f"{'there':>7}{'age':>9}" if wide else ""), "dim")]]
     for name, part in parts_of(prediction):
         style = "" if part.present else "dim"
         text: Line = [
@@ -174,9 +180,15 @@ def modalities(prediction: Prediction, columns: int, signs: Signs) -> list[Line]
         if wide:
             age = "-" if part.age_ms is None else f"{part.age_ms:.0f} ms"
             there = "no" if not part.present else f"{100 * (part.coverage or 0.0):.0f} %"
-            text.append((f"{_number(part.quality):>8}{there:>7}{age:>9}", style))
+            text.append((f"{there:>7}{age:>9}", style))
         lines.append(text)
     return lines
+
+
+def numbers(prediction: Prediction) -> list[Line]:
+    """What was measured on pictures and sound, a line each."""
+    found = (("vision", line_of(prediction, "vision")), ("sound", line_of(prediction, "acoustic")))
+    return [[(f"  {name:<7}", "dim"), (text, "")] for name, text in found if text]
 
 
 def levels(prediction: Prediction, columns: int, signs: Signs) -> list[Line]:
@@ -205,7 +217,7 @@ def sources(watched: Watched) -> list[Section]:
     """A line for each source; one that is not live says why."""
     if watched.status is None:
         return []
-    return [Section(8, [_source(source)]) for source in watched.status.sources]
+    return [Section(5, [_source(source)]) for source in watched.status.sources]
 
 
 def _source(source: Source) -> Line:
@@ -214,7 +226,7 @@ def _source(source: Source) -> Line:
     counts = ", ".join(f"{name} {count}" for name, count in lost.items())
     return [
         (f"  {source.kind} {source.name} ", ""),
-        (source.state, _STATES.get(source.state, "")),
+        (source.state, _STATES.get(source.state, _TROUBLED)),
         (f"{reason}{f'  {counts}' if counts else ''}", "dim" if not reason else ""),
     ]
 
@@ -240,6 +252,12 @@ def ticks(watched: Watched) -> Line:
     text = f"  {account.published} of {account.due} ticks published"
     text += f", skipped: {reasons}" if reasons else ", none skipped"
     return [(text, "yellow" if reasons else "")]
+
+
+def refused(watched: Watched) -> list[Section]:
+    """How many connections were turned away, if any."""
+    count = 0 if watched.status is None else watched.status.refused_peers
+    return [Section(5, [[(f"  connections refused: {count}", "yellow")]])] if count else []
 
 
 def _number(value: Number) -> str:

@@ -73,7 +73,7 @@ class Hub:
         self._clients: set[Client] = set()
         self._news: dict[str, dict[str, Any]] = {}
         self._list: bytes = b""
-        self._waits: dict[str, str] = {}
+        self._told: dict[str, dict[str, str]] = {}  # by stream: what it waits for and records
         self._faces: dict[str, Face] = {}
 
     async def run(self) -> None:
@@ -88,13 +88,13 @@ class Hub:
         self._news.clear()
         self._watcher.turn(now_ns, self._note)
         for name, watched in self._watcher.streams.items():
-            waits = watched.waiting(now_ns)
             if watched.face is not None and watched.face is not self._faces.get(name):
                 self._faces[name] = watched.face
                 self._news.setdefault(name, {})["face"] = base64.b64encode(watched.face.jpeg).decode("ascii")
-            if self._waits.get(name) != waits:
-                self._waits[name] = waits
-                self._news.setdefault(name, {})["waiting"] = waits
+            standing = _standing(watched, now_ns)
+            if self._told.get(name) != standing:
+                self._told[name] = standing
+                self._news.setdefault(name, {}).update(standing)
         for name, news in self._news.items():
             watching = [client for client in self._clients if client.stream == name]
             if not watching:
@@ -167,7 +167,7 @@ class Hub:
             "prediction": watched.prediction,
             "words": watched.words,
             "rows": watched.moments,
-            "waiting": watched.waiting(time.monotonic_ns()),
+            **_standing(watched, time.monotonic_ns()),
             "kept_s": KEPT_S,
         }
 
@@ -180,6 +180,11 @@ class Hub:
             self._list = names
             for client in self._clients:
                 client.put(names)
+
+
+def _standing(watched: Watched, now_ns: int) -> dict[str, str]:
+    """What the stream waits for and what it records, in words."""
+    return {"waiting": watched.waiting(now_ns), "recording": watched.recording(now_ns)}
 
 
 def _encoded(tree: dict[str, Any]) -> bytes:
@@ -198,7 +203,7 @@ def _token_shares(message: Tokens) -> dict[str, Any]:
 
 
 def _columns(labels: tuple[str, ...]) -> list[str]:
-    triples = [f"{what}_{name}" for what in ("beta", "eta", "quality", "coverage", "active") for name in MODALITIES]
+    triples = [f"{what}_{name}" for what in ("beta", "eta", "coverage", "active") for name in MODALITIES]
     levels = [f"omega_{level}" for level in (1, 2, 3)]
     return [
         "time",
@@ -210,12 +215,13 @@ def _columns(labels: tuple[str, ...]) -> list[str]:
         "latency_ms",
         *levels,
         *triples,
+        "quality_vision",  # the other modalities have none
         "degraded",
     ]
 
 
 def _cells(moment: Moment, watched: Watched) -> list[object]:
-    numbers = (*moment.beta, *moment.eta, *moment.quality, *moment.coverage, *moment.active)
+    numbers = (*moment.beta, *moment.eta, *moment.coverage, *moment.active, moment.quality[0])
     return [
         watched.wall_time(moment.end_ns),
         moment.seq,

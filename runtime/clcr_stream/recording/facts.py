@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from clcr_stream.recording import charts
 from clcr_stream.recording.charts import Axis, Point
+from clcr_stream.recording.numbers import MEASURES
 from clcr_stream.recording.seen import Moment, Seen, clock_text
 from clcr_stream.recording.story import Story
 from clcr_stream.wire import messages
@@ -18,8 +19,16 @@ MEANINGS = {
     "vision_absent": "no pictures in the window",
     "acoustic_absent": "no sound in the window",
     "language_absent": "no words in the window",
-    "vision_stale": "the newest picture was older than 1 s",
+    "vision_stale": "the newest picture was older than 0.6 s",
     "acoustic_stale": "the newest sound was older than 0.5 s",
+    "vision_frozen": "the camera repeated one picture",
+    "vision_dark": "the pictures had hardly any light",
+    "vision_covered": "nothing could be made out in the pictures: a cover, a hand, a smooth spot of light",
+    "acoustic_silent": "the sound was digital silence: a muted or unplugged microphone",
+    "acoustic_clipping": "the sound was too loud for its recording: distorted",
+    "acoustic_noisy": "loud noise, and speech hardly above it",
+    "vision_required": "pictures were required, and were missing for too long",
+    "acoustic_required": "sound was required, and was missing for too long",
     "calibrating": "the person's baseline was still being set",
 }
 MAX_WORDS = 2000
@@ -38,6 +47,11 @@ def about(story: Story, seen: Seen) -> str:
     length = f"{seconds:.1f} s" if seconds < 60 else clock_text(seconds).rpartition(".")[0]
     facts = (f"{length} watched", f"{seen.predictions} predictions", f"started {started} UTC")
     return " · ".join((*facts, f"bundle {story.session.bundle_name}"))
+
+
+def notes(story: Story, seen: Seen) -> str:
+    """What a reader must know before anything else; "" for nothing."""
+    return "; ".join((*story.notes, *([seen.faceless] if seen.faceless else [])))
 
 
 def legend(story: Story) -> str:
@@ -72,6 +86,17 @@ def weight(predictions: Sequence[messages.Prediction], name: str) -> float | Non
     weights = [getattr(one.modalities, name).weight for one in predictions if one.label or one.value is not None]
     known = [weight for weight in weights if weight is not None]
     return sum(known) / len(known) if known else None
+
+
+def numbers(seen: Seen) -> list[tuple[str, str, str]]:
+    """What was measured on pictures and sound: its name, its mean and its range."""
+    rows = []
+    for measure in MEASURES:
+        values = seen.numbers.get(measure.column)
+        if values is not None:
+            low, high = measure.text(values.low), measure.text(values.high)
+            rows.append((measure.name, measure.text(values.mean), f"{low} to {high}"))
+    return rows
 
 
 def latency(story: Story) -> str | None:

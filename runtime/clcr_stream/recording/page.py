@@ -18,13 +18,15 @@ MAX_CHANGES = 100
 def page(story: Story, name: str) -> str:
     """The report of a session; `name` is what it was read from. All text of the session is escaped."""
     seen = story.seen()
+    notes = facts.notes(story, seen)
     body = [
         _head(story, seen, name),
-        *([] if not story.notes else [f'<p class="note">{shown("; ".join(story.notes))}</p>']),
+        *([f'<p class="note">{shown(notes)}</p>'] if notes else []),
         _answer(story, seen),
         _timeline(story, seen),
         _moments(story, seen),
         _presence(story, seen),
+        _numbers(seen),
         _latency(story),
         _words(story),
         _foot(story),
@@ -127,10 +129,8 @@ def _presence(story: Story, seen: Seen) -> str:
     weights = {name: facts.weight(story.predictions, name) for name in MODALITIES}
     rows = []
     for name in MODALITIES:
-        quality = seen.quality.get(name)
         rows.append(
             f"<tr><td>{facts.THERE[name]}</td><td>{seen.present.get(name, 0.0):.0%}</td>"
-            f"<td>{'' if quality is None else f'{quality:.2f}'}</td>"
             f"<td>{'' if weights[name] is None else f'{weights[name]:.0%}'}</td></tr>"
         )
     missing = [
@@ -144,10 +144,19 @@ def _presence(story: Story, seen: Seen) -> str:
         else '<p class="small">Nothing was missing at any time.</p>'
     )
     return (
-        f'<section><h2>What was there</h2>{lanes}<div class="two"><table><tr><th></th><th>there</th><th>quality</th>'
+        f'<section><h2>What was there</h2>{lanes}<div class="two"><table><tr><th></th><th>there</th>'
         f"<th>weight in the answers</th></tr>{''.join(rows)}</table><div>{why}{_sources(story.session, story.status)}"
         "</div></div></section>"
     )
+
+
+def _numbers(seen: Seen) -> str:
+    """How good pictures and sound were."""
+    rows = "".join(
+        f"<tr><td>{shown(name)}</td><td>{mean}</td><td>{span}</td></tr>" for name, mean, span in facts.numbers(seen)
+    )
+    head = "<tr><th></th><th>on average</th><th>range</th></tr>"
+    return f"<section><h2>How good it was</h2><table>{head}{rows}</table></section>" if rows else ""
 
 
 def _sources(session: messages.Session, status: messages.Status | None) -> str:

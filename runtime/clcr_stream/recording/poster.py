@@ -75,6 +75,7 @@ def poster(story: Story, name: str) -> str:
     if seen.moments:
         _moments(sheet, story, seen)
     _presence(sheet, story, seen)
+    _numbers(sheet, seen)
     _latency(sheet, story)
     sheet.y += 20
     sheet.add(f'<line class="line" x2="{WIDTH}"/>')
@@ -89,7 +90,7 @@ def _head(sheet: Sheet, story: Story, seen: Seen, name: str) -> None:
     sheet.wrapped("title", name, 30, more="ink")
     sheet.y += 4
     sheet.wrapped("row", facts.about(story, seen), 20)
-    for text in (story.session.intended_use.notice, "; ".join(story.notes)):
+    for text in (story.session.intended_use.notice, facts.notes(story, seen)):
         lines = textwrap.wrap(" ".join(text.split()), int((WIDTH - 26) / _LETTER["small"]))
         if not lines:
             continue
@@ -182,15 +183,14 @@ def _presence(sheet: Sheet, story: Story, seen: Seen) -> None:
     found = charts.points(story.session, story.predictions)
     sheet.add(charts.lanes(found, Axis(seen.start_s, seen.end_s), list(facts.THERE.values())))
     sheet.y += 56
-    places = (0, 120, 220, 320)
-    titles = ("", "there", "quality", "weight in the answers")
+    places = (0, 120, 220)
+    titles = ("", "there", "weight in the answers")
     sheet.row([(x, text, "") for x, text in zip(places, titles, strict=True)])
     for name in MODALITIES:
-        quality, weight = seen.quality.get(name), facts.weight(story.predictions, name)
+        weight = facts.weight(story.predictions, name)
         cells = (
             facts.THERE[name],
             f"{seen.present.get(name, 0.0):.0%}",
-            "" if quality is None else f"{quality:.2f}",
             "" if weight is None else f"{weight:.0%}",
         )
         sheet.row([(x, text, "ink") for x, text in zip(places, cells, strict=True)])
@@ -207,6 +207,16 @@ def _presence(sheet: Sheet, story: Story, seen: Seen) -> None:
     for source in story.session.sources if story.status is None else story.status.sources:
         reason = f", {source.reason}" if source.reason else ""
         sheet.wrapped("small", f"{source.kind} {source.name}: {source.state}{reason}", _SMALL)
+
+
+def _numbers(sheet: Sheet, seen: Seen) -> None:
+    """How good pictures and sound were."""
+    rows = facts.numbers(seen)
+    if not rows:
+        return
+    sheet.head("How good it was")
+    for row in (("", "on average", "range"), *rows):
+        sheet.row([(x, text, "ink" if row[0] else "") for x, text in zip((0, 320, 440), row, strict=True)])
 
 
 def _latency(sheet: Sheet, story: Story) -> None:

@@ -49,6 +49,14 @@ class Recording:
         """Whether faces and sound were recorded."""
         return self.about.get("media") == "true"
 
+    def number(self, name: str) -> float | None:
+        """A number of `about`: gamma, calibrate_s; None where it has none."""
+        text = self.about.get(name)
+        try:
+            return float(text) if text else None
+        except ValueError:
+            return None
+
     def entries(self) -> Iterator[Entry]:
         """Every message of this and the following parts, in the order in which they were recorded. SourceError."""
         path, number = self.path, self.part

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.recording.numbers import MEASURES
 from clcr_stream.wire import messages
 
 MODALITIES = ("vision", "acoustic", "language")
@@ -16,6 +18,7 @@ LEAST_S = 0.55  # what lasts for three hops is a moment
 GAP_HOPS = 3  # a longer pause between two answers ends a moment
 SIGNS = ("positive", "negative")  # the labels of a regression's moments
 _VALUE = "value"
+_TURN = re.compile(r"--rotate \d+")  # in the reason of a source that finds faces in turned pictures alone
 _KEPT = 4  # strongest moments of each label
 
 
@@ -35,7 +38,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Values:
-    """The answers of a regression: their mean over the windows that were full, and the range of all."""
+    """A mean and a range; of a regression's answers the mean over the windows that were full."""
 
     mean: float
     low: float
@@ -47,8 +50,9 @@ class Seen:
     """What the predictions say together; shares are of the answers, which are the predictions with any input.
 
     `shares`: how often each label was the most probable one. `means`: its mean probability over the windows that were
-    full; of a clip shorter than a window, that of its last answer. `present`: how often each
-    modality was there, `quality` its mean while it was. `degraded`: how often each reason was given.
+    full; of a clip shorter than a window, that of its last answer. `present`: how often each modality was there.
+    `numbers`: what was measured on pictures and sound, by Measure.column. `degraded`: how often each reason was given.
+    `turn` is the flag that a source advises for pictures that lie on their side, "" for none.
     """
 
     predictions: int = 0
@@ -60,8 +64,18 @@ class Seen:
     values: Values | None = None
     moments: tuple[Moment, ...] = ()
     present: Mapping[str, float] = field(default_factory=dict)
-    quality: Mapping[str, float | None] = field(default_factory=dict)
+    numbers: Mapping[str, Values] = field(default_factory=dict)
     degraded: Mapping[str, float] = field(default_factory=dict)
+    turn: str = ""
+
+    @property
+    def faceless(self) -> str:
+        """That pictures came and none of them showed a face, and what could be done; "" otherwise."""
+        if "no_face" not in self.degraded or self.present.get("vision"):
+            return ""
+        return "no face was found in any picture" + (
+            f"; one is when they are turned: give {self.turn}" if self.turn else ""
+        )
 
     @property
     def label(self) -> str | None:
@@ -82,7 +96,9 @@ class Seen:
             "values": None if self.values is None else _rounded(vars(self.values)),
             "moments": [{**vars(one), "strength": round(one.strength, 4)} for one in self.moments],
             "present": _rounded(self.present),
+            "numbers": {name: _rounded(vars(values)) for name, values in self.numbers.items()},
             "degraded": _rounded(self.degraded),
+            "note": self.faceless or None,
         }
 
 
@@ -91,7 +107,8 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 
 class Watch:
-    """A sink that sums up predictions as they come; what it keeps does not grow with them. One thread writes."""
+    """A sink that sums up predictions as they come; what it keeps does not grow with them. One thread writes,
+    for a Status another one may."""
 
     def __init__(self) -> None:
         self._session: messages.Session | None = None
@@ -103,17 +120,20 @@ class Watch:
         self._sums: dict[str, float] = {}  # of those; before the first, the newest answer
         self._range = (float("inf"), float("-inf"))
         self._present: Counter[str] = Counter()
-        self._quality: dict[str, tuple[float, int]] = {}
+        self._numbers: dict[str, tuple[int, float, float, float]] = {}  # count, sum, least and most of each measure
         self._degraded: Counter[str] = Counter()
+        self._turn = ""
         self._run: Moment | None = None
         self._best: dict[str, list[Moment]] = {}
 
     def write(self, message: messages.Message) -> None:
-        """Take a message of the stream; only the session and its predictions count."""
+        """Take a message of the stream; transcripts and events do not count."""
         if isinstance(message, messages.Session):
             self._session = message
         elif isinstance(message, messages.Prediction):
             self._add(message)
+        elif isinstance(message, messages.Status):
+            self._turn = _turn(message.sources) or self._turn
 
     def seen(self) -> Seen:
         """What was seen until now."""
@@ -133,8 +153,11 @@ class Watch:
             values=Values(means[_VALUE], *self._range) if numbers else None,
             moments=self._moments(session),
             present={name: self._present[name] / everything for name in MODALITIES},
-            quality={name: None if not count else total / count for name, (total, count) in self._quality.items()},
+            numbers={
+                name: Values(total / count, least, most) for name, (count, total, least, most) in self._numbers.items()
+            },
             degraded={name: count / everything for name, count in self._degraded.most_common()},
+            turn=self._turn,
         )
 
     def _time_s(self, prediction: messages.Prediction) -> float:
@@ -146,11 +169,8 @@ class Watch:
         self._predictions += 1
         self._degraded.update(prediction.degraded)
         for name in MODALITIES:
-            modality: messages.Modality = getattr(prediction.modalities, name)
-            self._present[name] += modality.present
-            total, count = self._quality.get(name, (0.0, 0))
-            if modality.present and modality.quality is not None:
-                self._quality[name] = (total + modality.quality, count + 1)
+            self._present[name] += getattr(prediction.modalities, name).present
+        self._measure(prediction)
         if prediction.label is not None and prediction.confidence is not None:
             self._answers += 1
             self._tops[prediction.label] += 1
@@ -161,6 +181,13 @@ class Watch:
             self._range = min(self._range[0], prediction.value), max(self._range[1], prediction.value)
             self._mean({_VALUE: prediction.value}, prediction.window)
             self._extend(SIGNS[prediction.value < 0], prediction.value, self._time_s(prediction))
+
+    def _measure(self, prediction: messages.Prediction) -> None:
+        for measure in MEASURES:
+            value = measure.of(prediction)
+            if value is not None:
+                count, total, least, most = self._numbers.get(measure.column, (0, 0.0, value, value))
+                self._numbers[measure.column] = count + 1, total + value, min(least, value), max(most, value)
 
     def _mean(self, answer: dict[str, float], window: messages.Window) -> None:
         """Count an answer for the means: those of full windows, before the first of them the newest one."""
@@ -196,6 +223,11 @@ class Watch:
         runs = _strongest([run for runs in best.values() for run in runs])
         lasting = [run for run in runs if run.end_s - run.start_s >= LEAST_S]
         return tuple((lasting or runs[:1])[:MOMENTS])
+
+
+def _turn(sources: Sequence[messages.Source]) -> str:
+    found = (_TURN.search(source.reason or "") for source in sources)
+    return next((match[0] for match in found if match), "")
 
 
 def _strongest(runs: list[Moment]) -> list[Moment]:

@@ -10,12 +10,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.errors import SourceError
+from clcr_stream.clock import NS_PER_S
+from clcr_stream.errors import ConfigError, SourceError
 from clcr_stream.recording import media
 from clcr_stream.recording.options import SUFFIX
 from clcr_stream.recording.reader import Entry, Recording, open_recording
-from clcr_stream.sources.base import AUTO, Flag, Modality, Pace, Sinks, Source, SourceIdentity, SourceSpec
+from clcr_stream.sources.base import AUTO, Flag, Modality, Pace, Sinks, Source, SourceIdentity, SourceSpec, Span
 from clcr_stream.sources.choose import FileKinds
+from clcr_stream.sources.framing import UPRIGHT
 from clcr_stream.sources.threaded import ThreadedSource
 from clcr_stream.window.ring import Look
 from clcr_stream.window.transcript import Segment
@@ -41,17 +43,30 @@ def open_media(location: str, flag: Flag) -> Recording:
 class RecordingSource(ThreadedSource):
     """Faces, sound and words of a recording, shifted to the session's zero; lossless at both paces.
 
+    Of a part, whole hops are played, the first of them at the session's zero, and words that are not over by then.
     Raises SourceError at construction when the file holds no media.
     """
 
     def __init__(
-        self, location: str, requested: tuple[Modality, ...], sinks: Sinks, pace: Pace = "real", flag: Flag = "input"
+        self,
+        location: str,
+        requested: tuple[Modality, ...],
+        sinks: Sinks,
+        pace: Pace = "real",
+        flag: Flag = "input",
+        span: Span = Span(),  # noqa: B008 frozen
     ) -> None:
         self._recording = open_media(location, flag)
         counts = {"frames": 0, "samples": 0, "segments": 0}
         super().__init__(SourceIdentity(location, "recording", requested, lossless=True), sinks, counts)
         self._pace = pace
-        self._shift_ns: int | None = None  # from the recorded session's zero to ours
+        hop_ns = sinks.grid.hop_ns
+        self._span = span
+        self._first_ns = round(span.start_s * NS_PER_S) // hop_ns * hop_ns  # of the part, from the recorded zero
+        self._stop_ns = None if span.end_s is None else round(span.end_s * NS_PER_S)
+        self._round = 0
+        self._begun_ns = self._ended_ns = sinks.origin_ns  # where this round begins, and what was played ends
+        self._zero_ns: int | None = None  # of the recorded session
         self._faces: dict[int, NDArray[np.uint8]] = {}  # of the hop that is being read, by capture time
         self._sound: media.Sound | None = None
         self._words: media.Words | None = None
@@ -59,21 +74,41 @@ class RecordingSource(ThreadedSource):
         self._last_end_ns: int | None = None  # of the predictions
 
     def run(self) -> str | None:
+        while self._play() and self._span.loop:
+            self._begun_ns = self._ended_ns
+            self._round += 1
+            self._shown.clear()
+        if self._last_end_ns is not None and self._zero_ns is not None:
+            # The recorded session answered until then, perhaps with a gap at its end.
+            end_ns = max(self._ended_ns, self._last_end_ns + self._shift_ns)
+            self.sinks.rings.acoustic.reach(self.sinks.grid.sample_of(end_ns))
+        return "; ".join(self._recording.notes) or None
+
+    def _play(self) -> bool:
+        """The part once; False when stopping. SourceError when there is nothing in it."""
+        self._recording.notes.clear()
         for entry in self._recording.entries():
             if self.stop.is_set() or not self._take(entry):
                 break
-        if self._last_end_ns is not None and self._shift_ns is not None:
-            # The recorded session answered until then, perhaps with a gap at its end.
-            grid = self.sinks.grid
-            self.sinks.rings.acoustic.reach(grid.sample_of(self._last_end_ns + self._shift_ns))
-        return "; ".join(self._recording.notes) or None
+        if self._ended_ns == self._begun_ns and self._span != Span() and not self.stop.is_set():
+            start_s = self._span.start_s
+            raise SourceError(
+                f"{self.name}: holds nothing from {start_s:g} s on; give a smaller --start, or an --end after it"
+            )
+        return not self.stop.is_set()
+
+    @property
+    def _shift_ns(self) -> int:
+        """From the recorded session's time to ours, in this round."""
+        assert self._zero_ns is not None
+        return self._begun_ns - self._zero_ns - self._first_ns
 
     def _take(self, entry: Entry) -> bool:
         """One message of the file; False when stopping."""
         if entry.kind == "session":
             session = _decoded(entry, messages.Session)
             self._check_grid(session)
-            self._shift_ns = self.sinks.origin_ns - session.origin_ns
+            self._zero_ns = session.origin_ns
         elif entry.kind == "prediction":
             self._last_end_ns = _decoded(entry, messages.Prediction).window.end_ns
         elif entry.kind == media.FACE:
@@ -93,14 +128,20 @@ class RecordingSource(ThreadedSource):
             raise SourceError(f"{self.name}: recorded in hops of {session.hop_ns} ns, the bundle's are of {hop_ns} ns")
 
     def _release(self, hop: media.HopEnd) -> bool:
-        """Put a whole hop into the rings, once it is due and there is room; False when stopping."""
-        if self._shift_ns is None:
+        """Put a whole hop into the rings, once it is due and there is room; False when stopping, and after the part."""
+        if self._zero_ns is None:
             raise SourceError(f"{self.name}: holds no session; the file is damaged")
         hop_ns = self.sinks.grid.hop_ns
         if hop.end_ns - hop.start_ns != hop_ns or any(
             not hop.start_ns - hop_ns < slot.captured_ns < hop.end_ns + hop_ns for slot in hop.slots
         ):
             raise SourceError(f"{self.name}: the times of hop {hop.number} disagree; the file is damaged")
+        if hop.start_ns - self._zero_ns < self._first_ns:
+            self._faces.clear()
+            self._sound = None  # words stay: a message of words holds all that count from then on
+            return True
+        if self._stop_ns is not None and hop.end_ns - self._zero_ns > self._stop_ns:
+            return False
         start_ns, end_ns = hop.start_ns + self._shift_ns, hop.end_ns + self._shift_ns
         self.advance(start_ns)
         if not self.await_room(end_ns):
@@ -109,8 +150,9 @@ class RecordingSource(ThreadedSource):
             return False
         self.set_state("live")
         self._put_pictures(hop, self._shift_ns)
-        self._put_sound()
+        self._put_sound(self._zero_ns + self._shift_ns)
         self._put_words(end_ns, self._shift_ns)
+        self._ended_ns = end_ns
         self.advance(end_ns)
         return True
 
@@ -126,7 +168,8 @@ class RecordingSource(ThreadedSource):
             self.count("frames", len(hop.slots))
         self._faces.clear()
 
-    def _put_sound(self) -> None:
+    def _put_sound(self, zero_ns: int) -> None:
+        """`zero_ns` is where the recorded session begins in our time."""
         sound, self._sound = self._sound, None
         if sound is None or "acoustic" not in self.modalities:
             return
@@ -134,8 +177,9 @@ class RecordingSource(ThreadedSource):
             allowed_hz = self.sinks.grid.sample_rate_hz
             raise SourceError(f"{self.name}: recorded at {sound.sample_rate} Hz, the bundle takes {allowed_hz} Hz")
         samples = media.samples_of(sound)
+        first = sound.first_sample + self.sinks.grid.sample_of(zero_ns)
         for start, stop in sound.present:
-            self.sinks.rings.acoustic.put(sound.first_sample + start, samples[start:stop])
+            self.sinks.rings.acoustic.put(first + start, samples[start:stop])
             self.count("samples", stop - start)
 
     def _put_words(self, end_ns: int, shift_ns: int) -> None:
@@ -143,11 +187,13 @@ class RecordingSource(ThreadedSource):
         words, self._words = self._words, None
         if words is None or "language" not in self.modalities:
             return
-        gone = set(self._shown) - {word.id for word in words.segments}
+        again = f" {self._round}" if self._round else ""  # words of another round are others
         fresh = [
-            Segment(word.id, word.start_ns + shift_ns, word.end_ns + shift_ns, word.text, word.final)
+            Segment(word.id + again, word.start_ns + shift_ns, word.end_ns + shift_ns, word.text, word.final)
             for word in words.segments
+            if not self._first_ns or word.end_ns + shift_ns > self._begun_ns
         ]
+        gone = set(self._shown) - {segment.id for segment in fresh}
         for segment in [*fresh, *(_taken_back(self._shown[name]) for name in gone)]:
             before = self._shown.get(segment.id)
             if before is not None and before.text == segment.text:
@@ -180,11 +226,16 @@ class RecordingFiles:
     def open(self, location: str, requested: tuple[Modality, ...], sinks: Sinks, spec: SourceSpec) -> Source:
         """The source; the recording's own words count unless others are asked for."""
         words: tuple[Modality, ...] = ("language",) if spec.transcript == AUTO else ()
-        return RecordingSource(location, (*requested, *words), sinks, spec.pace)
+        return RecordingSource(location, (*requested, *words), sinks, spec.pace, span=spec.span)
 
-    def check(self, location: str, flag: Flag) -> None:
-        """SourceError for a file that cannot be played."""
+    def check(self, location: str, requested: tuple[Modality, ...], spec: SourceSpec, flag: Flag) -> None:
+        """SourceError for a file that cannot be played, ConfigError for what cannot be done with its faces."""
         open_media(location, flag)
+        if "vision" in requested and (spec.framing != UPRIGHT or spec.face_model is not None):
+            raise ConfigError(
+                f"{flag} {location}: the faces in a recording are cut out already; "
+                "leave out --rotate, --flip, --region and --face-model"
+            )
 
 
 KINDS: FileKinds = {SUFFIX: RecordingFiles()}

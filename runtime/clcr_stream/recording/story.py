@@ -32,6 +32,8 @@ class Story:
         watch.write(self.session)
         for prediction in self.predictions:
             watch.write(prediction)
+        if self.status is not None:
+            watch.write(self.status)
         return watch.seen()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clcr_stream.clock import NS_PER_S
+from clcr_stream.recording.numbers import MEASURES
 from clcr_stream.recording.seen import MODALITIES
 from clcr_stream.recording.story import Story
 from clcr_stream.wire import messages
@@ -17,7 +18,8 @@ def columns(story: Story) -> list[str]:
     answers = [f"p_{label}" for label in story.session.labels] or ["value"]
     return [
         *("tick", "time_s", "label", "confidence", *answers),
-        *(f"{name}_{what}" for name in MODALITIES for what in ("present", "quality", "weight")),
+        *(f"{name}_{what}" for name in MODALITIES for what in ("present", "weight")),
+        *(measure.column for measure in MEASURES),
         *("degraded", "latency_ms", "words"),
     ]
 
@@ -31,11 +33,12 @@ def rows(story: Story) -> Iterator[list[Cell]]:
         modalities: list[Cell] = []
         for name in MODALITIES:
             modality: messages.Modality = getattr(one.modalities, name)
-            modalities += [int(modality.present), modality.quality, modality.weight]
+            modalities += [int(modality.present), modality.weight]
         end_ns = one.window.end_ns
         yield [
             *(one.seq, round((end_ns - origin_ns) / NS_PER_S, 3), one.label, one.confidence, *answers),
             *modalities,
+            *(measure.of(one) for measure in MEASURES),
             *(" ".join(one.degraded), one.latency_ms, _words(story, end_ns - hop_ns, end_ns)),
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -18,11 +19,11 @@ from clcr_stream.sources.camera_mode import split_mode
 from clcr_stream.sources.capture_clock import CaptureClock
 from clcr_stream.sources.frames import FrameFeeder
 from clcr_stream.sources.threaded import ThreadedSource, backoff_s
-from clcr_stream.sources.v4l2 import Offer, ask_driver, best_mode
+from clcr_stream.sources.v4l2 import BY_ID, UNKNOWN, Offer, ask_driver, best_mode
 
 ABSENT_PAUSE_NS = NS_PER_S
+HANGS_S = 4  # without a picture it is opened again, which some need; cameras begin sooner
 POS_MSEC = 0  # cv2.CAP_PROP_POS_MSEC: of V4L2 the stamp of the last buffer
-BY_ID = Path("/dev/v4l/by-id")
 ALLOWED = (
     "an index (0), /dev/videoN, v4l2:/dev/videoN, by-id:NAME (each with a mode, 0?size=1280x720&rate=30&format=mjpg), "
     "csi://0, gst:PIPELINE, screen://, a URL, a file, test:// or none"
@@ -42,6 +43,8 @@ class Capture(Protocol):
 
 def open_capture(device: str) -> Capture:
     """cv2.VideoCapture on exactly this device path, through V4L2 and nothing else."""
+    # OpenCV's own limit, 10 s, has no other switch; it reads this once, with the first picture.
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(HANGS_S))
     import cv2
 
     capture: Capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
@@ -81,7 +84,8 @@ def _resolve_by_id(name: str, by_id: Path) -> str | None:
 class CameraSource(ThreadedSource):
     """One camera in the mode that suits the model best, or the one behind its name.
 
-    Absent: it waits and looks every second; another camera is never taken instead.
+    Absent: it waits and looks every second. The one that was opened first is taken again, under whatever number,
+    and never another one in its place.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class CameraSource(ThreadedSource):
         super().__init__(SourceIdentity(device, "camera", ("vision",)), sinks, counts)
         self._device, self._opener, self._resolve, self._ask = name, opener, resolve, ask
         self._refused = ""
+        self._known = UNKNOWN  # which camera it is, from the first opening on
         self._feeder = FrameFeeder(sinks, live=True)
         self._opened = False  # at least once
         self._capture_clock = CaptureClock(sinks.patience_ns, host_stamps=True)
@@ -107,17 +112,16 @@ class CameraSource(ThreadedSource):
         attempt = 0
         while not self.stop.is_set():
             self.opening()
-            path = self._resolve(self._device)
-            # Asked before it is opened: some drivers allow one opener only.
-            offer = self._ask(path) if path is not None else Offer()
+            path, offer, problem = self._find()
             capture = self._opener(path) if path is not None else None
             if capture is None or not capture.isOpened():
                 if capture is not None:
                     capture.release()
-                why_not = offer.why_not or "does not open (in use, or not permitted)"
-                what = "no such camera" if path is None else f"{path} {why_not}"
-                self._pause(f"{what}; looking every second, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
+                    problem = f"{path} {offer.why_not or 'does not open (in use, or not permitted)'}"
+                self._pause(f"{problem}; looking every second, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
                 continue
+            if self._known == UNKNOWN:
+                self._known = offer.identity
             try:
                 best_mode(offer.modes, self._mode, self.sinks.grid.frame_rate_hz).apply(capture)
                 self._refused = self._mode.refused(capture)
@@ -128,6 +132,19 @@ class CameraSource(ThreadedSource):
             self._pause(
                 "the camera stopped; opening it again", int(backoff_s(attempt, self._random.random()) * NS_PER_S)
             )
+
+    def _find(self) -> tuple[str | None, Offer, str]:
+        """Where the camera is now and what it offers; None, and why, when it is not there or is another one."""
+        known, problem = self._known, ""
+        linked = self._resolve(f"by-id:{known.link}") if known.link else None
+        for path in dict.fromkeys((self._resolve(self._device), linked)):
+            if path is None:
+                continue
+            offer = self._ask(path)  # before it is opened: some drivers allow one opener only
+            if known == UNKNOWN or known.same(offer.identity, link_moved=linked not in (None, path)):
+                return path, offer, ""
+            problem = problem or f"{path} is now {offer.identity} and not {known}"
+        return None, Offer(), problem or "no such camera"
 
     def _pause(self, reason: str, pause_ns: int) -> None:
         if self.stop.is_set():

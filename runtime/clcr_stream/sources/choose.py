@@ -21,7 +21,7 @@ class FileKind(Protocol):
     """Files of an ending that another room reads, such as recordings."""
 
     def open(self, location: str, requested: tuple[Modality, ...], sinks: Sinks, spec: SourceSpec) -> Source: ...
-    def check(self, location: str, flag: Flag) -> None: ...
+    def check(self, location: str, requested: tuple[Modality, ...], spec: SourceSpec, flag: Flag) -> None: ...
 
 
 FileKinds = Mapping[str, FileKind]  # by the ending, with its dot
@@ -52,23 +52,25 @@ def _kind_of(text: str, kinds: FileKinds) -> FileKind | None:
     return kinds.get(Path(text).suffix) if _names_file(text) else None
 
 
+def files_of(spec: SourceSpec, kinds: FileKinds) -> list[tuple[Flag, str]]:
+    """The inputs that one of `kinds` opens: the flag that names each, and its text."""
+    return [(flag, text) for flag, text, _ in _inputs(spec) if _kind_of(text, kinds) is not None]
+
+
 def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
     """SourceError for files that can never work, before anything slow is loaded; touches no device and no network."""
     from clcr_stream.sources.media import check_media_file
     from clcr_stream.sources.pipes import STDIN, is_pipe
     from clcr_stream.sources.screen import check_screen
 
+    check_settings(spec)
     _check_span(spec)
-    if spec.face_model is not None:
-        from clcr_stream.frontends.yunet import YuNet
-
-        YuNet(spec.face_model)
     for flag, text, requested in _inputs(spec):
         if text == STDIN and spec.transcript == STDIN:
             raise ConfigError(f"{flag} - and transcript - are both standard input; give one of them a name")
         kind = _kind_of(text, kinds)
         if kind is not None:
-            kind.check(text, flag)
+            kind.check(text, requested, spec, flag)
         elif text.startswith("screen:"):
             check_screen(text, flag)
         elif is_pipeline(text):
@@ -83,17 +85,25 @@ def check_spec(spec: SourceSpec, kinds: FileKinds = {}) -> None:  # noqa: B006
         recognisers.check(recognisers.parse(spec.transcript))
 
 
+def check_settings(spec: SourceSpec) -> None:
+    """ConfigError for what is wrong whatever the inputs are: the times of a part, the file that finds faces."""
+    start_s, end_s = spec.span.start_s, spec.span.end_s
+    if not 0 <= start_s < float("inf") or (end_s is not None and not start_s < end_s < float("inf")):
+        raise ConfigError(
+            f"--start {start_s:g}, --end {end_s}: allowed are seconds, 0 or more, the end after the start"
+        )
+    if spec.face_model is not None:
+        from clcr_stream.frontends.yunet import YuNet
+
+        YuNet(spec.face_model)
+
+
 def _check_span(spec: SourceSpec) -> None:
     """ConfigError when a part of a recording is asked for, and there is none that can be cut so."""
     from clcr_stream.sources.pipes import is_pipe
 
     if spec.span == Span():
         return
-    start_s, end_s = spec.span.start_s, spec.span.end_s
-    if not 0 <= start_s < float("inf") or (end_s is not None and not start_s < end_s < float("inf")):
-        raise ConfigError(
-            f"--start {start_s:g}, --end {end_s}: allowed are seconds, 0 or more, the end after the start"
-        )
     inputs = [text for _, text, _ in _inputs(spec)]
     live = [text for text in inputs if not _is_recording(text)]
     if live:

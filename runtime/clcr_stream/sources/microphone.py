@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ QUIET_NS = 500 * NS_PER_MS
 FIRST_RETRY_S, RETRY_S = 0.25, 2.0  # looking for devices costs 0.1 s of CPU
 FLOOD_S = 1.25  # more than any device's buffers hold
 QUEUE_BLOCKS = 256  # 5 s: more than the reader thread can ever be late without being dead
+BY_ID = Path("/dev/snd/by-id")
 ALLOWED = "default, an index, name:TEXT, a file, test:// or none"
 INSTALL = (
     "PyAudio is not installed; run `apt-get install portaudio19-dev gcc python3-dev` and "
@@ -77,8 +80,11 @@ def quiet_stderr() -> Iterator[None]:
             os.close(null)
 
 
-def choose_device(audio: Any, device: str) -> dict[str, Any]:
-    """PortAudio's description of the input that `device` names; SourceError when it is not there."""
+def choose_device(audio: Any, device: str, known: Known | None = None, by_id: Path = BY_ID) -> dict[str, Any]:
+    """PortAudio's description of the input that `device` names; SourceError when it is not there.
+
+    Of a `known` one that was opened before, that one and no other; `default` is the system's choice.
+    """
     if device == "default":
         try:
             info: dict[str, Any] = audio.get_default_input_device_info()
@@ -95,9 +101,44 @@ def choose_device(audio: Any, device: str) -> dict[str, Any]:
         matches = [info for info in inputs if text in str(info["name"]).casefold()]
     else:
         matches = [info for info in inputs if info["index"] == int(device)]
-    if not matches:
-        raise SourceError(f"no input device {device}; `clcr-stream devices` lists inputs")
-    return matches[0]
+    same = matches if known is None else known.among(inputs, by_id)
+    if not same:
+        other = (
+            f"input {device} is now {matches[0]['name']} and not {known}" if matches else f"no input device {device}"
+        )
+        raise SourceError(f"{other}; `clcr-stream devices` lists inputs")
+    return same[0]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Which physical input was opened: PortAudio's name, and the link of its card, whose number may change."""
+
+    name: str
+    link: str
+
+    @classmethod
+    def by(cls, info: Mapping[str, Any], by_id: Path) -> Known:
+        """The one that PortAudio describes."""
+        name = str(info["name"])
+        card = re.search(r"\(hw:(\d+),(\d+)\)", name)
+        links = sorted(by_id.iterdir()) if card is not None and by_id.is_dir() else []
+        found = [link.name for link in links if card is not None and link.resolve().name == f"controlC{card[1]}"]
+        return cls(name, f"{found[0]},{card[2]}" if card is not None and found else "")
+
+    def among(self, inputs: Sequence[dict[str, Any]], by_id: Path) -> list[dict[str, Any]]:
+        """This one: by its link if it had one, else by its name.
+
+        A twin without a serial number takes the link with it, and leaves the name.
+        """
+        found = [(info, Known.by(info, by_id)) for info in inputs]
+        linked = [info for info, one in found if self.link and one.link == self.link]
+        if self.link and not linked:
+            return []
+        return [info for info, one in found if one.name == self.name and not (self.link and one.link)] or linked
+
+    def __str__(self) -> str:
+        return self.link or self.name
 
 
 class Flood:
@@ -116,15 +157,19 @@ class Flood:
 
 
 class MicrophoneSource(ThreadedSource):
-    """One microphone. Absent: it waits and looks every 0.25 to 2 s. Nothing for 0.5 s: PortAudio is started anew."""
+    """One microphone. Absent: it waits and looks every 0.25 to 2 s. Nothing for 0.5 s: PortAudio is started anew.
 
-    def __init__(self, device: str, sinks: Sinks, load: Callable[[], Any] = load_pyaudio) -> None:
+    The one that was opened first is taken again, under whatever number, and never another one in its place.
+    """
+
+    def __init__(self, device: str, sinks: Sinks, load: Callable[[], Any] = load_pyaudio, by_id: Path = BY_ID) -> None:
         counts = {"blocks": 0, "overflows": 0, "queue_drops": 0, "gaps": 0, "reopened": 0, "skew_ppm": 0}
         counts |= {"held_back": 0}
         super().__init__(SourceIdentity(device, "microphone", ("acoustic",)), sinks, counts)
         self._rate_hz = sinks.grid.sample_rate_hz
         self._heard_blocks = self._overflows = 0
-        self._device, self._load = device, load
+        self._device, self._load, self._by_id = device, load, by_id
+        self._known: Known | None = None  # from the first opening on
         self._blocks: deque[tuple[bytes, int, bool, Mapping[str, Any]]] = deque(maxlen=QUEUE_BLOCKS)
         self._arrived = threading.Event()
         self._queue_drops = self._held_back = 0  # written by PortAudio's thread only
@@ -160,12 +205,13 @@ class MicrophoneSource(ThreadedSource):
 
     def _capture(self, module: Any, audio: Any) -> None:
         """Open the device and move its blocks to the ring until it falls silent or the source stops."""
-        info = choose_device(audio, self._device)
+        info = choose_device(audio, self._device, self._known, self._by_id)
         self._blocks.clear()
         self._sample_clock.restart()
         self._latency.restart()
         self._feeder.reset()
         stream, opened = self._open(module, audio, info)
+        self._known = self._known or Known.by(info, self._by_id)
         try:
             self._pump(opened)
         finally:

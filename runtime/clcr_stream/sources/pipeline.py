@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from clcr_stream.errors import SourceError, one_line, redact
+from clcr_stream.processes import end_with
 from clcr_stream.sources.base import Flag
 from clcr_stream.sources.camera_mode import CameraMode, split_mode
 from clcr_stream.sources.media import Item, MediaReader
@@ -89,7 +90,7 @@ class PipelineReader(MediaReader):
 
 
 class _Running:
-    """A pipeline's process; `pictures` is the end of the pipe to read from."""
+    """A pipeline's process; `pictures` is the end of the pipe to read from. It ends with the thread that made it."""
 
     def __init__(self, elements: list[str]) -> None:
         self.pictures, theirs = os.pipe()
@@ -100,6 +101,7 @@ class _Running:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                preexec_fn=end_with(os.getpid()),
             )
         except OSError as error:
             os.close(self.pictures)

@@ -214,7 +214,9 @@ class ThreadedSource(ABC):
         except BaseException as error:  # the thread's edge: nothing that happens here may pass for a live source
             self._end("failed", redact(f"{type(error).__name__}: {error}"))
         else:
-            self._end("ended", note or ("closed" if self.stop.is_set() else "end of input"))
+            over = note or ("closed" if self.stop.is_set() else "end of input")
+            held = self._health.note  # what was worth saying while it was live is so at its end
+            self._end("ended", over if held in over else f"{over}; {held}")
 
     def _end(self, state: State, reason: str) -> None:
         with self._changed:

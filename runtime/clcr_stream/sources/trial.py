@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 from clcr_stream.clock import NS_PER_S, Clock, MonotonicClock
 from clcr_stream.sources.base import Sinks, SourceReport, SourceSpec
@@ -16,7 +17,15 @@ LOOK_NS = NS_PER_S // 10
 MEDIA = ("vision", "acoustic")
 
 
-def try_sources(spec: SourceSpec, grid: TimeGrid, size_px: int, clock: Clock | None = None) -> list[SourceReport]:
+@dataclass(frozen=True)
+class Tried:
+    """How a source is doing at the end of its trial, and for how long it has been."""
+
+    report: SourceReport
+    for_ns: int
+
+
+def try_sources(spec: SourceSpec, grid: TimeGrid, size_px: int, clock: Clock | None = None) -> list[Tried]:
     """How the sources of picture and sound are doing after 3 s; SourceError for one that can never work.
 
     Less if none of them can do otherwise: each has ended, or is not there.
@@ -36,7 +45,9 @@ def try_sources(spec: SourceSpec, grid: TimeGrid, size_px: int, clock: Clock | N
                 source.consumed(clock.now_ns())
             if all(source.report().state in ("absent", "ended", "failed") for source in media):
                 break
-        return [source.report() for source in media]
+        now_ns = clock.now_ns()
+        reports = [source.report() for source in media]
+        return [Tried(one, max(0, now_ns - (now_ns if one.since_ns is None else one.since_ns))) for one in reports]
     finally:
         for source in sources:
             source.close()

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from clcr_stream.errors import one_line
@@ -14,9 +15,12 @@ from clcr_stream.sources.camera_mode import CameraMode
 
 Ioctl: TypeAlias = Callable[[int, int, bytearray], object]
 
+BY_ID = Path("/dev/v4l/by-id")
 # linux/videodev2.h: v4l2_fmtdesc, v4l2_frmsizeenum and v4l2_frmivalenum, and the requests that fill them.
 _FORMAT, _SIZE, _INTERVAL = "=III32sIIIII", "=III6III", "=IIIII6III"
 _ENUM_FORMATS, _ENUM_SIZES, _ENUM_INTERVALS = 2, 74, 75
+_CAPABILITY = "=16s32s32sIII3I"  # v4l2_capability: driver, card, bus_info, numbers
+_QUERY_CAPABILITY = 2 << 30 | struct.calcsize(_CAPABILITY) << 16 | ord("V") << 8  # _IOR('V', 0, it)
 _CAPTURE = 1  # V4L2_BUF_TYPE_VIDEO_CAPTURE
 _DISCRETE = 1  # V4L2_FRMSIZE_TYPE_DISCRETE and V4L2_FRMIVAL_TYPE_DISCRETE; others are a range
 _MOST = 256  # entries of one list: a driver that never ends its list is believed so far
@@ -42,11 +46,39 @@ class PictureMode:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Which physical camera a device is: its link's name in `by-id`, and its card and place as its driver says them.
+
+    All are "" where nothing is known.
+    """
+
+    link: str = ""
+    card: str = ""
+    bus: str = ""
+
+    def same(self, other: Identity, link_moved: bool = False) -> bool:
+        """True when `other` is this camera: by the link where it had one, else by card and place.
+
+        A twin without a serial number takes the link with it (`link_moved`), and leaves card and place.
+        """
+        if self.link and (other.link or not link_moved):
+            return self.link == other.link
+        return (self.card, self.bus) == (other.card, other.bus)
+
+    def __str__(self) -> str:
+        return self.link or (f"{self.card} at {self.bus}" if self.card or self.bus else "unknown")
+
+
+UNKNOWN = Identity()
+
+
+@dataclass(frozen=True)
 class Offer:
-    """What a driver offers: modes that OpenCV reads, and formats that it does not."""
+    """What a driver offers, modes that OpenCV reads and formats that it does not, and which camera it drives."""
 
     modes: list[PictureMode] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    identity: Identity = UNKNOWN
 
     @property
     def why_not(self) -> str:
@@ -57,16 +89,22 @@ class Offer:
         return f"gives {formats} alone, as a sensor at a CSI connector does; give --camera csi://0 or gst:PIPELINE"
 
 
-def ask_driver(device: str, ioctl: Ioctl = fcntl.ioctl) -> Offer:
-    """What a device offers; nothing when it is no camera, does not open or does not tell."""
+def ask_driver(device: str, ioctl: Ioctl = fcntl.ioctl, by_id: Path = BY_ID) -> Offer:
+    """What a device offers; nothing but its link when it is no camera, does not open or does not tell."""
+    link = _link(Path(device), by_id)
     try:
         handle = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return Offer()
+        return Offer(identity=Identity(link))
     try:
-        return _Asked(handle, ioctl).offer()
+        return _Asked(handle, ioctl).offer(link)
     finally:
         os.close(handle)
+
+
+def _link(device: Path, by_id: Path) -> str:
+    links = sorted(by_id.iterdir()) if by_id.is_dir() else []
+    return next((link.name for link in links if link.resolve() == device.resolve()), "")
 
 
 def best_mode(offered: list[PictureMode], asked: CameraMode, frame_rate_hz: int) -> CameraMode:
@@ -98,12 +136,12 @@ def best_mode(offered: list[PictureMode], asked: CameraMode, frame_rate_hz: int)
 
 
 class _Asked:
-    """An open device's three lists: formats, sizes of a format, rates of a size."""
+    """An open device's name, and its three lists: formats, sizes of a format, rates of a size."""
 
     def __init__(self, handle: int, ioctl: Ioctl) -> None:
         self._handle, self._ioctl = handle, ioctl
 
-    def offer(self) -> Offer:
+    def offer(self, link: str) -> Offer:
         modes, unread = [], []
         for fourcc, code in self._formats():
             if fourcc not in (*RAW, *COMPRESSED):
@@ -113,7 +151,16 @@ class _Asked:
                 rate_hz = self._rate_hz(code, width, height)
                 if rate_hz is not None:
                     modes.append(PictureMode(fourcc, width, height, rate_hz))
-        return Offer(modes, unread)
+        return Offer(modes, unread, self._identity(link))
+
+    def _identity(self, link: str) -> Identity:
+        data = bytearray(struct.calcsize(_CAPABILITY))
+        try:
+            self._ioctl(self._handle, _QUERY_CAPABILITY, data)
+        except OSError:
+            return Identity(link)
+        card, bus = struct.unpack(_CAPABILITY, data)[1:3]
+        return Identity(link, _text(card), _text(bus))
 
     def _formats(self) -> Iterator[tuple[str, int]]:
         for index in range(_MOST):
@@ -163,6 +210,10 @@ class _Asked:
 def _request(number: int, size: int) -> int:
     """_IOWR('V', number, structure of `size` bytes)."""
     return 3 << 30 | size << 16 | ord("V") << 8 | number
+
+
+def _text(field: bytes) -> str:
+    return one_line(field.partition(b"\0")[0].decode(errors="replace"))
 
 
 def _within(value: int, bounds: tuple[int, ...]) -> bool:

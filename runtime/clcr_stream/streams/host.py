@@ -9,7 +9,7 @@ from functools import partial
 
 from clcr_stream.bundle.manifest import Manifest
 from clcr_stream.clock import Clock, MonotonicClock, Wake
-from clcr_stream.errors import ClcrError, ConfigError, as_clcr_error
+from clcr_stream.errors import WARNING, ClcrError, ConfigError, as_clcr_error
 from clcr_stream.inference.engines import LoadedEngines, Say
 from clcr_stream.streams.loop import Loop
 from clcr_stream.streams.reports import StreamSummary, View
@@ -166,7 +166,7 @@ class Host:
                 try:
                     self.begin([options])
                 except ClcrError as error:
-                    self._say(f"stream {options.name}: not started: {error}")
+                    self._say(f"{WARNING}stream {options.name}: not started: {error}")
                 else:
                     self._say(f"stream {options.name}: started")
 
@@ -212,7 +212,7 @@ class Host:
         if error is not None:
             stream.error = stream.error or error
             if len(self.streams()) + len(self._results) > 1:
-                self._say(f"stream {stream.options.name}: ended: {error}")
+                self._say(f"{WARNING}stream {stream.options.name}: ended: {error}")
         self._released[stream].set()
         self.ask(partial(self._close, stream))
 
@@ -221,7 +221,7 @@ class Host:
         try:
             stream.close()
         except ClcrError as error:
-            self._say(f"stream {stream.options.name}: {error}")
+            self._say(f"{WARNING}stream {stream.options.name}: {error}")
         finally:
             self._keep_result(stream)
 
@@ -248,7 +248,7 @@ class Host:
             try:
                 job()
             except ClcrError as error:
-                self._say(str(error))
+                self._say(f"{WARNING}{error}")
             except BaseException as error:  # the thread's edge: the loop ends with it, and the other jobs are done
                 self._fault = as_clcr_error(error, "opening or closing a stream failed")
                 self._loop.fail(self._fault)

@@ -50,6 +50,7 @@ class View:
     sources: Sequence[messages.Source]
     note: str = ""  # what comes first
     record: messages.Recording | None = None
+    refused: int = 0  # readers that were turned away
 
 
 def rss_mb() -> float | None:

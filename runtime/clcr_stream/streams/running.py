@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import replace
 
-from clcr_stream.errors import BackendError, ClcrError, ConfigError, as_clcr_error
+from clcr_stream.errors import WARNING, BackendError, ClcrError, ConfigError, as_clcr_error
 from clcr_stream.inference.choose import WITHOUT_PLANS, EngineOptions
 from clcr_stream.inference.engines import open_engines
 from clcr_stream.streams.host import Host
@@ -20,11 +20,11 @@ class Running:
     """Engines, and the thread that runs the loop of their streams."""
 
     def __init__(self, options: EngineOptions) -> None:
-        engines = open_engines(options, say=_LOG.info)
+        engines = open_engines(options, say=_log)
         if engines.building is not None:  # no process is started behind a program's back
             engines = replace(engines, building=None, reason=WITHOUT_PLANS)
         self.engines = engines
-        self.host = Host(engines, min(options.seats, MAX_BATCH), time.monotonic_ns(), _LOG.info, _LOG.info)
+        self.host = Host(engines, min(options.seats, MAX_BATCH), time.monotonic_ns(), _log, _log)
         self._failure: ClcrError | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="clcr-loop", daemon=True)
@@ -57,3 +57,8 @@ class Running:
         finally:
             self.host.close()
             self.engines.close()
+
+
+def _log(text: str) -> None:
+    """A line for a person, with its level."""
+    _LOG.log(logging.WARNING if text.startswith(WARNING) else logging.INFO, "%s", text.removeprefix(WARNING))

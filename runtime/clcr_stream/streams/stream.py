@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock, MonotonicClock, VirtualClock, read_boot_id
-from clcr_stream.errors import ClcrError, ConfigError
+from clcr_stream.errors import WARNING, ClcrError, ConfigError
 from clcr_stream.inference.baselines import Baselines, check_baselines
 from clcr_stream.inference.engines import LoadedEngines
 from clcr_stream.recording.options import RecordOptions
@@ -167,7 +167,7 @@ class Stream:
             options.name, messages.new_session_id(), read_boot_id(), engines.bundle_id, engines.backend
         )
         self._stack.callback(self._keep_profile)
-        outbox = Outbox(options.name, options.publish, self._status, self._is_recording)
+        outbox = self._outbox = Outbox(options.name, options.publish, self._status, self._is_recording)
         self._stack.callback(outbox.close)
         self.endpoint = outbox.endpoint
         if options.record is not None:
@@ -184,7 +184,7 @@ class Stream:
         )
         if options.output is not None:
             # After all that can fail: a run that does not begin leaves no file behind.
-            self._lines = JsonLines(options.output, self._shared.say)
+            self._lines = JsonLines(options.output, self._warn)
             output.callback(self._lines.close)
             outbox.add(self._lines)
         for sink in (self._watch, *self._shared.sinks, *hooks.sinks):
@@ -208,6 +208,9 @@ class Stream:
 
         return send
 
+    def _warn(self, text: str) -> None:
+        self._shared.say(WARNING + text)
+
     def _open_preview(self) -> Callable[[Rows, int], object] | None:
         """What shows the faces of each hop, if that was asked for: nothing else gives pixels away."""
         if not self.options.preview:
@@ -228,7 +231,7 @@ class Stream:
         }
         if record.media and self._initial:
             about["baselines"] = encode_baselines(self._initial, self._shared.engines.bundle_id).decode()
-        self._recorder = recorder = Recorder(record, RecorderHooks(self._shared.say, self._shared.notify, about))
+        self._recorder = recorder = Recorder(record, RecorderHooks(self._warn, self._shared.notify, about))
         output.callback(recorder.close)
         outbox.add(recorder)
         if record.media:
@@ -284,7 +287,7 @@ class Stream:
         left_s = self._person.calibration_left_s
         note = f"calibrating, {math.ceil(left_s)} s left" if left_s else ""
         record = self.recording()
-        return View(self.options.name, self.session.account, self.sources(), note, record)
+        return View(self.options.name, self.session.account, self.sources(), note, record, self._outbox.refused)
 
     def summary(self) -> StreamSummary:
         """What the stream did until now."""

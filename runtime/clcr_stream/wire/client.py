@@ -28,6 +28,8 @@ from clcr_stream.wire.messages import KINDS, MAX_PAYLOAD_BYTES, Kind, Message, d
 
 _QUIET_MS = 5000.0
 _LOOK_NS = 200 * NS_PER_MS  # how often a folder that does not exist yet is looked for
+_MARGIN_NS = 50 * NS_PER_MS  # beyond a period: then a message has waited, and its successor should be here
+_TRY_NS = 300 * NS_PER_MS  # for the successor; a reader that was stopped is cut off, and back in 55 ms
 _HWM_FRAMES = 1000  # of a queued topic; a publisher keeps 64 for a slow reader besides
 MAX_FRAME_BYTES = MAX_PAYLOAD_BYTES + 256  # with its topic
 QUEUED: tuple[Kind, ...] = ("transcript", "event")  # topics of which each message counts
@@ -62,6 +64,7 @@ class TopicTrack:
     session: str | None = None
     seq: int = 0
     published_ns: int = 0
+    period_ns: int | None = None  # from one seq to the next, when it was last seen
     counts: dict[str, int] = field(default_factory=lambda: {"repeated": 0, "expired": 0, "refused": 0})
 
     def accept(self, message: Message, now_ns: int) -> Received | None:
@@ -78,10 +81,28 @@ class TopicTrack:
         if self.lifespan_ms is not None and age_ms is not None and age_ms > self.lifespan_ms:
             self.counts["expired"] += 1
             return None
+        if same_host and message.session == self.session:
+            self.period_ns = (message.published_ns - self.published_ns) // (message.seq - self.seq)
         self.session, self.seq = message.session, message.seq
         if same_host:
             self.published_ns = message.published_ns
         return Received(message, age_ms, missed, new_session)
+
+    def overdue(self, message: Message, now_ns: int) -> bool:
+        """Whether its successor should be here by now: it has waited, in a queue or for a reader that was stopped."""
+        if self.period_ns is None or not self.boot_id or message.boot_id != self.boot_id:
+            return False
+        age_ns = now_ns - message.published_ns
+        expired = self.lifespan_ms is not None and age_ns > self.lifespan_ms * NS_PER_MS
+        return age_ns > self.period_ns + _MARGIN_NS and not expired
+
+
+@dataclass
+class _Held:
+    """A message that is overdue, until a newer one has come or `until_ns`."""
+
+    message: Message
+    until_ns: int
 
 
 class Subscriber:
@@ -91,6 +112,9 @@ class Subscriber:
     `endpoint` it listens in the user's own folders, where a publisher may already be or come later; a reader makes none
     of them, and listens in none that others could have made. With `lifespan_ms` an older message is dropped and
     counted, never handed on; it needs the publisher's clock, so it is without effect on messages from another host.
+
+    Without `every` a message whose successor should be here, as after a stop of this process, waits 0.3 s for it, in
+    which the time of a `receive` may be up. Then it is handed on nevertheless.
 
     It comes back after every loss: libzmq reconnects by itself, and where it gives up for good (a frame over the limit,
     another breach of the protocol, a key that is not allowed) the reader connects again, after 0.1 s and then ever
@@ -126,10 +150,12 @@ class Subscriber:
         self._links: dict[zmq.Socket[bytes], Links] = {}
         self._poller = zmq.Poller()
         self._next: list[zmq.Socket[bytes]] = []
+        self._held: dict[Kind, _Held] = {}
         self._heard_ns = time.monotonic_ns()
         self._wake_ns = self._heard_ns
         self.reconnects = 0
         self.losses = dict.fromkeys(LOSSES, 0)
+        self._refused_before = 0  # when something was last heard
         try:
             self._connect()
         except BaseException:
@@ -146,11 +172,14 @@ class Subscriber:
             if received is not None:
                 return received
             now_ns = time.monotonic_ns()
+            received = self._release(now_ns)
+            if received is not None:
+                return received
             wake_ns = self._look_after(now_ns)
-            if deadline_ns is not None:
-                if now_ns >= deadline_ns:
-                    return None
+            if deadline_ns is not None and now_ns < deadline_ns:
                 wake_ns = min(wake_ns, deadline_ns)
+            elif deadline_ns is not None and not (self._held and timeout_ms):  # who asks with 0 will ask again
+                return None
             self._poller.poll((wake_ns - now_ns) // NS_PER_MS + 1)
 
     def __iter__(self) -> Iterator[Received]:
@@ -168,6 +197,16 @@ class Subscriber:
     def silence_ms(self) -> float:
         """Time since anything arrived; with topic status, over 2000 means that the publisher is gone or cut off."""
         return (time.monotonic_ns() - self._heard_ns) / NS_PER_MS
+
+    @property
+    def refusal(self) -> str:
+        """What to do when a connection was refused and nothing has come since; "" otherwise."""
+        if self.losses["refused"] == self._refused_before:
+            return ""
+        where = " and ".join(self.endpoints)
+        if self._curve is None:
+            return f"{where} refuses readers without a key; give --curve-secret and --curve-server"
+        return f"{where} refuses our key; run `clcr-stream keys allow` there, or check --curve-server"
 
     @property
     def descriptors(self) -> list[int]:
@@ -203,6 +242,7 @@ class Subscriber:
                 continue
             misses = 0
             self._heard_ns = time.monotonic_ns()
+            self._refused_before = self.losses["refused"]
             self._links[source].heard()
             received = self._judge(data, self._sockets[source])
             if received is not None:
@@ -217,6 +257,7 @@ class Subscriber:
             self.reconnects += 1
             self._heard_ns = now_ns
         wake_ns = min(self._heard_ns + self._quiet_ns, *(links.mend(now_ns) for links in self._links.values()))
+        wake_ns = min([wake_ns, *(held.until_ns for held in self._held.values())])
         if self._absent:
             self._connect_to(self._absent)
             wake_ns = min(wake_ns, now_ns + _LOOK_NS)
@@ -233,7 +274,28 @@ class Subscriber:
         except PublishError:
             track.counts["refused"] += 1
             return None
-        return track.accept(message, self._heard_ns)
+        if not self._every and kind not in QUEUED and track.overdue(message, self._heard_ns):
+            self._hold(kind, message)
+            return None
+        received = track.accept(message, self._heard_ns)
+        if received is not None:
+            self._held.pop(kind, None)
+        return received
+
+    def _hold(self, kind: Kind, message: Message) -> None:
+        held = self._held.setdefault(kind, _Held(message, self._heard_ns + _TRY_NS))
+        if message.published_ns > held.message.published_ns:
+            held.message = message
+
+    def _release(self, now_ns: int) -> Received | None:
+        """A message that has waited long enough for its successor."""
+        for kind, held in list(self._held.items()):
+            if now_ns >= held.until_ns:
+                del self._held[kind]
+                received = self._tracks[kind].accept(held.message, now_ns)
+                if received is not None:
+                    return received
+        return None
 
     def _connect(self) -> None:
         for kind, name in self._names.items():

@@ -61,6 +61,11 @@ class Outbox:
         """Where the stream is published, None when it is not."""
         return None if self._publisher is None else self._publisher.endpoint
 
+    @property
+    def refused(self) -> int:
+        """How many readers were turned away."""
+        return 0 if self._publisher is None else self._publisher.refused
+
     def add(self, sink: Sink) -> None:
         """Hand every message from now on to `sink` too; before the first one is sent."""
         self._sinks.append(sink)

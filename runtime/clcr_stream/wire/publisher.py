@@ -140,6 +140,11 @@ class Publisher:
         return self._peers.subscribers
 
     @property
+    def refused(self) -> int:
+        """How many peers were turned away, for their key or beyond the bounds of `Peers`."""
+        return self._peers.refused
+
+    @property
     def dropped(self) -> int:
         """Frames lost between `publish` and the socket, oldest first; 0 unless the machine starves the thread."""
         return self._dropped

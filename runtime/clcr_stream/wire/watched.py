@@ -79,6 +79,7 @@ class Watched:
         self.face: Face | None = None  # likewise, where the session has a preview
         self.moments: deque[Moment] = deque()
         self.missed = 0  # of this session, skipped by the publisher or not read here
+        self.refusal = ""  # why its publisher lets us read nothing, and what to do
         self._kept_ns = int(kept_s * NS_PER_S)
         self._identity: str | None = None
         self._past: deque[str] = deque(maxlen=16)
@@ -136,6 +137,8 @@ class Watched:
 
     def waiting(self, now_ns: int) -> str:
         """What this stream's watcher waits for, in one line; "" while messages come."""
+        if self.refusal:
+            return self.refusal
         if self._heard_ns is None:
             return f"waiting for a session of this name: {self.where}"
         if self.status is not None and self.status.state == "goodbye" and self.status.session == self._identity:
@@ -144,6 +147,10 @@ class Watched:
         if silent_ns > SILENT_NS:
             return f"nothing heard for {silent_ns // NS_PER_S} s; waiting for the session to come back"
         return ""
+
+    def recording(self, now_ns: int) -> str:
+        """What the session records, as a badge; "" when it records nothing or is gone."""
+        return "" if self.status is None or self.waiting(now_ns) else recording_badge(self.status)
 
     def wall_time(self, time_ns: int) -> str | None:
         """A monotonic time of the session's host as ISO 8601 in UTC; None before the session message."""
@@ -175,6 +182,13 @@ class Watched:
         while self.moments[0].end_ns <= moment.end_ns - self._kept_ns:
             self.moments.popleft()
         self.prediction = message
+
+
+def recording_badge(status: Status) -> str:
+    """What a session records, in two or four words; "" when it records nothing or has ended."""
+    if not status.recording or status.state == "goodbye":
+        return ""
+    return "REC faces and sound" if status.record is not None and status.record.media else "REC messages"
 
 
 def parts_of(message: Prediction) -> tuple[tuple[str, Modality], ...]:

@@ -94,6 +94,8 @@ class Watcher:
                 came = True
                 self.streams[name].take(received, now_ns)
                 each(self.streams[name], received)
+        for name, reader in self._readers.items():
+            self.streams[name].refusal = reader.refusal
         for name, faces in self._face_readers.items():
             self.streams[name].face = faces.newest() or self.streams[name].face
         return came

@@ -32,6 +32,9 @@ function draw() {
   const banner = state === "waiting" && about !== "connected" ? about : store.missed ? `This browser was too slow for ${store.missed} updates; the newest are shown.` : "";
   text(byId("banner"), banner);
   byId("banner").hidden = banner === "";
+  const recording = connection === "open" ? store.recording : "";
+  text(byId("recording"), recording);
+  byId("recording").hidden = recording === "";
   scrollBounds();
   panels.draw(store);
   lanes.draw(store);

@@ -5,6 +5,11 @@ import { LATENCY } from "./store.js";
 
 const SPOKEN_EVERY_MS = 6000, SPOKEN_AFTER_MS = 2500;
 const PARTS = [["vision", "vision"], ["acoustic", "sound"], ["language", "words"]];
+const decibels = (unit) => (value) => `${value.toFixed(0).replace("-", "−")} ${unit}`;
+const MEASURES = [
+  ["quality", "quality", number], ["luma", "light", percent], ["sharpness", "sharpness", (value) => value.toFixed(0)], ["face_size", "face", percent],
+  ["level_dbfs", "level", decibels("dBFS")], ["noise_dbfs", "noise", decibels("dBFS")], ["snr_db", "SNR", decibels("dB")], ["speech_share", "speech", percent],
+];
 const LOSSES = /(late|overflow|malformed|not_finite|lost)$/;
 const byId = (name) => document.getElementById(name);
 
@@ -20,6 +25,7 @@ export class Panels {
     this.face(store);
     this.words(store);
     this.weights(store);
+    this.numbers(store);
     this.latency(store);
     this.sources(store);
     this.about(store);
@@ -129,7 +135,7 @@ export class Panels {
     const body = byId("modalities").tBodies[0];
     const levels = byId("levels").tBodies[0];
     if (!body.rows.length) {
-      for (const [, name] of PARTS) body.append(element("tr", {}, element("th", { scope: "row" }, name), cellWithBar(), cellWithBar(), element("td"), element("td"), element("td")));
+      for (const [, name] of PARTS) body.append(element("tr", {}, element("th", { scope: "row" }, name), cellWithBar(), cellWithBar(), element("td"), element("td")));
       for (const level of [1, 2, 3]) levels.append(element("tr", {}, element("th", { scope: "row" }, String(level)), cellWithBar(), element("td"), element("td"), element("td")));
     }
     const prediction = store.prediction;
@@ -140,9 +146,8 @@ export class Panels {
       body.rows[index].classList.toggle("absent", !part.present);
       bar(cells[1], part.weight);
       bar(cells[2], part.gate);
-      text(cells[3], number(part.quality));
-      text(cells[4], part.present ? percent(part.coverage) : "no");
-      text(cells[5], part.age_ms === null ? "–" : part.age_ms < 10000 ? `${Math.round(part.age_ms)} ms` : `${Math.round(part.age_ms / 1000)} s`);
+      text(cells[3], part.present ? percent(part.coverage) : "no");
+      text(cells[4], part.age_ms === null ? "–" : part.age_ms < 10000 ? `${Math.round(part.age_ms)} ms` : `${Math.round(part.age_ms / 1000)} s`);
     });
     prediction.levels.weights.forEach((weight, index) => {
       const cells = levels.rows[index].cells;
@@ -150,6 +155,20 @@ export class Panels {
       prediction.budget.active[index].forEach((share, part) => text(cells[2 + part], percent(share)));
     });
     text(byId("gamma"), `Budget: share of the tokens in use at each level${prediction.budget.gamma === null ? "" : `, gamma ${prediction.budget.gamma}`}.`);
+  }
+
+  // What was measured on pictures and sound, a line each.
+  numbers(store) {
+    if (!store.prediction) return;
+    const { vision, acoustic } = store.prediction.modalities;
+    const lines = [["Pictures", { quality: vision.quality, ...vision.numbers }], ["Sound", acoustic.numbers]].map(([name, values]) => {
+      const known = MEASURES.filter(([key]) => values[key] !== null && values[key] !== undefined);
+      return known.length ? `${name}: ${known.map(([key, label, write]) => `${label} ${write(values[key])}`).join(", ")}` : "";
+    }).filter(Boolean);
+    const list = byId("numbers");
+    while (list.children.length < lines.length) list.append(element("li"));
+    while (list.children.length > lines.length) list.lastChild.remove();
+    lines.forEach((line, index) => text(list.children[index], line));
   }
 
   latency(store) {
@@ -166,7 +185,7 @@ export class Panels {
     if (status) {
       const skipped = Object.entries(status.ticks.skipped).filter(([, count]) => count);
       const why = skipped.length ? `skipped: ${skipped.map(([name, count]) => `${name} ${count}`).join(", ")}` : "none skipped";
-      text(byId("ticks"), `${status.ticks.published} of ${status.ticks.due} ticks published, ${why}`);
+      text(byId("ticks"), `${status.ticks.published} of ${status.ticks.due} ticks published, ${why}${status.refused_peers ? `; connections refused: ${status.refused_peers}` : ""}`);
     }
   }
 

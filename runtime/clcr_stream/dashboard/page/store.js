@@ -10,7 +10,7 @@ export class Store {
   }
 
   clear() {
-    Object.assign(this, { stream: null, labels: [], rows: [], session: null, status: null, prediction: null, tokens: null, face: null, waiting: "", keptNs: 600e9, missed: 0 });
+    Object.assign(this, { stream: null, labels: [], rows: [], session: null, status: null, prediction: null, tokens: null, face: null, waiting: "", recording: "", keptNs: 600e9, missed: 0 });
     this.words = new Map();
   }
 
@@ -20,7 +20,7 @@ export class Store {
     this.labels = message.labels;
     this.rows = message.rows;
     this.keptNs = message.kept_s * 1e9;
-    for (const name of ["session", "status", "prediction", "waiting"]) this[name] = message[name];
+    for (const name of ["session", "status", "prediction", "waiting", "recording"]) this[name] = message[name];
     for (const segment of message.words) this.words.set(segment.id, segment);
     if (!this.labels.length && this.prediction && this.prediction.probs) this.labels = Object.keys(this.prediction.probs);
   }
@@ -37,7 +37,7 @@ export class Store {
       this.session = message.session;
       this.labels = message.session.labels;
     }
-    for (const name of ["status", "prediction", "tokens", "face", "waiting"]) if (message[name] !== undefined) this[name] = message[name];
+    for (const name of ["status", "prediction", "tokens", "face", "waiting", "recording"]) if (message[name] !== undefined) this[name] = message[name];
     if (!this.labels.length && this.prediction && this.prediction.probs) this.labels = Object.keys(this.prediction.probs);
     for (const row of message.rows || []) this.add(row);
     for (const segment of message.words || []) {

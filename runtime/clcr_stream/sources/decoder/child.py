@@ -10,7 +10,6 @@ import ctypes
 import os
 import queue
 import resource
-import signal
 import sys
 import threading
 import traceback
@@ -22,6 +21,7 @@ import numpy as np
 
 from clcr_stream.clock import MonotonicClock
 from clcr_stream.errors import SourceError
+from clcr_stream.processes import end_with
 from clcr_stream.sources.decoder.protocol import (
     ENDED,
     ERROR,
@@ -43,7 +43,7 @@ from clcr_stream.sources.screen import open_screen
 from clcr_stream.sources.urls import READ_TIMEOUT_S, open_url
 
 KEPT_PICTURES = 4  # decoded ones that may still be asked for
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_NO_NEW_PRIVS = 38
 
 
 class Output:
@@ -154,12 +154,8 @@ def guard(may_write: bool) -> None:
 
     A pipeline is its user's own command, and GStreamer keeps a list of its elements in a file: it `may_write`.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getppid()
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended just now; one that had ended before has closed standard input
-        os._exit(1)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    end_with(os.getppid())()  # a parent that had ended before has closed standard input
+    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not may_write:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

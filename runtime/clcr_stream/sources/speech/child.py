@@ -1,6 +1,7 @@
 """The process that recognises speech: sound on its standard input, lines of JSON on its standard output.
 
-A process of its own may crash, hang or be slow, and no window waits for it. It ends when its standard input does.
+A process of its own may crash, hang or be slow, and no window waits for it. It ends when its standard input does, or
+its parent.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from clcr_stream.errors import ClcrError, one_line
-from clcr_stream.processes import command
+from clcr_stream.processes import command, end_with
 from clcr_stream.sources.speech.choose import open_recogniser, parse
 from clcr_stream.sources.speech.recogniser import Recogniser, Revision
 
@@ -155,6 +156,7 @@ def serve(recogniser: Recogniser, frames: Iterator[Frame], out: IO[bytes]) -> No
 def main() -> int:
     """`SPEC live|recording`, called in a process of its own."""
     spec, mode = sys.argv[1:]
+    end_with(os.getppid())()
     # Whatever a library prints must not stand between the answers.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

