@@ -52,6 +52,13 @@ def test_the_summary_adds_up_and_knows_its_percentiles() -> None:
     assert "ticks 107 = published 100 + skipped (late 0, overrun 7, invalid 0)" in summary_text(values)
 
 
+def test_the_summary_repeats_what_a_person_could_do_about_a_source() -> None:
+    told = "the file holds no audio; no face is found, but one when the picture is turned: give --rotate 90"
+    values = summarise("default", Account(), camera_sources("ended", told))
+    assert f"camera 0: {told}" in summary_text(values)
+    assert "camera" not in summary_text(summarise("default", Account(), camera_sources("ended", "end of input")))
+
+
 def camera(state: str, reason: str | None = None, stream: str = "default") -> tuple[View, ...]:
     return (View(stream, Account(), camera_sources(state, reason)),)
 

@@ -79,7 +79,7 @@ def test_a_recording_comes_through_the_process_as_it_is_and_nothing_stays_behind
     decoder = DecoderProcess(request(recording_url), threading.Event())
     for _ in range(2):  # one process, two connections
         with decoder.open(nothing) as stream:
-            assert stream.modalities == BOTH and stream.length_s is not None
+            assert stream.modalities == BOTH and stream.recorded
             assert content(stream.items()) == expected
     assert decoder.started == 1
     pid = decoder.pid

@@ -145,6 +145,18 @@ def test_a_recording_is_never_stale_and_its_note_is_the_reason_while_it_is_live(
     assert (now.state, now.reason) == ("live", "the file holds no audio")
 
 
+def test_what_is_awaited_stalls_at_its_limit_and_what_is_not_never() -> None:
+    health = Health(0, {"data": 2 * NS_PER_S})
+    health.came(0, "vision")
+    health.awaits(NS_PER_S, "data")
+    assert health.at(3 * NS_PER_S).state == "live"
+    now = health.at(3 * NS_PER_S + 1)
+    assert (now.state, now.reason, now.since_ns) == ("stale", "no new data for 2.0 s", 3 * NS_PER_S)
+    health.awaits(9 * NS_PER_S, "data", False)
+    health.came(9 * NS_PER_S, "vision")
+    assert health.at(3600 * NS_PER_S).state == "live"
+
+
 def test_the_first_end_counts() -> None:
     health = Health(0)
     health.over("failed", 1, "broken")

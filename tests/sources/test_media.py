@@ -392,7 +392,7 @@ def test_a_file_that_is_closed_before_it_was_started_is_let_go(tmp_path: Path) -
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_a_container_says_when_each_of_its_streams_ends(tmp_path: Path, suffix: str) -> None:
     path = write_media(tmp_path / f"a.{suffix}", MediaSpec(seconds=3, audio_seconds=2))
-    with MediaReader(av.open(str(path)), BOTH, 16_000, lambda _: None) as reader:
+    with open_file(str(path), BOTH, 16_000, lambda _: None) as reader:
         ends_s = {modality: (reader.ends_ns[modality] or 0) / NS_PER_S for modality in BOTH}
     assert ends_s == {"vision": pytest.approx(3.0, abs=0.05), "acoustic": pytest.approx(2.0, abs=0.1)}
 

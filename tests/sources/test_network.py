@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from clcr_stream.clock import NS_PER_S, MonotonicClock
-from clcr_stream.errors import SourceError
+from clcr_stream.errors import SourceError, redact
 from clcr_stream.sources.base import BOTH
 from clcr_stream.sources.health import STALE_PICTURE_NS
 from clcr_stream.sources.media import AudioItem, VideoItem
@@ -150,6 +150,13 @@ def test_why_a_camera_refuses_is_said_in_words_and_without_the_password(refusal:
     assert said in str(caught.value) and "secret" not in str(caught.value)
 
 
+def test_who_gave_no_password_is_told_where_one_belongs_also_in_a_status() -> None:
+    with rtsp_url("401 Unauthorized") as url, pytest.raises(SourceError) as caught:
+        open_url(url.replace("user:secret@", ""), BOTH, 16_000, lambda _: None)
+    advice = "asks for a name and a password (401); put NAME:PASSWORD@ before its host"
+    assert str(caught.value).endswith(advice) and redact(str(caught.value)).endswith(advice)
+
+
 def test_rtsp_asks_for_tcp() -> None:
     with rtsp_url(None) as url, pytest.raises(SourceError):
         open_url(url, BOTH, 16_000, lambda _: None)
@@ -161,7 +168,7 @@ class ScriptedReader:
     """A reader whose items advance the test's clock, then the connection breaks with `error` or ends."""
 
     modalities = BOTH
-    length_s: float | None = None  # it is no recording
+    recorded = False
 
     def __init__(
         self, clock: SteppedClock, items: Sequence[AudioItem | VideoItem], error: Exception | None = None

@@ -138,6 +138,7 @@ SLOW: Mapping[str, str] = {
     "tests/sources/test_flash_and_click.py": "a stream of 12 s",
     "tests/sources/test_media.py::test_real_clips": "decodes recordings",
     "tests/sources/test_playback.py": "writes and plays clips",
+    "tests/sources/test_recordings_in_order.py": "writes and plays clips",
     "tests/streams/test_required.py::test_the_command": "starts a session",
     "tests/tools/test_fuzz.py::test_changes_find": "1 s",
     "tests/tools/test_fuzz.py::test_every_decoder": "20 s of changed inputs",

@@ -203,7 +203,7 @@ def _decoder_talk() -> bytes:
 
 
 def _decoder(data: bytes) -> None:
-    opened = protocol.Opened(("vision", "acoustic"), None)
+    opened = protocol.Opened(("vision", "acoustic"), False)
     for item in DecodedStream(cast(Any, _Talk(data)), opened, lambda _: None).items():
         if isinstance(item, LivePicture):
             item.rgb()

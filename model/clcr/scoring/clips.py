@@ -18,7 +18,6 @@ from clcr.training.data.decode import load_image
 from clcr.training.data.manifest import Row
 from clcr_stream import Baseline, Engines, Prediction, PushedStream, SourceError
 from clcr_stream.clock import NS_PER_S
-from clcr_stream.errors import one_line
 from clcr_stream.sources.base import BOTH, Modality
 from clcr_stream.sources.media import AudioItem, Item, MediaReader, VideoItem, open_file
 
@@ -284,12 +283,10 @@ def _coloured(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _decoded(reader: MediaReader, row: Row) -> Iterator[Item]:
-    import av
-
     try:
         yield from reader.items(round(row.start_s * NS_PER_S))
-    except (av.error.FFmpegError, OSError) as error:
-        raise SourceError(f"{row.media}: {one_line(str(error))}") from error
+    except SourceError as error:
+        raise SourceError(f"{row.media}: {error}") from error
 
 
 def _between(items: Iterator[Item], row: Row, rate_hz: int) -> Iterator[Item]:

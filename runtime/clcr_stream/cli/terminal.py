@@ -37,6 +37,8 @@ def summary_text(summary: StreamSummary) -> str:
         if measure.p50 is not None:
             lines.append(f"{title}: p50 {measure.p50:.1f} ms, p95 {measure.p95:.1f} ms, p99 {measure.p99:.1f} ms")
     lines += seen_lines(summary.seen)
+    told = ((source, source.reason or "") for source in summary.sources)
+    lines += [f"{source.kind} {source.name}: {reason}" for source, reason in told if ADVICE in reason]
     record = summary.record
     if record is not None:
         parts = f" in {record.part} files" if record.part > 1 else ""

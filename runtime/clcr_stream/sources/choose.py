@@ -203,7 +203,7 @@ def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, si
     if scheme is None or scheme.group(1).lower() == "file":
         return _open_file(text, requested, spec, sinks, flag)
     from clcr_stream.sources.network import NetworkSource
-    from clcr_stream.sources.urls import SCHEMES, names_recording, open_recording
+    from clcr_stream.sources.urls import SCHEMES, LiveError, names_recording, open_recording
 
     if scheme.group(1).lower() not in SCHEMES:
         raise SourceError(
@@ -212,7 +212,11 @@ def _open_media(text: str, requested: tuple[Modality, ...], spec: SourceSpec, si
     if names_recording(text):
         from clcr_stream.sources.files import FileSource
 
-        return FileSource(text, requested, sinks, spec.pace, flag, spec.span, open_recording)
+        try:
+            return FileSource(text, requested, sinks, spec.pace, flag, spec.span, open_recording)
+        except LiveError as live:
+            if spec.span != Span():
+                raise ConfigError(f"{live}; --start, --end and --loop are for recordings, leave them out") from None
     return NetworkSource(text, requested, sinks)
 
 

@@ -13,8 +13,8 @@ from clcr_stream.sources.media import STREAM_KIND, AudioItem, Item, MediaReader,
 from clcr_stream.sources.playback import Playback
 from clcr_stream.sources.sound import SoundFeeder
 from clcr_stream.sources.threaded import ThreadedSource
-from clcr_stream.sources.urls import RECORDING_READ_S
 
+STALE_NS = {"data": 2 * NS_PER_S}  # at its own pace: what writes to a pipe may write in bursts
 INTERLEAVE_NS = 2 * NS_PER_S  # a stream that is further behind the other in the file is not waited for
 Opener = Callable[[str, tuple[Modality, ...], int, Callable[[str], None], Flag], MediaReader]
 
@@ -49,13 +49,17 @@ class FileSource(ThreadedSource):
         self._reader = open_again()
         self._playback = Playback(self._reader, open_again, span, rate_hz)
         items = self._playback.items()
-        begin = list(islice(items, 2))
+        try:
+            begin = list(islice(items, 2))
+        except SourceError as error:
+            self._playback.close()
+            raise SourceError(f"{flag} {redact(location)}: {error}") from None
         if not begin or (len(begin) == 1 and isinstance(begin[0], VideoItem) and span == Span()):
             self._playback.close()
             raise SourceError(_nothing(f"{flag} {redact(location)}", bool(begin), self._early_errors, span))
         counts = {"decode_errors": self._early_errors, "frames": 0, "samples": 0}
         identity = SourceIdentity(redact(location), "file", self._reader.modalities, lossless=True)
-        super().__init__(identity, sinks, counts)
+        super().__init__(identity, sinks, counts, STALE_NS if pace == "real" else {})
         self._opened = True
         self._items = chain(begin, items)
         self._pace = pace
@@ -63,20 +67,36 @@ class FileSource(ThreadedSource):
         self._sound = SoundFeeder(sinks)
         self._reached_ns: dict[Modality, int] = dict.fromkeys(self.modalities, 0)
         absent = [STREAM_KIND[modality] for modality in requested if modality not in self.modalities]
-        self._note = f"the file holds no {absent[0]}" if absent else ""
-        self.note(self._note)
+        self._absent = f"the file holds no {absent[0]}" if absent else ""
+        self.note(self._absent)
 
-    def run(self) -> None:
-        import av
-
+    def run(self) -> str | None:
         try:
+            self.awaits()
             for item in self._items:
+                self.awaits(False)
                 if not self._release(item):
-                    return
-        except av.error.ExitError:  # PyAV's own time-out
-            raise SourceError(f"{self.name}: nothing arrived for {RECORDING_READ_S:.0f} s") from None
+                    break
+                self.awaits()
+            self.awaits(False)
         finally:
             self._playback.close()
+        self._check_length()
+        return self._remarks() or None
+
+    def _remarks(self) -> str:
+        """What is worth saying of what was seen until now."""
+        return "; ".join(filter(None, (self._absent, "" if self._feeder is None else self._feeder.hint)))
+
+    def _check_length(self) -> None:
+        """SourceError for a recording that is over before the first prediction."""
+        rings, hop_ns = self.sinks.rings, self.sinks.grid.hop_ns
+        held_ns = rings.data_end_ns - self.sinks.origin_ns
+        if not self.stop.is_set() and held_ns < hop_ns:
+            raise SourceError(
+                f"holds {held_ns / NS_PER_S:.2f} s and a prediction needs {hop_ns / NS_PER_S:.1f} s; "
+                "give a longer recording, or a longer part of one"
+            )
 
     def close(self) -> None:
         self._cancel()
@@ -101,7 +121,7 @@ class FileSource(ThreadedSource):
         elif self._feeder is not None:
             self._feeder.offer(origin_ns + item.time_ns, item.rgb)
             self.count("frames")
-            self.note(self._note or self._feeder.hint)
+            self.note(self._remarks())
             self.came("vision", self._feeder.condition)
         self._reach(modality, end_ns)
         return True

@@ -101,6 +101,14 @@ class Health:
         self._was_live = True
         self._show(now_ns)
 
+    def awaits(self, now_ns: int, what: str, awaited: bool = True) -> None:
+        """From now on `what` is waited for, and stalls at its limit; or no longer."""
+        self._settle(now_ns)
+        if awaited:
+            self._came_ns[what] = now_ns
+        else:
+            self._came_ns.pop(what, None)
+
     def over(self, state: State, now_ns: int, reason: str) -> None:
         """It has `ended` or `failed`; the first one counts."""
         self._settle(now_ns)

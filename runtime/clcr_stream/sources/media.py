@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,11 +24,13 @@ STREAM_KIND: dict[Modality, str] = {"vision": "video", "acoustic": "audio"}
 JUMP_S = 0.04  # audio time stamps of containers with ms time bases wobble by less
 BLOCK_S = 0.2  # the longest block of sound that is pushed at once
 MAX_READ_FAILURES = 100
+LEFT_S = 2.0  # a recording that ends so much before its length was cut off
 SEEK_FROM_NS = 5 * NS_PER_S  # what begins earlier is read from the start
 SEEK_MARGIN_NS = 2 * NS_PER_S  # decoded before the place that was sought: codecs of sound need a run-up
 # A file may name others (playlists, concat scripts) and some demuxers turn any text into a picture.
 REFUSED_FORMATS = frozenset({"concat", "hls", "dash", "tty", "applehttp", "webvtt", "srt", "ass", "lavfi"})
 GRABBERS = frozenset({"x11grab"})  # devices: their stamps are the host's wall clock
+FRAGMENTED = "mov"  # read in order, such a container tells the length of its first fragment as its own
 _MATROSKA_END = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)$")  # its streams say so in a tag only
 
 
@@ -66,9 +70,12 @@ class MediaReader:
         rate_hz: int,
         on_error: Callable[[str], None],
         now_ns: Callable[[], int] | None = None,
+        on_disk: bool = False,
     ) -> None:
-        """`now_ns` is asked when a packet arrives, for live streams."""
+        """`now_ns` is asked when a packet arrives, for live streams; only what is `on_disk` is sure to be sought."""
         self._container = container
+        self.on_disk = on_disk
+        self.seekable = container.size > 0  # pipes and live streams do not say how many bytes they have
         self._now_ns = now_ns
         self._arrived_ns: int | None = None
         self._grabs = container.format.name in GRABBERS
@@ -83,11 +90,16 @@ class MediaReader:
             stream.codec_context.thread_count = 1  # frame threads add latency and reorder errors
         start = container.start_time
         self._start = Fraction(start, 1_000_000) if start is not None else None
-        self._end_s = float(container.duration) / 1e6 if container.duration else None
+        self.length_s = float(container.duration) / 1e6 if container.duration else None  # as far as it is known
+        indexed = all(stream.frames for stream in self._streams.values())
+        fragmented = FRAGMENTED in container.format.name.split(",") and not on_disk
+        self.recorded = self.length_s is not None and (not fragmented or indexed or self.seekable)  # it has an end
+        if fragmented:
+            self.length_s = None
         # Read now: a stream of a closed container is freed memory.
-        self.ends_ns = {modality: _end_ns(stream, self._start) for modality, stream in self._streams.items()}
+        self.ends_ns = {modality: self._end_ns(stream) for modality, stream in self._streams.items()}
+        self._reached_s = 0.0  # the newest time that was decoded
         self._resampler = Resampler(rate_hz)
-        self.seekable = True  # what a pipe is not
         self._next_sample = 0
         self._expected_s: float | None = None
 
@@ -98,11 +110,6 @@ class MediaReader:
         self._container.close()
 
     @property
-    def length_s(self) -> float | None:
-        """How long a recording is; None for what has no end, or does not say."""
-        return self._end_s
-
-    @property
     def modalities(self) -> tuple[Modality, ...]:
         """The wanted modalities that the container holds."""
         return tuple(self._streams)
@@ -110,10 +117,14 @@ class MediaReader:
     def items(self, from_ns: int = 0) -> Iterator[Item]:
         """Everything that decodes, to the end of the input; from a little before `from_ns` on where that can be sought.
 
-        Times count from the container's start either way.
+        Times count from the container's start either way. A server may still go elsewhere: see `Playback`.
+        SourceError when the input breaks off.
         """
+        import av
+
         if from_ns > SEEK_FROM_NS and self._start is not None and self.seekable:
-            self._container.seek(int(self._start * 1_000_000) + (from_ns - SEEK_MARGIN_NS) // 1000)
+            with contextlib.suppress(OSError, av.error.FFmpegError):
+                self._container.seek(int(self._start * 1_000_000) + (from_ns - SEEK_MARGIN_NS) // 1000)
         for packet in self._packets():
             for frame in self._decoded(packet):
                 if packet.stream.type == "video":
@@ -137,13 +148,49 @@ class MediaReader:
                 return
             except av.error.EOFError:
                 return
-            except (av.error.ExitError, av.error.TimeoutError, av.error.ConnectionResetError, OSError):
-                raise
+            except av.error.ExitError:  # PyAV's own time-out
+                raise SourceError(f"nothing arrived for {self._container.read_timeout or 0:.0f} s") from None
+            except OSError as error:
+                if self._is_end(error):
+                    yield from self._last_packets()
+                    return
+                raise SourceError(self._break(error)) from None
             except av.error.FFmpegError as error:  # unreadable place: the demuxer looks for the next packet
                 if self._grabs:  # there are no unreadable places on a screen
                     raise SourceError("what is grabbed is gone") from None
                 failures += 1
                 self._on_error(one_line(str(error)))
+
+    def _last_packets(self) -> Iterator[Any]:
+        """Empty ones, which make decoders give what they still hold."""
+        import av
+
+        for stream in self._streams.values():
+            packet = av.Packet()
+            packet.stream, packet.time_base = stream, stream.time_base
+            yield packet
+
+    def _is_end(self, error: OSError) -> bool:
+        """True for the end of what does not say how many bytes it has: its connection is closed, whole or not."""
+        whole = self.length_s is None or self._reached_s > self.length_s - LEFT_S
+        return error.errno == errno.EIO and not self.seekable and whole
+
+    def _break(self, error: OSError) -> str:
+        why = "" if error.errno == errno.EIO else f" ({error.strerror})"
+        at = f" at {self._reached_s:.0f} s" if self.recorded or self.seekable else ""
+        of = f" of {self.length_s:.0f} s" if at and self.length_s is not None else ""
+        return f"{'the file cannot be read any further' if self.on_disk else 'the connection ended'}{at}{of}{why}"
+
+    def _end_ns(self, stream: Any) -> int | None:
+        """Where a stream ends by the container's index, from its start; None when it does not say, or only guesses."""
+        tag = _MATROSKA_END.match(stream.metadata.get("DURATION", ""))
+        if tag is not None:
+            hours, minutes, seconds = tag.groups()
+            return int((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * NS_PER_S)
+        if not self.on_disk or not stream.duration or stream.time_base is None or self._start is None:
+            return None
+        start_s = (stream.start_time or 0) * stream.time_base - self._start
+        return int((start_s + stream.duration * stream.time_base) * NS_PER_S)
 
     def _decoded(self, packet: Any) -> list[Any]:
         import av
@@ -164,9 +211,10 @@ class MediaReader:
         if self._start is None:
             self._start = time_s
         time_s -= self._start
-        if self._end_s is not None and time_s > self._end_s + 1.0:
+        if self.on_disk and self.length_s is not None and time_s > self.length_s + 1.0:
             self._on_error("time stamp after the end")
             return None
+        self._reached_s = max(self._reached_s, float(time_s))
         return time_s
 
     def _picture(self, frame: Any, stream: int) -> Iterator[VideoItem]:
@@ -217,18 +265,6 @@ def _best(container: Any, modality: Modality) -> Any:
     return best if best in candidates else next(iter(candidates), None)
 
 
-def _end_ns(stream: Any, container_start_s: Fraction | None) -> int | None:
-    """Where a stream ends by the container's index, from the container's start; None when it does not say."""
-    tag = _MATROSKA_END.match(stream.metadata.get("DURATION", ""))
-    if tag is not None:
-        hours, minutes, seconds = tag.groups()
-        return int((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * NS_PER_S)
-    if not stream.duration or stream.time_base is None or container_start_s is None:
-        return None
-    start_s = (stream.start_time or 0) * stream.time_base - container_start_s
-    return int((start_s + stream.duration * stream.time_base) * NS_PER_S)
-
-
 def _upright_rgb(frame: Any) -> NDArray[np.uint8]:
     picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
     quarter_turns = round(frame.rotation / 90) % 4
@@ -254,13 +290,13 @@ def open_file(
         container = av.open(f"file:{path}", mode="r", options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, ValueError) as error:
         raise SourceError(
-            f"{what}: not a media file ({_reason(error)}); give a video or audio file that `ffprobe` can read"
+            f"{what}: not a media file ({reason_of(error)}); give a video or audio file that `ffprobe` can read"
         ) from None
     refusal = _refusal(container.format.name)
     if refusal is not None:
         container.close()
         raise SourceError(f"{what}: {refusal}; give a video or audio file")
-    reader = MediaReader(container, requested, rate_hz, on_error)
+    reader = MediaReader(container, requested, rate_hz, on_error, on_disk=True)
     if not reader.modalities:
         container.close()
         kinds = " or ".join(STREAM_KIND[modality] for modality in requested)
@@ -286,5 +322,6 @@ def _refusal(container_format: str) -> str | None:
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What FFmpeg or the system says, in one line without numbers of errors."""
     return redact(one_line(getattr(error, "strerror", None) or str(error)))

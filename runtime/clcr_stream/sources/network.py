@@ -56,6 +56,7 @@ class NetworkSource(ThreadedSource):
         self._sample_clock = SampleClock(sinks.grid)
         self._capture_clock = CaptureClock(sinks.patience_ns)
         self._arrived = 0  # pictures and blocks of sound
+        self._absent = ""
 
     def run(self) -> str | None:
         try:
@@ -72,9 +73,9 @@ class NetworkSource(ThreadedSource):
             try:
                 with self._open_reader(lambda _reason: self.count("decode_errors")) as reader:
                     self._drain(reader)
-                    over = reader.length_s is not None and not self.stop.is_set()
+                    over = reader.recorded and not self.stop.is_set()
                 if over:
-                    return "end of the recording"
+                    return "; ".join(filter(None, ("end of the recording", self._remarks())))
                 reason = "the stream ended"
             except (SourceError, OSError) as error:
                 reason = str(error)
@@ -84,7 +85,11 @@ class NetworkSource(ThreadedSource):
             self.gone(f"{reason}; trying again")
             pause_ns = int(backoff_s(attempt, jitter.random()) * NS_PER_S)
             self.sinks.clock.wait_until(self.sinks.clock.now_ns() + pause_ns, self.stop)
-        return None
+        return self._remarks() or None
+
+    def _remarks(self) -> str:
+        """What is worth saying of what was seen until now."""
+        return "; ".join(filter(None, (self._absent, "" if self._feeder is None else self._feeder.hint)))
 
     def _open(self, on_error: Callable[[str], None]) -> DecodedStream:
         try:
@@ -102,14 +107,14 @@ class NetworkSource(ThreadedSource):
         if self._arrived:
             self.count("reconnects")
         absent = [modality for modality in self._requested if modality not in reader.modalities]
-        self._missing = f"the stream holds no {absent[0]} data" if absent else ""
+        self._absent = f"the stream holds no {absent[0]} data" if absent else ""
         begun_ns = self.sinks.clock.now_ns()
         for item in reader.items():
-            if reader.length_s is not None:  # a recording comes as fast as it is read, and is played in its own time
+            if reader.recorded:  # a recording comes as fast as it is read, and is played in its own time
                 self.sinks.clock.wait_until(begun_ns + self._time_ns(item), self.stop)
             if self.stop.is_set():
                 break
-            self._push(item, reader.length_s is None)
+            self._push(item, not reader.recorded)
             self._arrived += 1
 
     def _arrived_ns(self, item: LivePicture | AudioItem, live: bool) -> int:
@@ -151,7 +156,7 @@ class NetworkSource(ThreadedSource):
             self._feeder.offer(captured_ns, fetched)
             self.count("overtaken_frames" if fetched.gone else "frames")
             self.set_counts(frozen_frames=self._feeder.frozen_frames)
-            self.note(self._missing or self._feeder.hint)
+            self.note(self._remarks())
             self.came("vision", self._feeder.condition)
 
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from clcr_stream.errors import SourceError, one_line
+from clcr_stream.errors import SourceError
 from clcr_stream.sources.base import Flag, Modality, never
-from clcr_stream.sources.media import MediaReader
+from clcr_stream.sources.media import MediaReader, reason_of
 
 STDIN = "-"
 POLL_MS = 100
@@ -51,26 +51,26 @@ class PipeFile:
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLIN)
         self._cancelled = False
-        self._begun = False
+        self.begun = False  # a byte came
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes; b"" at the end. SourceError when nothing begins to come."""
         while not self._cancelled:
             events = self._poll.poll(POLL_MS)
-            if not events or (not events[0][1] & select.POLLIN and not self._begun and self._owned):
+            if not events or (not events[0][1] & select.POLLIN and not self.begun and self._owned):
                 self._await_begin(hung_up=bool(events))
                 continue
             try:
                 data = os.read(self._descriptor, size)
             except BlockingIOError:
                 continue
-            self._begun = True
+            self.begun = self.begun or bool(data)
             return data
         return b""
 
     def _await_begin(self, hung_up: bool) -> None:
         """Before the first byte; a named pipe without a writer yet says at once that it was hung up."""
-        if self._begun:
+        if self.begun:
             return
         if self._stopping():
             self.cancel()
@@ -106,9 +106,10 @@ def open_pipe(
     try:
         container = av.open(file, mode="r")
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise SourceError(f"{flag} {location}: not a recording ({one_line(str(error))}); {CONTAINERS}") from None
+        if not file.begun:
+            raise SourceError(f"{flag} {location}: the pipe ended before a byte came; see what writes to it") from None
+        raise SourceError(f"{flag} {location}: not a recording ({reason_of(error)}); {CONTAINERS}") from None
     reader = MediaReader(container, requested, rate_hz, on_error)
-    reader.seekable = False
     if not reader.modalities:
         container.close()
         raise SourceError(f"{flag} {location}: holds neither video nor audio")

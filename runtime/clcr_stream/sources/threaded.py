@@ -31,8 +31,9 @@ class ThreadedSource(ABC):
         identity: SourceIdentity,
         sinks: Sinks,
         counts: Mapping[str, int],
-        stale_ns: Mapping[str, int] = LIVE_STALE_NS,
+        stale_ns: Mapping[str, int] | None = None,
     ) -> None:
+        """`stale_ns`: when what it brings is stale; unless given, as of a live device, and of a lossless one never."""
         self.identity, self.sinks = identity, sinks
         self.stop = threading.Event()
         self._counts = dict(counts)
@@ -41,7 +42,9 @@ class ThreadedSource(ABC):
         self._watermark_ns = sinks.origin_ns
         self._consumed_ns = sinks.origin_ns
         self._awaited_ns: int | None = None  # what a tick was refused for: its arrival is worth waking somebody
-        self._health = Health(sinks.clock.now_ns(), {} if identity.lossless else stale_ns)
+        if stale_ns is None:
+            stale_ns = {} if identity.lossless else LIVE_STALE_NS
+        self._health = Health(sinks.clock.now_ns(), stale_ns)
         self._stated: tuple[str, str] | None = None
         self._timing: Timing | None = None
 
@@ -169,6 +172,11 @@ class ThreadedSource(ABC):
         """A picture or sound came, with what is wrong with it."""
         with self._changed:
             self._health.came(self.sinks.clock.now_ns(), modality, condition)
+
+    def awaits(self, awaited: bool = True) -> None:
+        """For a lossless source: more data are due and are waited for from now on, or no longer."""
+        with self._changed:
+            self._health.awaits(self.sinks.clock.now_ns(), "data", awaited)
 
     def note(self, text: str) -> None:
         """What is worth saying of it while it is live."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Callable
 
-from clcr_stream.errors import SourceError, one_line, redact
+from clcr_stream.errors import SourceError, redact
 from clcr_stream.sources.base import Flag, Modality
-from clcr_stream.sources.media import MediaReader
+from clcr_stream.sources.media import MediaReader, reason_of
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "rtp", "srt")
 # A playlist on the network may name more of the network, never a local file.
@@ -53,7 +53,7 @@ def _refusal(url: str, error: Exception) -> str:
         case av.error.HTTPUnauthorizedError() if "@" in urllib.parse.urlsplit(url).netloc:
             return f"{url}: does not accept this name and password (401)"
         case av.error.HTTPUnauthorizedError():
-            return f"{url}: asks for a name and a password (401); give SCHEME://NAME:PASSWORD@HOST/..."
+            return f"{url}: asks for a name and a password (401); put NAME:PASSWORD@ before its host"
         case av.error.HTTPForbiddenError():
             return f"{url}: refuses this user (403)"
         case av.error.HTTPNotFoundError():
@@ -61,20 +61,31 @@ def _refusal(url: str, error: Exception) -> str:
         case av.error.InvalidDataError():
             return f"{url}: sends what is neither video nor audio"
         case _:
-            return f"{url}: does not answer ({one_line(getattr(error, 'strerror', None) or str(error))})"
+            return f"{url}: does not answer ({reason_of(error)})"
 
 
 def names_recording(url: str) -> bool:
-    """True for a URL of http(s) whose path ends as files do: it is read to its end, and as fast as it comes."""
+    """True for a URL of http(s) whose path ends as files do; cameras have such ones too, see `open_recording`."""
     parts = urllib.parse.urlsplit(url)
     return parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(RECORDINGS)
+
+
+class LiveError(SourceError):
+    """What answers is no recording but a live stream."""
 
 
 def open_recording(
     url: str, requested: tuple[Modality, ...], rate_hz: int, on_error: Callable[[str], None], flag: Flag
 ) -> MediaReader:
-    """Connect to a recording; SourceError (without credentials) when it does not answer."""
+    """Connect to a recording; SourceError (without credentials) when it does not answer.
+
+    LiveError for what says neither how many bytes nor how many seconds it has.
+    """
     try:
-        return open_url(url, requested, rate_hz, on_error, RECORDING_READ_S)
+        reader = open_url(url, requested, rate_hz, on_error, RECORDING_READ_S)
     except SourceError as error:
         raise SourceError(f"{flag} {error}") from None
+    if not reader.recorded and not reader.seekable:
+        reader.__exit__()
+        raise LiveError(f"{flag} {redact(url)}: says neither its bytes nor its seconds, so it is live")
+    return reader

@@ -45,15 +45,20 @@ class RequiredWatch:
     def __init__(self, required: Required, origin_ns: int) -> None:
         self._required = required
         self._live_ns = dict.fromkeys(required.modalities, origin_ns)
+        self._end_ns = origin_ns
 
     def missing(self, chunk: Chunk) -> tuple[str, ...]:
         """After this hop. A face need not be there: a camera without one is live, a covered one is not."""
-        end_ns = chunk.tick.end_ns
+        self._end_ns = end_ns = chunk.tick.end_ns
         for modality, view in (("vision", chunk.vision), ("acoustic", chunk.acoustic)):
             if modality in self._live_ns and view.seen and view.condition not in USELESS:
                 self._live_ns[modality] = end_ns
-        patience_ns = int(self._required.patience_s * NS_PER_S)
-        return tuple(name for name, live_ns in self._live_ns.items() if end_ns - live_ns >= patience_ns)
+        return self.stalled(0)
+
+    def stalled(self, for_ns: int) -> tuple[str, ...]:
+        """When no hop has come for so long: none of them is live meanwhile."""
+        now_ns, patience_ns = self._end_ns + for_ns, int(self._required.patience_s * NS_PER_S)
+        return tuple(name for name, live_ns in self._live_ns.items() if now_ns - live_ns >= patience_ns)
 
     def error(self, missing: Sequence[str], sources: Sequence[Source]) -> RequiredError:
         """What ends the stream: who is missing, and what their sources say of it."""

@@ -154,6 +154,7 @@ class Session:
         self._sent: dict[str, messages.Transcript] = {}
         self.done = 0  # the last tick that went through the levels or was dropped
         self._target = 0  # the tick to publish; those before it are late
+        self._cut_ns = pipeline.grid.origin_ns  # when the last hop was cut, by the clock
         self._filled: _Filled | None = None
         self._words_shown: int | None = None  # revision of the language rows in the seat
 
@@ -164,7 +165,7 @@ class Session:
             return NextHop.NONE
         end_ns = self._pipeline.grid.tick(number).end_ns
         if not all(source.filled(end_ns) for source in self._lossless):
-            return NextHop.NO_DATA
+            return self._without_data()
         if self._ended(end_ns):
             return NextHop.NONE
         if not self._schedule.paced:
@@ -172,6 +173,21 @@ class Session:
         if number <= self._target:
             return NextHop.NOW
         return end_ns + self._settle_ns()
+
+    def _without_data(self) -> NextHop:
+        """A recording's next hop is not there. RequiredError, and the end by the clock, when its source has stalled.
+
+        One that is only slow gives all of its hops, however late.
+        """
+        stalled = self._schedule.paced and any(source.report().state == "stale" for source in self._lossless)
+        if not stalled:
+            return NextHop.NO_DATA
+        now_ns, last = self._schedule.clock.now_ns(), self._schedule.last_tick
+        missing = self._required.stalled(now_ns - self._cut_ns)
+        if missing and self._schedule.required.ends:
+            raise self._required.error(missing, self._sources)
+        over = last is not None and now_ns >= self._pipeline.grid.tick(last).end_ns
+        return NextHop.NONE if over else NextHop.NO_DATA
 
     def deadline_ns(self) -> int:
         """Until when the next hop has to be published: the next one is due then. FOREVER_NS when nothing presses."""
@@ -184,6 +200,7 @@ class Session:
         started_ns = time.perf_counter_ns()
         if self.done + 1 > self._target:
             self._choose_target(levels, seat)
+        self._cut_ns = self._schedule.clock.now_ns()
         pipeline, tick = self._pipeline, self._pipeline.grid.tick(self.done + 1)
         rows = levels.inputs(seat)
         rows["gamma"][0] = self._schedule.gamma

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from clcr_stream.clock import MonotonicClock
-from clcr_stream.errors import SourceError, one_line
+from clcr_stream.errors import SourceError
 from clcr_stream.processes import end_with
 from clcr_stream.sources.decoder.protocol import (
     ENDED,
@@ -36,7 +36,7 @@ from clcr_stream.sources.decoder.protocol import (
     pack,
     pack_with,
 )
-from clcr_stream.sources.media import AudioItem, MediaReader, VideoItem
+from clcr_stream.sources.media import AudioItem, MediaReader, VideoItem, reason_of
 from clcr_stream.sources.pipeline import is_pipeline, open_pipeline
 from clcr_stream.sources.screen import SCHEME as SCREEN
 from clcr_stream.sources.screen import open_screen
@@ -99,15 +99,13 @@ class Decoder:
 
         try:
             with self._open() as reader:
-                self._out.put(pack_with(OPENED, Opened(reader.modalities, reader.length_s)))
+                self._out.put(pack_with(OPENED, Opened(reader.modalities, reader.recorded)))
                 self._pass_on(reader)
             reason = ""
-        except av.error.ExitError:  # PyAV's own time-out
-            reason = f"nothing arrived for {READ_TIMEOUT_S:.0f} s"
         except BrokenPipeError:  # nobody listens any more
             raise
         except (SourceError, OSError, av.error.FFmpegError) as error:
-            reason = one_line(str(error))
+            reason = reason_of(error)
         self._out.put(pack_with(ENDED, Ended(reason)))
 
     def send_pixels(self, number: int) -> None:
@@ -138,10 +136,10 @@ class Decoder:
                 self._out.put(head, body.tobytes())
                 continue
             self._number = (self._number + 1) % 2**32
-            if reader.length_s is None:
+            if not reader.recorded:
                 self._pictures.keep(self._number, item)
             self._out.put(pack(PICTURE, arrived_ns, captured_ns, item.time_ns, self._number))
-            if reader.length_s is not None:
+            if reader.recorded:
                 self._send(self._number, item)
 
     def _send(self, number: int, item: VideoItem) -> None:

@@ -157,9 +157,9 @@ class DecodedStream:
         return self._opened.modalities
 
     @property
-    def length_s(self) -> float | None:
-        """How long it is, if it is a recording."""
-        return self._opened.length_s
+    def recorded(self) -> bool:
+        """True for a recording: what has an end."""
+        return self._opened.recorded
 
     def items(self) -> Iterator[AudioItem | LivePicture]:
         """Pictures and sound as they come, to the end of the stream. SourceError when it breaks, with the reason."""
@@ -181,7 +181,7 @@ class DecodedStream:
 
     def _pixels_of(self, number: int) -> Callable[[], NDArray[np.uint8] | None]:
         def fetch() -> NDArray[np.uint8] | None:
-            if self._opened.length_s is None:
+            if not self._opened.recorded:
                 self._process.want(number)
             while True:
                 head, body = self._process.message(ANSWER_S)

@@ -39,7 +39,7 @@ class Opened(Struct, frozen=True):
     """What a connection brings."""
 
     modalities: tuple[Modality, ...]
-    length_s: float | None
+    recorded: bool
 
 
 class Ended(Struct, frozen=True):
