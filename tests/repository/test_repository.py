@@ -371,6 +371,22 @@ def demo(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_demo_installs_speech_recognition_when_a_microphone_has_come(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOUND_CARDS", str(demo))
+    (demo / ".venv/bin/python").unlink()
+    python = f'if [ "$1" = -m ]; then echo "$@" >>{demo}/installed; else exec {sys.executable} "$@"; fi'
+    fake_commands(demo / ".venv/bin", {"clcr-stream": "true", "python": python})
+    run(str(demo / "scripts/demo"), "--json")
+    assert not (demo / "installed").exists()
+    (demo / "pcmC0D0c").touch()
+    for _ in range(2):
+        assert run(str(demo / "scripts/demo"), "--json").returncode == 0
+    installed = (demo / "installed").read_text(encoding="utf-8").splitlines()
+    assert len(installed) == 1 and installed[0].endswith("[live,asr]")
+
+
 def test_demo_passes_the_run_s_failure_on_and_names_no_source_the_user_chose(demo: Path) -> None:
     """The script with a stand-in for clcr-stream that prints its arguments."""
     fake_commands(
