@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import random
+import re
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from any_text import texts
 from clcr_stream.cli.tables import csv_text
 from clcr_stream.cli.terminal import seen_lines
 from clcr_stream.errors import SourceError
+from clcr_stream.recording import charts
 from clcr_stream.recording.compare import compare
 from clcr_stream.recording.page import page
 from clcr_stream.recording.seen import Watch, clock_text
@@ -193,6 +195,12 @@ def test_any_words_give_a_page_that_is_well_formed(said: str, start_s: float, lo
     found = [prediction(tick, "happy") for tick in range(1, ticks + 1)]
     safe = said.encode("utf-8", "replace").decode()
     check_page(page(story(*found, words(safe, start_s, start_s + long_s), words(safe, start_s, start_s, id="2")), safe))
+
+
+def test_the_bar_of_words_that_outlast_the_last_answer_ends_with_the_picture() -> None:
+    spoken, _ = charts.words([words("and so on", 1.0, 9.0)], session().origin_ns, charts.Axis(0.0, 2.0))
+    found = re.search(r'translate\((\S+) 0\).*width="(\S+)"', spoken)
+    assert found is not None and sum(map(float, found.groups())) == pytest.approx(charts.WIDTH - charts.RIGHT, abs=1.5)
 
 
 def test_a_page_says_what_was_missing_how_long_it_took_and_what_the_bundle_is_for() -> None:

@@ -139,7 +139,8 @@ def words(found: Sequence[messages.Transcript], origin_ns: int, axis: Axis) -> t
     places = [axis.x((one.start_ns - origin_ns) / 1e9) for one in found]
     parts, lines_of_all = [], 0
     for one, x, following in zip(found, places, [*places[1:], WIDTH - RIGHT], strict=True):
-        wide = max(axis.x((one.end_ns - origin_ns) / 1e9) - x, 1.0)
+        end = min(axis.x((one.end_ns - origin_ns) / 1e9), WIDTH - RIGHT)  # words may outlast the answers
+        wide = max(end - x, 1.0)
         letters = int((following - x - 4) / _LETTER)
         text = " ".join(one.text.split())
         lines = textwrap.wrap(text, letters, max_lines=_LINES, placeholder="…") if letters >= _LEAST_LETTERS else []
