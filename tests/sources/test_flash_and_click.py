@@ -187,15 +187,21 @@ def flashes(kept: Kept) -> np.ndarray:
     return np.asarray(kept.seen_s[bright])
 
 
+def within_a_second_ms(times_s: np.ndarray, clicks_s: np.ndarray) -> np.ndarray:
+    """How far each time is from the nearest click; there is one a second, and a busy machine skips hops with some."""
+    apart_s = (times_s[:, None] - clicks_s[None] + 0.5) % 1 - 0.5
+    return np.asarray(np.abs(apart_s).min(axis=1) * 1e3)
+
+
 @pytest.mark.parametrize("pace", ["max", "real"])
 def test_the_command_hands_flash_click_and_words_of_one_time_to_its_model_as_of_one_time(
     pace: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     kept = recorded(tmp_path, "test://?seconds=11&fps=15&flash=1", "--pace", pace)
     seen_s, heard_s = flashes(kept), clicks(kept.samples)
-    apart_ms = np.array([np.abs(heard_s - flash_s).min() * 1e3 for flash_s in seen_s])
+    apart_ms = within_a_second_ms(seen_s, heard_s)
     said_s = np.array([(word.start_ns - kept.begin_ns) / NS_PER_S for word in kept.said.values()])
-    of_words_ms = np.array([np.abs(heard_s - start_s).min() * 1e3 for start_s in said_s])
+    of_words_ms = within_a_second_ms(said_s, heard_s)
     record_property(f"recorded_{pace}", {"flash_ms": apart_ms.round(1).tolist(), "words_ms": of_words_ms.tolist()})
     assert len(seen_s) >= (10 if pace == "max" else 5) and len(said_s) == 2
     assert apart_ms.max() <= LIMIT_MS and of_words_ms.max() <= LIMIT_MS
