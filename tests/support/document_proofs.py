@@ -395,7 +395,7 @@ PROOFS: dict[str, Proof] = {
     "python tools/soak.py --ticks 1000000 --json docs/benchmarks/soak.json": ByTest(
         "tests/tools/test_soak.py::test_a_short_soak_publishes_every_tick_of_streams_that_come_and_go"
     ),
-    "python tools/soak.py --view 55 --seed 1 --json docs/benchmarks/soak_view.json": ByTest(
+    "python tools/soak.py --view 121 --seed 2 --json docs/benchmarks/soak_view.json": ByTest(
         "tests/tools/test_soak_view.py::test_a_short_soak_tells_the_page_of_the_predictions"
     ),
     "python tools/soak.py --faults 6 --seed 1": ByTest(
