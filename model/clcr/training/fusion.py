@@ -96,7 +96,7 @@ def fusion_table(fusion: dict[str, dict[str, Any]]) -> str:
                 )
                 continue
             beside = "  ".join(f"{b} {scores[b]:.3f} ({_gain(scores['gain'][b])})" for b in scores["gain"])
-            lines.append(f"{name + ' ' + subset:<28}fusion {scores['fusion']:.3f}  {beside}")
+            lines.append(f"{name + ' ' + subset:<28} fusion {scores['fusion']:.3f}  {beside}")
     return "".join(line + "\n" for line in lines)
 
 
