@@ -30,11 +30,11 @@ from clcr_stream.window.ring import AudioRing, Rings, VisionRing
 from clcr_stream.window.transcript import Segment, Transcript
 from clcr_stream.wire import messages
 from driving import Ended, drive, empty_bundle
+from jumping_clock import ORIGIN_NS, JumpingClock
 from tiny_bundle import WORDS, tiny_manifest, write_bundle
 
 MANIFEST = tiny_manifest()
 HOP_NS = MANIFEST.hop_ns
-ORIGIN_NS = 10_000_000_000
 SETTLE_NS = 60_000_000
 HOPS = 24  # of data that every stream has
 
@@ -153,23 +153,6 @@ def test_cost_is_of_the_nearest_known_size_in_proportion_and_follows_slowly() ->
 
 
 # --- streams beside each other
-
-
-class JumpingClock:
-    """Jumps to the next time that anybody waits for; when all wait for data, a hop further."""
-
-    def __init__(self) -> None:
-        self.now = ORIGIN_NS
-
-    def now_ns(self) -> int:
-        return self.now
-
-    def wait_until(self, deadline_ns: int, stop: threading.Event) -> bool:
-        self.now = max(self.now, deadline_ns)
-        return not stop.is_set()
-
-    def pause(self, deadline_ns: int | None, wake: Wake) -> None:
-        self.now = self.now + HOP_NS if deadline_ns is None else max(self.now, deadline_ns)
 
 
 @dataclass

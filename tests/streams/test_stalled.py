@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from clcr_stream.clock import NS_PER_S, Wake
+from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import RequiredError
 from clcr_stream.inference.levels import Levels
 from clcr_stream.inference.null import NullBackend
@@ -23,28 +22,12 @@ from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import make_rings
 from clcr_stream.window.transcript import Segment
 from driving import drive, empty_bundle, no_words
+from jumping_clock import ORIGIN_NS, JumpingClock
 from tiny_bundle import tiny_manifest
 
 MANIFEST = tiny_manifest()
 HOP_NS = MANIFEST.hop_ns
-ORIGIN_NS = 10 * NS_PER_S
 STALL_NS = ORIGIN_NS + 2 * NS_PER_S
-
-
-class Time:
-    """A clock that jumps to every deadline, and by a hop while a session waits for data."""
-
-    now = ORIGIN_NS
-
-    def now_ns(self) -> int:
-        return self.now
-
-    def wait_until(self, deadline_ns: int, stop: threading.Event) -> bool:
-        self.now = max(self.now, deadline_ns)
-        return not stop.is_set()
-
-    def pause(self, deadline_ns: int | None, wake: Wake) -> None:
-        self.now = max(self.now, self.now + HOP_NS if deadline_ns is None else deadline_ns)
 
 
 @dataclass
@@ -76,8 +59,10 @@ class Wordless:
         return LanguageTokens(no_words(MANIFEST), 0, 0.0, None, 0)
 
 
-def stalled(source: Stalling, required: Required = NOTHING, last_tick: int | None = None) -> tuple[Session, Time]:
-    grid, clock, language = TimeGrid.of(MANIFEST, ORIGIN_NS), Time(), Wordless()
+def stalled(
+    source: Stalling, required: Required = NOTHING, last_tick: int | None = None
+) -> tuple[Session, JumpingClock]:
+    grid, clock, language = TimeGrid.of(MANIFEST, ORIGIN_NS), JumpingClock(), Wordless()
     rings = make_rings(grid, 32)
     rings.acoustic.put(0, np.full(2 * 16_000, 0.1, np.float32))
     words: Any = language
@@ -87,7 +72,7 @@ def stalled(source: Stalling, required: Required = NOTHING, last_tick: int | Non
     return Session(pipeline, [source], schedule, identity, lambda _: None), clock
 
 
-def run(session: Session, clock: Time) -> BaseException | None:
+def run(session: Session, clock: JumpingClock) -> BaseException | None:
     """To its end; what ended it."""
     (ended,) = drive(Levels(empty_bundle(MANIFEST), NullBackend()), clock, [session])
     return ended.error
