@@ -71,6 +71,11 @@ class ModedCapture(FakeCapture):
         return self.mode.get(prop, 0.0)
 
 
+def pauses(clock: SteppedClock) -> bool:
+    """Whether the source waits for a time that is still to come; one that is moved before would be too early."""
+    return any(deadline_ns > clock.now_ns() for deadline_ns in list(clock.waits))
+
+
 def test_a_cameras_mode_is_asked_for_and_what_the_driver_takes_instead_is_told() -> None:
     clock = SteppedClock()
     captures = [ModedCapture(clock, pictures(10)), ModedCapture(clock, pictures(10, 100))]
@@ -84,7 +89,7 @@ def test_a_cameras_mode_is_asked_for_and_what_the_driver_takes_instead_is_told()
         lambda name: opened.append(name) or "/dev/video0",  # type: ignore[func-returns-value]
     )
     source.start()
-    assert eventually(lambda: first.released)
+    assert eventually(lambda: first.released and pauses(clock))
     clock.move_to(clock.now_ns() + 10 * NS_PER_S)
     assert eventually(lambda: second.released), "it is opened again, in the same mode"
     source.close()
@@ -201,6 +206,7 @@ def test_a_camera_that_fails_is_released_and_opened_again() -> None:
     assert eventually(lambda: source.report().state == "lost")
     assert "opening it again" in source.report().reason
     assert source.report().counts["reopened"] == 0
+    assert eventually(lambda: pauses(clock))
     clock.move_to(clock.now_ns() + 2 * NS_PER_S)
     assert eventually(lambda: second.released)
     source.close()
