@@ -414,12 +414,12 @@ def test_a_reader_that_is_refused_says_so_until_it_is_let_in(tmp_path: Path, whi
             for count in (1, 2, 3):
                 while subscriber.losses["refused"] < count:
                     assert subscriber.receive(20) is None
-            assert subscriber.losses == {"closed": 0, "broken": 0, "refused": 3}
+            assert subscriber.losses["closed"] == subscriber.losses["broken"] == 0
             assert subscriber.refusal.startswith(publisher.endpoint) and advice in subscriber.refusal
             if which == "a stranger's":
                 (tmp_path / "stranger.key").rename(tmp_path / "allowed/stranger.key")
                 assert subscriber.receive(PATIENCE_MS) is not None and subscriber.refusal == ""
-        assert publisher.refused >= 3
+        assert eventually(lambda: publisher.refused >= 1), "by its own thread, which may be later"
 
 
 def test_a_peer_that_accepts_and_says_nothing_has_refused_nobody() -> None:
