@@ -40,6 +40,7 @@ from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import Rings
 from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
+from clcr_stream.wire.names import new_session_id
 
 SETTLE_NS = 60_000_000
 WORDS_EVERY_HOPS = 10
@@ -176,7 +177,7 @@ class Soak:
             pipeline,
             [source],
             Schedule(self._clock, SETTLE_NS, last_tick=life),
-            Identity(f"s{self.begun}", messages.new_session_id(), "boot", "f" * 64, "null"),
+            Identity(f"s{self.begun}", new_session_id(), "boot", "f" * 64, "null"),
             self.send,
         )
         self.begun += 1

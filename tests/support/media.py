@@ -124,6 +124,7 @@ class Face:
     quality: float = 0.9
     faces: int = 1
     box: tuple[int, int, int, int] = (0, 0, 1, 1)
+    landmarks: np.ndarray | None = None
 
 
 class GreyFinder:

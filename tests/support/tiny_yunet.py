@@ -13,6 +13,7 @@ STRIDES = (8, 16, 32)
 SEES = 32  # the stride whose cells answer; those of the others say no
 SIDE_PX = 80  # of every box, in pixels of the picture that is searched
 BRIGHT = 128.0
+LANDMARKS = ((0, 0), (1, 0), (0.5, 0.5), (0, 1), (1, 1))  # in a cell: eyes, nose, corners of the mouth
 
 
 def write_yunet(path: Path) -> Path:
@@ -37,6 +38,8 @@ def write_yunet(path: Path) -> Path:
                 bias[:] = -BRIGHT / 64
             if name == "bbox":
                 bias[:] = (0.5, 0.5, math.log(SIDE_PX / stride), math.log(SIDE_PX / stride))
+            if name == "kps":
+                bias[:] = np.ravel(LANDMARKS)
             key = f"{name}_{stride}"
             made = [const(f"{key}_w", weights), const(f"{key}_b", bias)]
             nodes.append(helper.make_node("Conv", [pooled, *made], [f"{key}_conv"], kernel_shape=[1, 1]))

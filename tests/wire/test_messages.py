@@ -20,6 +20,7 @@ from clcr_stream.errors import PublishError
 from clcr_stream.streams.prediction import top_label
 from clcr_stream.wire import messages
 from clcr_stream.wire.messages import KINDS, Format, Kind, Message, Prediction, Transcript, decode, encode, kind_of
+from clcr_stream.wire.names import new_session_id
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "wire"
@@ -115,7 +116,19 @@ def samples() -> dict[Kind, Message]:
         degraded=("no transcript",),
         bundle="ab" * 32,
         backend="onnxruntime",
-        face=messages.Face(box=(0.25, 0.125, 0.5, 0.75), track=3, size=0.75, seen=1),
+        face=messages.Face(
+            box=(0.25, 0.125, 0.5, 0.75),
+            track=3,
+            size=0.75,
+            seen=1,
+            landmarks={
+                "right_eye": (0.375, 0.25),
+                "left_eye": (0.625, 0.25),
+                "nose": (0.5, 0.5),
+                "mouth_right": (0.375, 0.75),
+                "mouth_left": (0.625, 0.75),
+            },
+        ),
     )
     transcript = Transcript(
         **HEAD, seq=3, id="7", start_ns=1, end_ns=2, text="grüß Gott, \U0001f600", final=True, revision=2
@@ -315,7 +328,7 @@ def test_the_top_label_is_null_when_any_probability_is_not_finite() -> None:
 
 
 def test_session_ids_are_64_bits_and_differ() -> None:
-    ids = {messages.new_session_id() for _ in range(100)}
+    ids = {new_session_id() for _ in range(100)}
     assert len(ids) == 100 and all(len(value) == 16 and int(value, 16) >= 0 for value in ids)
 
 

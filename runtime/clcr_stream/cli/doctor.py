@@ -250,12 +250,12 @@ def _endpoint(config: Config) -> str:
     from clcr_stream.config import stream_options
     from clcr_stream.streams.account import Account
     from clcr_stream.streams.reports import Header, make_status
-    from clcr_stream.wire import messages
+    from clcr_stream.wire.names import new_session_id
     from clcr_stream.wire.publisher import Publisher
 
     endpoints = []
     for stream in stream_options(config):
-        header = Header(stream.name, messages.new_session_id(), read_boot_id(), 0)
+        header = Header(stream.name, new_session_id(), read_boot_id(), 0)
         status = make_status(Account(), (), header, 0.0)
         assert stream.publish is not None  # as every stream of a configuration is
         with Publisher(stream.publish, lambda: status) as publisher:  # noqa: B023 closed within the turn

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.errors import ConfigError, one_line
+from clcr_stream.frontends.faces import Hit
 
 SEARCH_PX = 320  # the longer side of what is searched, as YuNet was trained
 SCORE = 0.6  # at least
 OVERLAP = 0.3  # of two boxes of one face
 VOTES = 12.0  # what a score of 1 counts in a face's quality: as many as the cascade gives a clear face
 WHERE = "face_detection_yunet_2023mar.onnx of opencv_zoo"
-Hit = tuple[tuple[float, float, float, float], int]  # box: x, y, width, height in pixels of the frame; votes
 
 
 class YuNet:
@@ -37,7 +37,7 @@ class YuNet:
             raise ConfigError(f"--face-model {path}: not YuNet ({_said(error)}); give {WHERE}") from None
 
     def faces(self, rgb: NDArray[np.uint8]) -> list[Hit]:
-        """Square boxes of the faces in an RGB frame (height, width, 3), with votes.
+        """The faces of an RGB frame (height, width, 3): square boxes, votes and landmarks.
 
         The square has the area of YuNet's upright box and its centre. Whether it frames a face as the cascade does, on
         whose crops the model was trained, tools/bench_faces.py measures.
@@ -58,7 +58,7 @@ def _hit(row: NDArray[np.float32], scale: float) -> Hit:
     x, y, width, height = (float(value) / scale for value in row[:4])
     side = math.sqrt(width * height)
     box = (x + (width - side) / 2, y + (height - side) / 2, side, side)
-    return box, max(1, round(VOTES * float(row[14])))
+    return Hit(box, max(1, round(VOTES * float(row[14]))), row[4:14].reshape(5, 2) / np.float32(scale))
 
 
 def _said(error: Exception) -> str:

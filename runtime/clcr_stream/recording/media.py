@@ -85,7 +85,8 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
     """A picture of the hop: when it was captured, and the face in it, if there was one (its crop came before).
 
-    `box` is left, top, width, height in shares of the picture; `look` its luma and the face's sharpness, as a Look.
+    `box` is left, top, width, height in shares of the picture, `landmarks` x and y of five places in the face; `look`
+    its luma and the face's sharpness, as a Look.
     """
 
     captured_ns: Ns
@@ -94,6 +95,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     faces: Annotated[int, Meta(ge=0, le=2**31 - 1)]
     box: tuple[Place, Place, Place, Place] | None = None
     look: tuple[Share | None, Sharpness | None] = (None, None)
+    landmarks: Annotated[list[tuple[Place, Place]], Meta(min_length=5, max_length=5)] | None = None
 
 
 class HopEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +138,7 @@ def copy_hop(tick: Tick, hop: Hop, sample_rate_hz: int, words: Sequence[Segment]
             faces=int(pictures.faces[row]),
             box=None if np.isnan(pictures.box[row]).any() else _box(pictures.box[row]),
             look=_look(pictures.look[row]),
+            landmarks=None if np.isnan(pictures.landmarks[row]).any() else pictures.landmarks[row].tolist(),
         )
         for row in seen
     )

@@ -164,7 +164,8 @@ class RecordingSource(ThreadedSource):
                 if ring.wants(captured_ns):
                     crop = self._faces.get(slot.captured_ns) if slot.face else None
                     look = Look(*(math.nan if value is None else value for value in slot.look))
-                    ring.put(captured_ns, crop, slot.quality, slot.faces, slot.box, look)
+                    landmarks = None if slot.landmarks is None else np.array(slot.landmarks, np.float32)
+                    ring.put(captured_ns, crop, slot.quality, slot.faces, slot.box, look, landmarks)
             self.count("frames", len(hop.slots))
         self._faces.clear()
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.frontends.quality import picture_numbers, sharpness
-from clcr_stream.sources.base import FaceCropper, Sinks
+from clcr_stream.sources.base import FaceCropLike, FaceCropper, Sinks
 from clcr_stream.sources.framing import Framing
 from clcr_stream.window.conditions import FINE, Condition, PictureWatch
 from clcr_stream.window.persons import Box
@@ -64,7 +64,8 @@ class FrameFeeder:
             self._ring.put(captured_ns, None, 0.0, 0, look=Look(numbers.luma))
         else:
             look = Look(numbers.luma, sharpness(face.rgb))
-            self._ring.put(captured_ns, face.rgb, face.quality, face.faces, _share(face.box, frame), look)
+            box, landmarks = _share(face, frame)
+            self._ring.put(captured_ns, face.rgb, face.quality, face.faces, box, look, landmarks)
         return True
 
     def reset(self) -> None:
@@ -110,11 +111,12 @@ def face_when_turned(rgb: NDArray[np.uint8], size_px: int) -> int:
     return degrees
 
 
-def _share(box: tuple[int, int, int, int], frame: NDArray[np.uint8]) -> Box:
-    """A box in pixels as shares of its frame, whose size may change with the camera."""
+def _share(face: FaceCropLike, frame: NDArray[np.uint8]) -> tuple[Box, NDArray[np.float32] | None]:
+    """A face's box and landmarks in pixels as shares of its frame, whose size may change with the camera."""
     height, width = frame.shape[:2]
-    left, top, wide, high = box
-    return left / width, top / height, wide / width, high / height
+    left, top, wide, high = face.box
+    box = left / width, top / height, wide / width, high / height
+    return box, None if face.landmarks is None else np.divide(face.landmarks, (width, height), dtype=np.float32)
 
 
 def make_finder(size_px: int, face_model: Path | None = None) -> FaceCropper:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clcr_stream.bundle.manifest import MODALITIES, Manifest
 from clcr_stream.clock import NS_PER_MS
@@ -153,7 +155,18 @@ def _face(face: SeenFace | None) -> messages.Face | None:
     if face.box is None:
         return messages.Face(box=None, track=face.person, size=None, seen=face.faces)
     left, top, width, height = (round(share, 4) for share in face.box)
-    return messages.Face(box=(left, top, width, height), track=face.person, size=height, seen=face.faces)
+    return messages.Face(
+        box=(left, top, width, height),
+        track=face.person,
+        size=height,
+        seen=face.faces,
+        landmarks=None if face.landmarks is None else _landmarks(face.landmarks),
+    )
+
+
+def _landmarks(places: NDArray[np.float32]) -> dict[messages.Landmark, tuple[float, float]]:
+    points = ((round(float(x), 4), round(float(y), 4)) for x, y in places)
+    return dict(zip(get_args(messages.Landmark), points, strict=True))
 
 
 def _rounded(value: float | None) -> float | None:

@@ -43,6 +43,7 @@ from clcr_stream.streams.session import Schedule, Session, Views, always, open_p
 from clcr_stream.window.cutter import Rows
 from clcr_stream.wire import messages
 from clcr_stream.wire.jsonl import JsonLines, Output
+from clcr_stream.wire.names import new_session_id
 from clcr_stream.wire.outbox import Outbox, Sink
 from clcr_stream.wire.preview import Preview
 from clcr_stream.wire.publisher import PublishOptions
@@ -163,9 +164,7 @@ class Stream:
         for source in self._sources:
             self._stack.callback(source.close)
         check_sources(options, self._sources)
-        self._identity = Identity(
-            options.name, messages.new_session_id(), read_boot_id(), engines.bundle_id, engines.backend
-        )
+        self._identity = Identity(options.name, new_session_id(), read_boot_id(), engines.bundle_id, engines.backend)
         self._stack.callback(self._keep_profile)
         outbox = self._outbox = Outbox(options.name, options.publish, self._status, self._is_recording)
         self._stack.callback(outbox.close)

@@ -46,6 +46,7 @@ class SeenFace:
     box: Box | None
     person: int
     faces: int
+    landmarks: NDArray[np.float32] | None = None  # (5, 2), in shares likewise
 
 
 @dataclass(frozen=True)
@@ -228,4 +229,5 @@ def _newest_face(items: VisionItems) -> SeenFace | None:
     row = int(rows[-1])
     left, top, width, height = (float(share) for share in items.box[row])
     box = None if math.isnan(left) else (left, top, width, height)
-    return SeenFace(box, int(items.person[row]), int(items.faces[row]))
+    landmarks = None if np.isnan(items.landmarks[row]).any() else items.landmarks[row]
+    return SeenFace(box, int(items.person[row]), int(items.faces[row]), landmarks)

@@ -45,6 +45,7 @@ class VisionItems:
     person: NDArray[np.int32]  # (n,), whose face it is, counted from 0; NOBODY where `valid` is 0
     look: NDArray[np.float32]  # (n, 2), as a Look; NaN where no frame was seen
     box: NDArray[np.float32]  # (n, 4), where the face was, in shares of its frame; NaN where that is not known
+    landmarks: NDArray[np.float32]  # (n, 5, 2), x and y in shares of the frame, in FaceFinder's order; NaN likewise
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,6 @@ class RingCounts:
 
 
 UNSEEN = Look()
-UNKNOWN_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 
 
 class VisionRing:
@@ -97,6 +97,7 @@ class VisionRing:
         self._person = np.full(slots, NOBODY, np.int32)
         self._look = np.full((slots, 2), np.nan, np.float32)
         self._box = np.full((slots, 4), np.nan, np.float32)
+        self._landmarks = np.full((slots, 5, 2), np.nan, np.float32)
         self._persons = Persons()
         self.conditions = Conditions()
         self._newest_slot = -1
@@ -133,10 +134,12 @@ class VisionRing:
         faces: int,
         box: Box | None = None,
         look: Look = UNSEEN,
+        landmarks: NDArray[np.float32] | None = None,
     ) -> None:
         """Take one frame: `crop` (size_px, size_px, 3) RGB, or None when the frame was seen but shows no face.
 
-        `box` is where the face was, in shares of the frame. Raises ValueError for another shape or dtype.
+        `box` is where the face was, in shares of the frame, and `landmarks` (5, 2) too. Raises ValueError for another
+        shape or dtype.
         """
         expected = (self.size_px, self.size_px, 3)
         if crop is not None and (crop.shape != expected or crop.dtype != np.uint8):
@@ -156,14 +159,14 @@ class VisionRing:
             self._quality[place] = quality
             self._faces[place] = faces
             self._look[place] = look.luma, look.sharpness
-            self._box[place] = UNKNOWN_BOX if box is None else box
+            self._box[place] = np.nan if box is None else box
+            self._landmarks[place] = np.nan if landmarks is None else landmarks
             self._face[place] = self._unread[place] = crop is not None
             if crop is None:
                 self.dropped["no_face"] += 1
             else:
                 self._frames[place] = crop.transpose(2, 0, 1)
                 self._person[place] = self._persons.seen(captured_ns, box)
-                self._box[place] = np.nan if box is None else box
             self._newest_slot = max(self._newest_slot, slot)
 
     def read(self, first_slot: int, count: int, into: NDArray[Any] | None = None) -> VisionItems:
@@ -180,6 +183,7 @@ class VisionRing:
             np.full(count, NOBODY, np.int32),
             np.full((count, 2), np.nan, np.float32),
             np.full((count, 4), np.nan, np.float32),
+            np.full((count, 5, 2), np.nan, np.float32),
         )
         with self._lock:
             for row in range(count):
@@ -192,13 +196,13 @@ class VisionRing:
                     items.faces[row] = self._faces[place]
                     items.look[row] = self._look[place]
                     items.box[row] = self._box[place]
+                    items.landmarks[row] = self._landmarks[place]
                 if not (filled and self._face[place]):
                     items.frames[row] = 0
                 else:
                     items.frames[row] = self._frames[place]
                     items.valid[row] = 1.0
                     items.person[row] = self._person[place]
-                    items.box[row] = self._box[place]
                     self.used += int(self._unread[place])
                     self._unread[place] = False
             self._read_until = max(self._read_until, first_slot + count)

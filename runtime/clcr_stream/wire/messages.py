@@ -12,7 +12,6 @@ language; levels 1, 2, 3.
 
 from __future__ import annotations
 
-import secrets
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -36,6 +35,7 @@ Table: TypeAlias = tuple[Triple, Triple, Triple]  # [level][modality]
 Sha256: TypeAlias = Annotated[str, Meta(pattern=_SHA256)]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 Alphas: TypeAlias = tuple[bytes, bytes, bytes]  # by level
+Landmark = Literal["right_eye", "left_eye", "nose", "mouth_right", "mouth_left"]  # right: the person's own
 Ns: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # what every reader's integers hold
 
 
@@ -170,13 +170,15 @@ class Face(Struct, frozen=True, kw_only=True):
 
     `box` is left, top, width and height in shares of the picture as it was searched (turned, mirrored, cut); null for
     a face that the program cut out itself. `track` stays while it is the same face and rises when it may be another's;
-    `size` is the box's height, `seen` how many faces the picture shows.
+    `size` is the box's height, `seen` how many faces the picture shows. `landmarks`, x and y in such shares, come from
+    YuNet (`--face-model`) alone, while it sees the face.
     """
 
     box: tuple[float, float, float, float] | None
     track: Count
     size: Number
     seen: Count
+    landmarks: dict[Landmark, tuple[float, float]] | None = None
 
 
 class Prediction(Header, frozen=True, kw_only=True, tag="prediction"):
@@ -381,11 +383,6 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     if not space:
         raise PublishError(f"frame of {len(data)} bytes refused: no space between topic and payload")
     return name, payload
-
-
-def new_session_id() -> str:
-    """64 random bits in hex."""
-    return secrets.token_hex(8)
 
 
 def _plain(value: object) -> object:
