@@ -195,7 +195,8 @@ def the_selection_is_exported(browser: Browser, folder: Path) -> None:
     table = folder / "clcr-left.csv"
     assert eventually(table.exists, 30)
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-    assert 8 <= len(rows) <= 12 and {row["label"] for row in rows} == {"happy"}, rows
+    seen_s = (int(rows[-1]["end_ns"]) - int(rows[0]["end_ns"])) / 1e9  # of ten hops; a busy machine skips some
+    assert 1.4 <= seen_s <= 2.4 and {row["label"] for row in rows} == {"happy"}, rows
     browser.ask("document.getElementById('clear').click()")
 
 

@@ -13,12 +13,14 @@ import pytest
 
 from clcr_stream.cli.main import main
 from clcr_stream.errors import SourceError
+from clcr_stream.recording.story import read_story
 from clcr_stream.sources.speech import models, whisper
 from clcr_stream.sources.speech.choose import open_recogniser, parse
 from clcr_stream.sources.speech.recogniser import SPEECH_HZ, Recogniser, Revision
 from clcr_stream.sources.speech.voice import BLOCK, VoiceDetector
 from clcr_stream.sources.synthetic import espeak
 from clcr_stream.sources.synthetic.person import MANNERS
+from media import write_wav
 
 pytest.importorskip("faster_whisper")
 spoken = pytest.mark.skipif(shutil.which(espeak.PROGRAM) is None, reason="espeak-ng is not installed")
@@ -71,6 +73,14 @@ def test_silence_and_noise_have_no_words(recogniser: Recogniser) -> None:
     hum = (0.3 * np.sin(2 * np.pi * 50 * np.arange(4 * SPEECH_HZ) / SPEECH_HZ)).astype(np.float32)
     sound = np.concatenate([np.zeros(4 * SPEECH_HZ, np.float32), noise, hum])
     assert [revision for revision in hear(recogniser, sound) if revision.words] == []
+
+
+@spoken
+def test_the_last_words_of_a_recording_at_its_own_pace_are_heard(tmp_path: Path, sentence: np.ndarray) -> None:
+    clip, output = write_wav(tmp_path / "clip.wav", sentence), tmp_path / "out.jsonl"
+    assert main(["--input", str(clip), "--transcript", "asr", "--quiet", "--output", str(output)]) == 0
+    story = read_story(output)
+    assert nearly(" ".join(segment.text for segment in story.words))
 
 
 @spoken

@@ -15,7 +15,7 @@ from clcr_stream.sources.speech.agreement import LocalAgreement, comparable
 from clcr_stream.sources.speech.choose import RecogniserSpec, parse
 from clcr_stream.sources.speech.recogniser import MAX_WORDS, SPEECH_HZ, Revision, Word
 from clcr_stream.sources.speech.voice import BLOCK, PAUSE, Turn, Utterances
-from clcr_stream.sources.speech.whisper import LEAD, MAX_UTTERANCE, STEP, Reading, WhisperRecogniser, believable
+from clcr_stream.sources.speech.whisper import LEAD, MAX_UTTERANCE, STEP, Reading, WhisperRecogniser, believable, joined
 from coded_speech import CUT_OFF, VOCABULARY, Ear, coded_recogniser, say, texts, understand
 
 
@@ -86,6 +86,41 @@ def test_words_are_committed_within_two_readings_of_their_end() -> None:
             known.setdefault((revision.number, place), revision.heard - one.end)
     assert len(known) == 40
     assert max(known.values()) <= 2 * STEP + SPEECH_HZ // 10 + BLOCK
+
+
+def test_a_number_is_committed_once_it_is_whole() -> None:
+    agreement = LocalAgreement()
+    readings = ("is 100", "is 100 and", "is 100 and 25", "is 100 and 25 not", "is $125,462", "is $125,462. Thank",
+                "is $125,462. Thank you")  # fmt: skip
+    committed = []
+    for reading in readings:
+        at_s = 0.5
+        words = []
+        for text in reading.split():
+            words.append(word(text, at_s, at_s + 0.5))
+            at_s += 0.5
+        committed.append(texts(agreement.offer(words)[0]))
+    assert committed == [[], ["is"], [], [], [], [], ["$125,462.", "Thank"]]
+    assert texts(agreement.finish(words)) == ["you"]
+
+
+def test_numbers_one_after_the_other_are_committed_before_they_end() -> None:
+    agreement, lag_s = LocalAgreement(), 0.0
+    counted = [word(str(number), number / 2, number / 2 + 0.5) for number in range(1, 60)]
+    for until in range(1, 60):
+        agreement.offer(counted[:until])
+        lag_s = max(lag_s, counted[until - 1].end / SPEECH_HZ - agreement.end / SPEECH_HZ)
+    assert lag_s == pytest.approx(6.5, abs=0.6)
+
+
+def test_what_is_written_to_a_word_belongs_to_it() -> None:
+    pieces = [" $125", ",462", ".", " It", "'s", " 23", "%", "你", "好", "。"]
+    times = [
+        {"word": piece, "start": 0.5 * at, "end": 0.5 * at + 0.5, "probability": 1.0} for at, piece in enumerate(pieces)
+    ]
+    words = joined(times)
+    assert texts(words) == ["$125,462.", "It's", "23%", "你", "好。"]
+    assert [one.end / SPEECH_HZ for one in words] == [1.0, 2.5, 3.0, 4.0, 4.5], "a sign takes no time, a sound does"
 
 
 def test_speech_without_a_pause_is_read_in_pieces_of_bounded_length() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ from clcr_stream.sources.base import Modality, SourceReport
 from clcr_stream.streams.language import LanguageTokens
 from clcr_stream.streams.person import Person
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.streams.session import NextHop, Pipeline, Schedule, Session, valid_tokens
+from clcr_stream.streams.session import LAST_WORDS_NS, NextHop, Pipeline, Schedule, Session, valid_tokens
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import Tick, TimeGrid
 from clcr_stream.window.ring import AudioRing, Rings, VisionRing
@@ -127,6 +128,7 @@ class FakeSource:
     lossless: bool = False
     modalities: tuple[Modality, ...] = ("vision", "acoustic")
     name: str = "fake"
+    kind: str = "fake"
     error: str | None = None
     consumed_ns: list[int] = field(default_factory=list)
 
@@ -149,8 +151,8 @@ class FakeSource:
 
     def report(self) -> SourceReport:
         if self.error is not None:
-            return SourceReport(self.name, "fake", "failed", self.error, {})
-        return SourceReport(self.name, "fake", "live", "", {})
+            return SourceReport(self.name, self.kind, "failed", self.error, {})
+        return SourceReport(self.name, self.kind, "live", "", {})
 
 
 @dataclass
@@ -608,6 +610,28 @@ def test_live_words_neither_hold_up_a_recording_nor_lengthen_it() -> None:
     at.rings.transcript.put(Segment("a", ORIGIN_NS, ORIGIN_NS + 8 * HOP_NS, "hello"))
     at.session = beside(at, at.source, words)
     assert [prediction.seq for prediction in at.run()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_recogniser_may_finish_what_a_paced_recording_said_but_not_take_for_ever(hangs: bool) -> None:
+    at = bench(live(1), seconds=1.0)
+    recogniser = FakeSource(at.rings, modalities=("language",), kind="recogniser")
+    words = Segment("a", ORIGIN_NS + 4 * HOP_NS, ORIGIN_NS + 5 * HOP_NS, "goodbye")
+    at.rings.transcript.put(words, ORIGIN_NS + 9 * HOP_NS)
+    at.clock.pause = partial(ends_late, at.clock, None if hangs else recogniser)  # type: ignore[method-assign]
+    schedule = Schedule(at.clock, SETTLE_NS)
+    at.session = Session(at.pipeline, [at.source, recogniser], schedule, IDENTITY, at.sent.append)
+    assert [prediction.seq for prediction in at.run()] == [1, 2, 3, 4, 5]
+    assert [message.text for message in at.sent if isinstance(message, messages.Transcript)] == ["goodbye"]
+    assert at.clock.now == ORIGIN_NS + (5 * HOP_NS + LAST_WORDS_NS if hangs else 10 * HOP_NS)
+
+
+def ends_late(clock: ManualClock, recogniser: FakeSource | None, deadline_ns: int | None, wake: Wake) -> None:
+    """Two seconds after the beginning of the recording the recogniser has finished, if there is one that ever does."""
+    assert deadline_ns is not None
+    if recogniser is not None and deadline_ns > ORIGIN_NS + 10 * HOP_NS:
+        deadline_ns, recogniser.end_ns = ORIGIN_NS + 10 * HOP_NS, ORIGIN_NS
+    clock.take(deadline_ns - clock.now)
 
 
 def test_words_alone_settle_while_they_are_live_and_end_with_the_last_of_them() -> None:

@@ -25,6 +25,7 @@ SETTLE_NS = 60 * NS_PER_MS
 Modality = Literal["vision", "acoustic", "language"]
 BOTH: tuple[Modality, ...] = ("vision", "acoustic")  # what a file or stream of video with sound brings
 Pace = Literal["real", "max"]
+RECOGNISER = "recogniser"  # the kind of a source that makes words of the session's own sound
 AUTO = "auto"  # as a transcript: speech recognition, if it is installed and there is sound without words
 Flag = Literal["input", "camera", "mic"]  # where a source's text was given: what an error begins with
 

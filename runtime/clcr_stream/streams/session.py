@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from clcr_stream.bundle.manifest import Manifest
-from clcr_stream.clock import FOREVER_NS, NS_PER_MS, Clock
+from clcr_stream.clock import FOREVER_NS, NS_PER_MS, NS_PER_S, Clock
 from clcr_stream.errors import SourceError
 from clcr_stream.frontends.text import TextEncoder
 from clcr_stream.inference.levels import LevelOutputs, Levels
 from clcr_stream.inference.program import Runner
-from clcr_stream.sources.base import Source
+from clcr_stream.sources.base import RECOGNISER, Source
 from clcr_stream.streams.account import INVALID, LATE, OVERRUN, Account, Last
 from clcr_stream.streams.language import LanguageStream, LanguageTokens
 from clcr_stream.streams.person import Person
@@ -39,7 +39,10 @@ from clcr_stream.streams.required import NOTHING, Required, RequiredWatch
 from clcr_stream.window.cutter import Chunk, Cutter, Rows
 from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import Rings, make_rings
+from clcr_stream.window.transcript import Segment
 from clcr_stream.wire import messages
+
+LAST_WORDS_NS = 10 * NS_PER_S  # a recogniser has so long for the end of what it heard
 
 
 class NextHop(enum.Enum):
@@ -151,6 +154,8 @@ class Session:
         # Live words are late anyhow, and those of a recogniser change often: no tick waits until they are encoded.
         words = [source for source in sources if "language" in source.modalities]
         pipeline.language.waits = all(source.lossless for source in words)
+        self._recognisers = [source for source in words if source.report().kind == RECOGNISER]
+        self._words_until_ns: int | None = None  # once all else has ended
         self._sent: dict[str, messages.Transcript] = {}
         self.done = 0  # the last tick that went through the levels or was dropped
         self._target = 0  # the tick to publish; those before it are late
@@ -167,7 +172,7 @@ class Session:
         if not all(source.filled(end_ns) for source in self._lossless):
             return self._without_data()
         if self._ended(end_ns):
-            return NextHop.NONE
+            return self._last_words()
         if not self._schedule.paced:
             return NextHop.NOW if self._schedule.has_room() else NextHop.NO_DATA
         if number <= self._target:
@@ -188,6 +193,15 @@ class Session:
             raise self._required.error(missing, self._sources)
         over = last is not None and now_ns >= self._pipeline.grid.tick(last).end_ns
         return NextHop.NONE if over else NextHop.NO_DATA
+
+    def _last_words(self) -> int | NextHop:
+        """Picture and sound have ended: until when a recogniser that heard them to their end is waited for."""
+        if not (self._schedule.paced and self._recognisers):
+            return NextHop.NONE
+        now_ns = self._schedule.clock.now_ns()
+        self._words_until_ns = self._words_until_ns or now_ns + LAST_WORDS_NS
+        over = now_ns >= self._words_until_ns or all(source.finished for source in self._recognisers)
+        return NextHop.NONE if over else self._words_until_ns
 
     def deadline_ns(self) -> int:
         """Until when the next hop has to be published: the next one is due then. FOREVER_NS when nothing presses."""
@@ -249,7 +263,10 @@ class Session:
             self._beat()
 
     def leave(self, levels: Levels, seat: int) -> None:
-        """Take along what is asked for later; no hop comes after it."""
+        """Publish the words that came after the last hop, take along what is asked for later; no hop comes after it."""
+        if self._words_until_ns is not None:
+            window, now_ns = self._pipeline.grid.tick(self.done), self._schedule.clock.now_ns()
+            self._tell_transcript(self._pipeline.rings.transcript.between(window.start_ns, now_ns))
         self.person.leave(levels, seat)
 
     def _choose_target(self, levels: Levels, seat: int) -> None:
@@ -311,7 +328,7 @@ class Session:
     ) -> None:
         notes = (*self.person.notes, *(f"{modality}_required" for modality in missing))
         answer = Answer(filled.chunk, filled.language, outputs, self._schedule.gamma, notes)
-        self._tell_transcript(answer)
+        self._tell_transcript(filled.chunk.segments)
         published_ns = self._schedule.clock.now_ns()
         timing_ms = filled.timing_ms | dict(engines_ms) | {"batch": float(count)}
         busy_ms = filled.timing_ms["language"] + sum(engines_ms.values())
@@ -331,9 +348,8 @@ class Session:
             Last(message.label, message.confidence, message.degraded, message.value),
         )
 
-    def _tell_transcript(self, answer: Answer) -> None:
+    def _tell_transcript(self, segments: Sequence[Segment]) -> None:
         """Publish each segment of the window that readers have not seen in this revision."""
-        segments = answer.chunk.segments
         sent: dict[str, messages.Transcript] = {}
         for segment in segments:
             message = self._sent.get(segment.id)

@@ -12,10 +12,16 @@ from clcr_stream.sources.speech.recogniser import SPEECH_HZ, Word
 
 SAME_PLACE = int(0.15 * SPEECH_HZ)  # a word's time varies so much from reading to reading
 OVERLAP = 4  # words that may be read once more just after they were committed
+# "One hundred and twenty five thousand" is read as 100, then as 100 and 25, then as 125,000.
+GROWING = 6 * SPEECH_HZ  # that a long number takes to say
+WITHIN_NUMBERS = ("and", "point", "hundred", "thousand", "million", "billion")
 
 
 class LocalAgreement:
-    """Commits the words that begin two readings in a row, after those that are committed already."""
+    """Commits the words that begin two readings in a row, after those that are committed already.
+
+    A number is committed once two readings agree on a word after it.
+    """
 
     def __init__(self) -> None:
         self.end = 0  # of the last committed word, in samples
@@ -30,6 +36,7 @@ class LocalAgreement:
             if comparable(now) != comparable(before):
                 break
             agreed += 1
+        agreed -= _growing(words, agreed)
         self._before = words[agreed:]
         return self._commit(words[:agreed]), words[agreed:]
 
@@ -53,6 +60,17 @@ class LocalAgreement:
                 if [comparable(word) for word in left[:count]] == self._committed[-count:]:
                     return left[count:]
         return left
+
+
+def _growing(words: Sequence[Word], agreed: int) -> int:
+    """How many of the agreed words, the last ones, are a number, or part of one that is still being said."""
+    count = 0
+    for before, word in enumerate(reversed(words[:agreed]), 1):
+        number = any(letter.isdigit() for letter in word.text)
+        if words[-1].end - word.start > GROWING or not (number or comparable(word) in WITHIN_NUMBERS):
+            break
+        count = before if number else count
+    return count
 
 
 def comparable(word: Word) -> str:

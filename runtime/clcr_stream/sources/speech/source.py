@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from clcr_stream.clock import FOREVER_NS, NS_PER_S, Clock, MonotonicClock
 from clcr_stream.errors import ConfigError, SourceError
-from clcr_stream.sources.base import Modality, Sinks, Source, SourceIdentity, SourceReport
+from clcr_stream.sources.base import RECOGNISER, Modality, Sinks, Source, SourceIdentity, SourceReport
 from clcr_stream.sources.speech.child import FLUSH_FRAME, Answer, Failed, Heard, Ready, child_command, sound_frame
 from clcr_stream.sources.speech.choose import check, parse
 from clcr_stream.sources.speech.process import RecogniserProcess
@@ -14,7 +14,6 @@ from clcr_stream.sources.speech.recogniser import SPEECH_HZ, Revision
 from clcr_stream.sources.threaded import POLL_S, ThreadedSource, backoff_s
 from clcr_stream.window.transcript import Segment
 
-KIND = "recogniser"
 BLOCK = SPEECH_HZ // 10  # of a frame: how finely a recording is read
 AHEAD = 10 * SPEECH_HZ  # sound sent and not heard yet: what a slow recogniser may catch up with
 STALL_NS = 15 * NS_PER_S  # without an answer to sound that it has: it hangs
@@ -50,7 +49,7 @@ class SpeechSource(ThreadedSource):
                 "give none, a file or another recogniser"
             )
         counts = {"words": 0, "segments": 0, "tentative": 0, "lag_ms": 0, "doubted": 0, "lost_ms": 0, "restarts": 0}
-        super().__init__(SourceIdentity(text, KIND, ("language",), lossless), sinks, counts)
+        super().__init__(SourceIdentity(text, RECOGNISER, ("language",), lossless), sinks, counts)
         self._sound = sound
         self._text, self._make_command = text, make_command
         self._process: RecogniserProcess | None = None
@@ -261,7 +260,7 @@ class AbsentRecogniser:
         pass
 
     def report(self) -> SourceReport:
-        return SourceReport(self.name, KIND, "absent", self._reason, {})
+        return SourceReport(self.name, RECOGNISER, "absent", self._reason, {})
 
 
 class _NeverError(SourceError):

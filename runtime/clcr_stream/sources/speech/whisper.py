@@ -211,7 +211,7 @@ class WhisperReader:
             return []
         frames = min(len(samples), length) // 160
         (pieces,) = self._model.find_alignment(tokenizer, [tokens], encoded, frames)
-        words = _joined(pieces)
+        words = joined(pieces)
         reading = Reading(tokenizer.decode(tokens), result.scores[0], result.no_speech_prob, words)
         return words if believable(reading) else None
 
@@ -235,17 +235,17 @@ def believable(reading: Reading) -> bool:
     return not (circles or guessed or (reading.no_speech > NO_SPEECH_P and reading.log_probability < -0.5))
 
 
-def _joined(pieces: list[dict[str, Any]]) -> list[Word]:
-    """Words as they are written, punctuation with the word that it follows; times in samples."""
+def joined(pieces: list[dict[str, Any]]) -> list[Word]:
+    """Words with what is written to them (a full stop, `'s`, the `,462` of a number); times in samples."""
     words: list[Word] = []
     for piece in pieces:
         text = piece["word"]
         if not text.strip():
             continue
         start, end = round(piece["start"] * SPEECH_HZ), round(piece["end"] * SPEECH_HZ)
-        if words and not text.startswith(" ") and not any(letter.isalnum() for letter in text):
-            last = words[-1]
-            words[-1] = Word(last.text + text.strip(), last.start, last.end, last.probability)
+        if words and not (text[0] == " " or text[0].isalnum()):
+            last, spoken = words[-1], any(letter.isalnum() for letter in text)
+            words[-1] = Word(last.text + text.strip(), last.start, max(last.end, end * spoken), last.probability)
         elif any(letter.isalnum() for letter in text):
             words.append(Word(text.strip(), start, max(end, start + 1), float(piece["probability"])))
     return words
