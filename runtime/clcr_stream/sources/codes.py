@@ -17,7 +17,10 @@ def _ffmpeg(tag: bytes) -> int:
 _NUMBERS: Mapping[SourceCode, tuple[int, ...]] = {
     "unauthorized": (_ffmpeg(b"\xf8401"), _ffmpeg(b"\xf8403")),
     "not_found": (_ffmpeg(b"\xf8404"), errno.ENOENT),
-    "client_error": (_ffmpeg(b"\xf8400"), _ffmpeg(b"\xf8429"), _ffmpeg(b"\xf84XX")),
+    "client_error": (
+        *(_ffmpeg(b"\xf8400"), _ffmpeg(b"\xf8429"), _ffmpeg(b"\xf84XX")),
+        errno.EPROTONOSUPPORT,  # RTSP's 461: not over TCP
+    ),
     "server_error": (_ffmpeg(b"\xf85XX"),),
     "refused": (errno.ECONNREFUSED,),
     "unreachable": (
