@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import av
 import cv2
@@ -226,7 +226,7 @@ def test_the_numbers_are_those_of_ffmpeg() -> None:
         av.error.DecoderNotFoundError: "not_installed",
         av.error.BugError: "",
     }
-    numbers = {kind: number for number, kind in av.error.classes.items()}
+    numbers: dict[Any, int] = {kind: number for number, kind in av.error.classes.items()}
     assert {kind: code_of(kind(numbers[kind], "")) for kind in expected} == expected
 
 
