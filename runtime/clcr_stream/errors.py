@@ -13,8 +13,31 @@ ClcrError                 exit code 1
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 WARNING = "warning: "  # what a line for a person begins with that is no error and should not be missed
+
+
+# Why an input brings nothing, in a word for programs; "" when its state says it all. docs/wire.md explains them.
+SourceCode = Literal[
+    "",
+    "unauthorized",
+    "not_found",
+    "client_error",
+    "server_error",
+    "refused",
+    "unreachable",
+    "timed_out",
+    "no_data",
+    "ended",
+    "not_media",
+    "no_device",
+    "in_use",
+    "not_permitted",
+    "not_installed",
+    "hung",
+    "crashed",
+]
 
 
 class ClcrError(Exception):
@@ -30,9 +53,13 @@ class ConfigError(ClcrError):
 
 
 class SourceError(ClcrError):
-    """An input cannot be opened or holds nothing that can be used."""
+    """An input cannot be opened or holds nothing that can be used; `code` says why in a word."""
 
     exit_code = 3
+
+    def __init__(self, message: str, code: SourceCode = "") -> None:
+        super().__init__(message)
+        self.code: SourceCode = code
 
 
 class BundleError(ClcrError):

@@ -125,7 +125,8 @@ def test_doctor_says_how_a_source_that_is_named_is_doing(bundle: Path, capsys: p
     assert main(["doctor", "--json", *given]) == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     camera, microphone = checks["camera /dev/video97"], checks["synthetic test://?seconds=0.2"]
-    assert not camera["ok"] and not camera["required"] and camera["detail"].startswith("absent: no such camera")
+    assert not camera["ok"] and not camera["required"]
+    assert camera["detail"].startswith("absent (no_device): no such camera")
     assert microphone["ok"] and microphone["detail"].startswith("ended")
     since = r" for \d+\.\d s; states begun: starting 1, "
     assert re.search(rf";{since}absent 1; counts: bad_frames 0, frames 0, ", camera["detail"])

@@ -44,18 +44,19 @@ def test_a_decoder_that_hangs_or_crashes_is_told_and_replaced_while_predictions_
         watched(tmp_path, "--camera", camera.url, "--mic", "test://") as session,
     ):
         expect_state(session, "live", 30)
-        for fault, reason in (
-            (signal.SIGSTOP, "its decoder did not answer for 2 s and was ended"),
-            (signal.SIGSEGV, "signal 11"),
-            (signal.SIGKILL, "signal 9"),
+        for fault, reason, code in (
+            (signal.SIGSTOP, "its decoder did not answer for 2 s and was ended", "hung"),
+            (signal.SIGSEGV, "signal 11", "crashed"),
+            (signal.SIGKILL, "signal 9", "crashed"),
         ):
             process = decoder(session)
             begun_ns = session.now_ns()
             process.send_signal(fault)
             told.append(seconds(expect_state(session, "stale lost", 10, begun_ns), begun_ns))
             lost = expect_state(session, "lost", 10, begun_ns)
-            assert reason in source(lost.message)["reason"]
+            assert reason in source(lost.message)["reason"] and source(lost.message)["code"] == code
             live = expect_state(session, "live", 20, lost.arrived_ns)
+            assert source(live.message)["code"] is None
             back.append(seconds(live, begun_ns))
             assert not process.is_running() and decoder(session).pid != process.pid
         assert source(live.message)["counts"]["decoder_restarts"] == 3

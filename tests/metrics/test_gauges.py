@@ -58,7 +58,9 @@ def gauges(time: Time) -> Gauges:
     made = Gauges(time)
     for seq in (1, 2, 3):
         made.write(prediction(seq, degraded=("no_face",), timing_ms={"cut": 1.0, "total": 12.0, "batch": 1}))
-    camera = Source(name="rtsp://somebody@host", kind="camera", state="dark", counts={"frames": 90, "late": 2})
+    camera = Source(
+        name="rtsp://somebody@host", kind="camera", state="dark", counts={"frames": 90, "late": 2}, code="no_data"
+    )
     ticks = Ticks(due=5, published=3, skipped={"late": 2, "overrun": 0})
     made.write(status(state="running", ticks=ticks, sources=(camera,), degraded=(), rss_mb=180.0, subscribers=2))
     made.write(words("a secret", published_ns=3 * NS_PER_S, end_ns=2 * NS_PER_S))
@@ -74,6 +76,9 @@ def test_metrics_count_what_the_messages_say(gauges: Gauges, time: Time) -> None
     assert found[f'clcr_stage_seconds_sum{{"stage": "total", {stream}}}'] == pytest.approx(0.036)
     assert found[f'clcr_source_state{{"kind": "camera", "state": "dark", {stream}}}'] == 1
     assert found[f'clcr_source_state{{"kind": "camera", "state": "live", {stream}}}'] == 0
+    assert [one for one in found if one.startswith("clcr_source_code")] == [
+        f'clcr_source_code{{"code": "no_data", "kind": "camera", {stream}}}'
+    ]
     assert found[f'clcr_source_events_total{{"event": "late", "kind": "camera", {stream}}}'] == 2
     assert found[f'clcr_degraded_total{{"reason": "no_face", {stream}}}'] == 3
     assert found[f"clcr_word_lag_seconds_sum{{{stream}}}"] == 1.0

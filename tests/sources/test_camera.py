@@ -121,7 +121,7 @@ def test_a_bare_sensor_says_how_to_read_it() -> None:
     )
     source.start()
     assert eventually(lambda: "/dev/video0 gives RG10, RG12 alone" in source.report().reason)
-    assert "csi://0" in source.report().reason
+    assert "csi://0" in source.report().reason and source.report().code == "not_media"
     source.close()
 
 
@@ -159,11 +159,30 @@ def test_a_missing_camera_is_waited_for_every_second_and_none_else_is_taken() ->
     for step in range(1, 4):
         assert clock.await_wait(ORIGIN_NS + step * NS_PER_S)
         assert source.report().state == "absent"
-        assert "no such camera" in source.report().reason
+        assert "no such camera" in source.report().reason and source.report().code == "no_device"
         clock.move_to(ORIGIN_NS + step * NS_PER_S)
     source.close()
     assert opened == []
     assert sinks.rings.vision.frames_in == 0
+
+
+@pytest.mark.parametrize(
+    ("offer", "code"),
+    [
+        (Offer(refused="not_permitted"), "not_permitted"),
+        (Offer(refused="in_use"), "in_use"),  # of a driver that allows one opener only
+        (Offer([PictureMode("YUYV", 640, 480, 30.0)]), "in_use"),
+        (Offer(), ""),
+    ],
+)
+def test_why_a_camera_does_not_open_is_said_as_far_as_its_driver_tells(offer: Offer, code: str) -> None:
+    clock = SteppedClock()
+    closed = FakeCapture(clock, [], opened=False)
+    source = CameraSource("0", make_sinks(clock), lambda _: closed, lambda _: "/dev/video0", lambda _: offer)
+    source.start()
+    assert clock.await_wait(ORIGIN_NS + NS_PER_S)
+    assert closed.released and (source.report().state, source.report().code) == ("absent", code)
+    source.close()
 
 
 def test_a_camera_that_comes_later_is_picked_up() -> None:
@@ -204,7 +223,7 @@ def test_a_camera_that_fails_is_released_and_opened_again() -> None:
     source.start()
     assert eventually(lambda: first.released)
     assert eventually(lambda: source.report().state == "lost")
-    assert "opening it again" in source.report().reason
+    assert "opening it again" in source.report().reason and source.report().code == "ended"
     assert source.report().counts["reopened"] == 0
     assert eventually(lambda: pauses(clock))
     clock.move_to(clock.now_ns() + 2 * NS_PER_S)

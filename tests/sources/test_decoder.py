@@ -128,23 +128,23 @@ def test_closing_does_not_wait_for_a_server_that_never_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "reason"),
+    ("program", "reason", "code"),
     [
-        ("print('rubbish ' * 100)", "said what no decoder says"),
-        ("raise SystemExit('no more memory')", r"code 1 \(no more memory\)"),
-        ("import os; os.kill(os.getpid(), 11)", "signal 11"),
-        ("import time; time.sleep(60)", "did not answer for 1 s and was ended"),
+        ("print('rubbish ' * 100)", "said what no decoder says", "crashed"),
+        ("raise SystemExit('no more memory')", r"code 1 \(no more memory\)", "crashed"),
+        ("import os; os.kill(os.getpid(), 11)", "signal 11", "crashed"),
+        ("import time; time.sleep(60)", "did not answer for 1 s and was ended", "hung"),
     ],
 )
 def test_a_process_that_is_no_decoder_is_told_and_replaced(
-    program: str, reason: str, monkeypatch: pytest.MonkeyPatch
+    program: str, reason: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder_process, "START_S", 1.0 if "sleep" in program else 30.0)
     commands = [[sys.executable, "-c", program], decoder_command()]
     decoder = DecoderProcess(request("rtsp://127.0.0.1:9/"), threading.Event(), lambda: commands.pop(0))
-    with pytest.raises(SourceError, match=reason):
+    with pytest.raises(SourceError, match=reason) as told:
         decoder.open(nothing)
-    assert decoder.pid is None
+    assert decoder.pid is None and told.value.code == code
     monkeypatch.setattr(decoder_process, "START_S", 30.0)
     with pytest.raises(SourceError, match="does not answer"):
         decoder.open(nothing)

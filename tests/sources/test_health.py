@@ -174,6 +174,25 @@ def test_a_source_that_says_itself_how_it_is_doing_is_lost_only_if_it_was_live(s
     assert health.at(2).state == then
 
 
+def test_a_code_stays_until_it_is_live() -> None:
+    health = Health(0, LIMITS)
+    acts: list[Callable[[], None]] = [
+        lambda: health.gone(1, "no answer", "hung"),
+        lambda: health.opening(2),
+        lambda: health.put("reconnecting", 3, "being loaded again"),
+        lambda: health.put("live", 4, "it works"),
+        lambda: health.came(5, "vision", "dark"),
+        lambda: health.opening(6 + STALE_PICTURE_NS),  # stale by then
+        lambda: health.came(7 + STALE_PICTURE_NS, "vision"),
+        lambda: health.over("failed", 8 + STALE_PICTURE_NS, "no more", "crashed"),
+    ]
+    seen = []
+    for act in acts:
+        act()
+        seen.append(health.at(0).code)
+    assert seen == ["hung", "hung", "hung", "", "", "no_data", "", "crashed"]
+
+
 def test_a_modality_as_old_as_its_limit_is_not_overdue() -> None:
     health = Health(0, LIMITS)
     health.came(0, "vision", "dark")

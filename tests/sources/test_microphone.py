@@ -96,14 +96,14 @@ def test_what_lay_in_the_devices_buffers_is_placed_before_its_arrival() -> None:
 
 def test_a_missing_pyaudio_is_waited_for_and_the_command_is_told() -> None:
     def missing() -> None:
-        raise SourceError('PyAudio is not installed; run `pip install "clcr-stream[live]"`')
+        raise SourceError('PyAudio is not installed; run `pip install "clcr-stream[live]"`', "not_installed")
 
     clock = SteppedClock()
     source = MicrophoneSource("default", make_sinks(clock), missing)
     source.start()
     assert clock.await_wait(ORIGIN_NS + NS_PER_S // 4)
     assert source.report().state == "absent"
-    assert 'pip install "clcr-stream[live]"' in source.report().reason
+    assert 'pip install "clcr-stream[live]"' in source.report().reason and source.report().code == "not_installed"
     source.close()
     assert source.finished
 
@@ -182,11 +182,12 @@ def test_a_silent_microphone_is_reopened_from_a_new_portaudio() -> None:
     assert bench.settled(1)
     bench.clock.move_to(bench.clock.now_ns() + NS_PER_S // 2 + 1)
     assert module.opened.acquire(timeout=10)
-    assert bench.source.report().state == "reconnecting"
+    assert (bench.source.report().state, bench.source.report().code) == ("reconnecting", "no_data")
     assert module.streams[0].closed
     assert module.terminated == 1
     bench.speak(np.full(320, 0.25))
     assert eventually(lambda: bench.source.report().state == "live")
+    assert bench.source.report().code == ""
     bench.source.close()
     assert bench.source.report().counts["reopened"] == 1
     items = bench.sinks.rings.acoustic.read(0, 16000)
@@ -215,8 +216,9 @@ def test_devices_are_chosen_by_default_index_and_name_and_never_replaced() -> No
     assert choose_device(module, "2") is USB
     assert choose_device(module, "name:usb") is USB
     for absent in ("1", "7", "name:Webcam"):
-        with pytest.raises(SourceError, match="clcr-stream devices"):
+        with pytest.raises(SourceError, match="clcr-stream devices") as caught:
             choose_device(module, absent)
+        assert caught.value.code == "no_device"
 
 
 def test_a_device_that_opens_at_no_rate_is_waited_for() -> None:
@@ -226,6 +228,17 @@ def test_a_device_that_opens_at_no_rate_is_waited_for() -> None:
     assert "Built-in does not open" in bench.source.report().reason
     bench.source.close()
     assert module.terminated == 1
+
+
+def test_a_microphone_that_another_program_holds_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(self: FakePyAudio, **_: object) -> None:
+        raise OSError(-9985, "Device unavailable")
+
+    monkeypatch.setattr(FakePyAudio, "open", unavailable)
+    bench = Bench(FakePyAudio([BUILT_IN]))
+    assert bench.clock.await_wait(ORIGIN_NS + NS_PER_S // 4)
+    assert bench.source.report().code == "in_use"
+    bench.source.close()
 
 
 def test_what_libraries_print_while_opening_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:

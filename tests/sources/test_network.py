@@ -136,18 +136,19 @@ def rtsp_url(refusal: str | None) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "said"),
+    ("refusal", "said", "code"),
     [
-        ("401 Unauthorized", "does not accept this name and password (401)"),
-        ("403 Forbidden", "refuses this user (403)"),
-        ("404 Not Found", "has no stream of this path (404)"),
-        ("503 Service Unavailable", "does not answer (Server returned 5XX"),
+        ("401 Unauthorized", "does not accept this name and password (401)", "unauthorized"),
+        ("403 Forbidden", "refuses this user (403)", "unauthorized"),
+        ("404 Not Found", "has no stream of this path (404)", "not_found"),
+        ("453 Not Enough Bandwidth", "does not answer (Server returned 4XX", "client_error"),
+        ("503 Service Unavailable", "does not answer (Server returned 5XX", "server_error"),
     ],
 )
-def test_why_a_camera_refuses_is_said_in_words_and_without_the_password(refusal: str, said: str) -> None:
+def test_why_a_camera_refuses_is_said_in_words_and_without_the_password(refusal: str, said: str, code: str) -> None:
     with rtsp_url(refusal) as url, pytest.raises(SourceError) as caught:
         open_url(url, BOTH, 16_000, lambda _: None)
-    assert said in str(caught.value) and "secret" not in str(caught.value)
+    assert said in str(caught.value) and "secret" not in str(caught.value) and caught.value.code == code
 
 
 def test_who_gave_no_password_is_told_where_one_belongs_also_in_a_status() -> None:
@@ -158,8 +159,9 @@ def test_who_gave_no_password_is_told_where_one_belongs_also_in_a_status() -> No
 
 
 def test_rtsp_asks_for_tcp() -> None:
-    with rtsp_url(None) as url, pytest.raises(SourceError):
+    with rtsp_url(None) as url, pytest.raises(SourceError) as caught:
         open_url(url, BOTH, 16_000, lambda _: None)
+    assert caught.value.code == "client_error", "461, which is all that this server says to TCP"
     transports = re.findall(r"Transport: (\S+?);", "".join(Rtsp.asked))
     assert transports and set(transports) == {"RTP/AVP/TCP"}
 
@@ -301,5 +303,6 @@ def test_a_stream_that_hangs_is_reported_stale_within_a_second() -> None:
     assert source.report().state == "live"
     clock.move_to(clock.now_ns() + 1)
     assert (source.report().state, source.report().reason) == ("stale", "no new picture for 0.6 s")
+    assert source.report().code == "no_data"
     reader.let_go.set()
     source.close()

@@ -134,7 +134,7 @@ def test_pictures_are_what_the_pipeline_made_in_its_own_time() -> None:
 def test_why_a_pipeline_brings_nothing(text: str, reason: str) -> None:
     with pytest.raises(SourceError) as caught:
         open_now(text)
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
+    assert reason in str(caught.value) and "\n" not in str(caught.value) and caught.value.code == "crashed"
 
 
 @with_gst
@@ -172,8 +172,9 @@ def test_what_can_never_work_is_refused_before_anything_starts(
 def test_without_gstreamer_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     for text in ("gst:videotestsrc", "csi://0"):
-        with pytest.raises(SourceError, match="sudo apt-get install gstreamer"):
+        with pytest.raises(SourceError, match="sudo apt-get install gstreamer") as caught:
             check_spec(SourceSpec(camera=text))
+        assert caught.value.code == "not_installed"
 
 
 @pytest.mark.parametrize(

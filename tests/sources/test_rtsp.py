@@ -138,21 +138,21 @@ def test_a_flash_and_a_click_are_where_the_camera_took_them(flashes: Path, recor
 
 
 @pytest.mark.parametrize(
-    ("login", "path", "said"),
+    ("login", "path", "said", "code"),
     [
-        ("", "live", "asks for a name and a password (401)"),
-        ("user:wrong@", "live", "does not accept this name and password (401)"),
-        ("user:secret@", "elsewhere", "has no stream of this path (404)"),
+        ("", "live", "asks for a name and a password (401)", "unauthorized"),
+        ("user:wrong@", "live", "does not accept this name and password (401)", "unauthorized"),
+        ("user:secret@", "elsewhere", "has no stream of this path (404)", "not_found"),
     ],
 )
 def test_a_camera_that_refuses_is_told_in_words_and_without_the_password(
-    person: Path, login: str, path: str, said: str
+    person: Path, login: str, path: str, said: str, code: str
 ) -> None:
     with RtspCamera(person, free_port(), "user:secret") as camera:
         host = camera.place.removesuffix("/live")
         with pytest.raises(SourceError) as caught:
             open_url(f"rtsp://{login}{host}/{path}", BOTH, 16_000, lambda _: None)
-    assert said in str(caught.value)
+    assert said in str(caught.value) and caught.value.code == code
     assert "wrong" not in str(caught.value) and "secret" not in str(caught.value)
 
 

@@ -89,6 +89,7 @@ def test_a_display_that_is_not_there_is_waited_for_and_named(tmp_path: Path) -> 
         told = expect_state(session, "absent", 30)
         code, _ = session.terminate()
     assert code == 0 and "no X server at :4321" in source(told.message)["reason"]
+    assert source(told.message)["code"] == "no_device"
 
 
 def test_a_screen_is_the_sessions_own_unless_one_is_named() -> None:

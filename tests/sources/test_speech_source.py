@@ -145,6 +145,7 @@ def test_why_a_process_ended_is_said() -> None:
     with listening(commands=[coded_command("dies"), coded_command()]) as heard:
         heard.play(say(*["one"] * 6))
         assert eventually(lambda: "its process ended with code 9" in heard.source.report().reason)
+        assert heard.source.report().code == "crashed"
         heard.play(say("five", pause_s=1))
         assert eventually(lambda: heard.words().endswith("five"))
 
@@ -162,6 +163,7 @@ def test_a_process_that_hangs_is_replaced() -> None:
         heard.watch.move_to(heard.watch.now_ns() + STALL_NS + NS_PER_S)
         assert eventually(lambda: heard.counts["restarts"] == 1)
         assert eventually(lambda: not Path(f"/proc/{stopped}").exists())
+        assert eventually(lambda: heard.source.report().code == "hung", 30.0)
         heard.play(say("four", pause_s=1))
         assert eventually(lambda: "four" in heard.words())
 
@@ -270,7 +272,7 @@ def test_a_recording_whose_recogniser_always_dies_goes_on_without_words() -> Non
         heard.sound.play(say(*["one"] * 6, pause_s=1))
         assert eventually(lambda: heard.source.filled(ORIGIN_NS + NS_PER_S), 30.0)
         assert eventually(lambda: heard.source.finished, 30.0)
-        assert heard.source.report().state == "failed"
+        assert (heard.source.report().state, heard.source.report().code) == ("failed", "crashed")
 
 
 def test_closing_ends_the_process_even_when_it_hangs() -> None:
@@ -307,6 +309,7 @@ def test_auto_without_a_recogniser_says_what_to_install_and_goes_on(
     media, words = open_sources(SourceSpec(input=str(clip), transcript=AUTO), make_sinks())
     assert words.report().state == "absent"
     assert 'run `pip install "clcr-stream[asr]"`' in words.report().reason
+    assert words.report().code == "not_installed"
     assert words.finished and words.filled(FOREVER_NS) and media.modalities == ("vision", "acoustic")
 
 

@@ -117,7 +117,7 @@ def test_a_driver_without_an_end_is_believed_so_far(device: str) -> None:
 
 def test_what_is_no_camera_has_no_modes(device: str, tmp_path: Path) -> None:
     assert ask_driver(device) == Offer(), "an ordinary file"
-    assert ask_driver(str(tmp_path / "none")) == Offer()
+    assert ask_driver(str(tmp_path / "none")) == Offer(refused="not_found")
     assert ask_driver(device, Driver({})) == Offer()
 
 

@@ -40,6 +40,7 @@ SOURCE = messages.Source(
     counts=COUNTS,
     since_ns=12_000_000_000_000,
     entered={"starting": 1, "live": 1},
+    code="no_data",
 )
 
 

@@ -211,11 +211,11 @@ def _sources(config: Config) -> list[Check]:
 
 
 def _doing(report: SourceReport, for_ns: int) -> str:
-    """State and reason, for how long, how often each state has begun, and what was counted."""
+    """State, code and reason, for how long, how often each state has begun, and what was counted."""
     entered = ", ".join(f"{state} {number}" for state, number in report.entered.items())
     counts = ", ".join(f"{name} {number}" for name, number in report.counts.items())
     told = [
-        report.state + (f": {report.reason}" if report.reason else ""),
+        report.state + (f" ({report.code})" if report.code else "") + (f": {report.reason}" if report.reason else ""),
         f"for {for_ns / NS_PER_S:.1f} s",
         f"states begun: {entered}" if entered else "",
         f"counts: {counts}" if counts else "",

@@ -140,6 +140,7 @@ class Gauges(Collector):
             seen = {name: one for name, one in self._streams.items() if one.status is not None}
         skipped = CounterMetricFamily("clcr_ticks_skipped", "Ticks not published", labels=["stream", "reason"])
         state = GaugeMetricFamily("clcr_source_state", "1: the state", labels=["stream", "kind", "state"])
+        code = GaugeMetricFamily("clcr_source_code", "1: why it brings nothing", labels=["stream", "kind", "code"])
         events = CounterMetricFamily(
             "clcr_source_events",
             "What a source counts: frames, drops by cause",
@@ -162,6 +163,8 @@ class Gauges(Collector):
             for source in status.sources:
                 for text in _STATES:
                     state.add_metric([name, source.kind, text], float(source.state == text))
+                if source.code is not None:
+                    code.add_metric([name, source.kind, source.code], 1.0)
                 for event, count in source.counts.items():
                     events.add_metric([name, source.kind, event], count)
             values = (
@@ -175,7 +178,7 @@ class Gauges(Collector):
             for gauge, value in zip(gauges.values(), values, strict=True):
                 if value is not None:
                     gauge.add_metric([name], float(value))
-        yield from (skipped, state, events, *gauges.values())
+        yield from (skipped, state, code, events, *gauges.values())
 
     def _predicted(self, message: Prediction) -> None:
         stream = message.stream

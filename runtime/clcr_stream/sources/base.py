@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S, Clock
+from clcr_stream.errors import SourceCode
 from clcr_stream.sources.framing import UPRIGHT, Framing
 from clcr_stream.sources.health import State
 from clcr_stream.window.grid import TimeGrid
@@ -139,8 +140,9 @@ class Timing:
 class SourceReport:
     """How a source is doing: never holds credentials or words that were said.
 
-    The states are those of `sources.health`. `reason` says why in one line, "" when there is nothing to say; `since_ns`
-    is when the state began, by the session's clock, and `entered` how often each state has begun.
+    The states are those of `sources.health`. `reason` says why in one line, "" when there is nothing to say; `code`
+    says it in a word for programs. `since_ns` is when the state began, by the session's clock, and `entered` how often
+    each state has begun.
     """
 
     name: str
@@ -151,6 +153,7 @@ class SourceReport:
     since_ns: int | None = None
     entered: Mapping[str, int] = field(default_factory=dict)
     timing: Timing | None = None  # of a live device
+    code: SourceCode = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
-from clcr_stream.errors import SourceError
+from clcr_stream.errors import SourceCode, SourceError
 from clcr_stream.sources.base import Sinks, SourceIdentity
 from clcr_stream.sources.camera_mode import split_mode
 from clcr_stream.sources.capture_clock import CaptureClock
@@ -112,13 +112,12 @@ class CameraSource(ThreadedSource):
         attempt = 0
         while not self.stop.is_set():
             self.opening()
-            path, offer, problem = self._find()
-            capture = self._opener(path) if path is not None else None
-            if capture is None or not capture.isOpened():
-                if capture is not None:
-                    capture.release()
-                    problem = f"{path} {offer.why_not or 'does not open (in use, or not permitted)'}"
-                self._pause(f"{problem}; looking every second, `clcr-stream devices` lists cameras", ABSENT_PAUSE_NS)
+            try:
+                path, offer = self._find()
+                capture = self._open(path, offer)
+            except SourceError as error:
+                reason = f"{error}; looking every second, `clcr-stream devices` lists cameras"
+                self._pause(reason, error.code, ABSENT_PAUSE_NS)
                 continue
             if self._known == UNKNOWN:
                 self._known = offer.identity
@@ -129,12 +128,11 @@ class CameraSource(ThreadedSource):
             finally:
                 capture.release()
             attempt = 0 if grabbed else attempt + 1
-            self._pause(
-                "the camera stopped; opening it again", int(backoff_s(attempt, self._random.random()) * NS_PER_S)
-            )
+            pause_ns = int(backoff_s(attempt, self._random.random()) * NS_PER_S)
+            self._pause("the camera stopped; opening it again", "ended", pause_ns)
 
-    def _find(self) -> tuple[str | None, Offer, str]:
-        """Where the camera is now and what it offers; None, and why, when it is not there or is another one."""
+    def _find(self) -> tuple[str, Offer]:
+        """Where the camera is now and what it offers; SourceError when it is not there or is another one."""
         known, problem = self._known, ""
         linked = self._resolve(f"by-id:{known.link}") if known.link else None
         for path in dict.fromkeys((self._resolve(self._device), linked)):
@@ -142,14 +140,25 @@ class CameraSource(ThreadedSource):
                 continue
             offer = self._ask(path)  # before it is opened: some drivers allow one opener only
             if known == UNKNOWN or known.same(offer.identity, link_moved=linked not in (None, path)):
-                return path, offer, ""
+                return path, offer
             problem = problem or f"{path} is now {offer.identity} and not {known}"
-        return None, Offer(), problem or "no such camera"
+        raise SourceError(problem or "no such camera", "no_device")
 
-    def _pause(self, reason: str, pause_ns: int) -> None:
+    def _open(self, path: str, offer: Offer) -> Capture:
+        capture = self._opener(path)
+        if capture.isOpened():
+            return capture
+        capture.release()
+        if offer.why_not:
+            raise SourceError(f"{path} {offer.why_not}", "not_media")
+        # One that opened for us, told its modes and does not give pictures has given them to somebody else.
+        code = offer.refused or ("in_use" if offer.modes else "")
+        raise SourceError(f"{path} does not open (in use, or not permitted)", code)
+
+    def _pause(self, reason: str, code: SourceCode, pause_ns: int) -> None:
         if self.stop.is_set():
             return
-        self.gone(reason)
+        self.gone(reason, code)
         self.sinks.clock.wait_until(self.sinks.clock.now_ns() + pause_ns, self.stop)
 
     def _drain(self, capture: Capture) -> bool:

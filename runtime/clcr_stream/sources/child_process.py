@@ -35,7 +35,7 @@ class ChildProcess:
                 bufsize=0,
             )
         except OSError as error:
-            raise SourceError(f"{command[0]} cannot be started ({error.strerror})") from None
+            raise SourceError(f"{command[0]} cannot be started ({error.strerror})", "crashed") from None
         process = self._process
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
@@ -85,7 +85,7 @@ class ChildProcess:
         except BlockingIOError:
             return b""
         if not data:
-            raise SourceError(self._how_it_ended())
+            raise SourceError(self._how_it_ended(), "crashed")
         return data
 
     def read_into(self, place: memoryview) -> int:
@@ -95,7 +95,7 @@ class ChildProcess:
         except BlockingIOError:
             return 0
         if not count:
-            raise SourceError(self._how_it_ended())
+            raise SourceError(self._how_it_ended(), "crashed")
         return count
 
     def close(self) -> None:

@@ -245,7 +245,7 @@ def _open_words(spec: SourceSpec, sinks: Sinks, others: Sequence[Source]) -> Sou
         try:
             text = recognisers.automatic(sinks.grid.sample_rate_hz)
         except SourceError as error:
-            return AbsentRecogniser(AUTO, f"words are not heard: {error}, or say --transcript none")
+            return AbsentRecogniser(AUTO, f"words are not heard: {error}, or say --transcript none", error.code)
     if not recognisers.names_recogniser(text):
         return _open_transcript(text, sinks)
     if not heard:

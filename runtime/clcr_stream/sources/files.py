@@ -53,10 +53,10 @@ class FileSource(ThreadedSource):
             begin = list(islice(items, 2))
         except SourceError as error:
             self._playback.close()
-            raise SourceError(f"{flag} {redact(location)}: {error}") from None
+            raise SourceError(f"{flag} {redact(location)}: {error}", error.code) from None
         if not begin or (len(begin) == 1 and isinstance(begin[0], VideoItem) and span == Span()):
             self._playback.close()
-            raise SourceError(_nothing(f"{flag} {redact(location)}", bool(begin), self._early_errors, span))
+            raise _nothing(f"{flag} {redact(location)}", bool(begin), self._early_errors, span)
         counts = {"decode_errors": self._early_errors, "frames": 0, "samples": 0}
         identity = SourceIdentity(redact(location), "file", self._reader.modalities, lossless=True)
         super().__init__(identity, sinks, counts, STALE_NS if pace == "real" else {})
@@ -156,10 +156,12 @@ class FileSource(ThreadedSource):
         return item.first_sample * NS_PER_S // rate_hz, stop * NS_PER_S // rate_hz
 
 
-def _nothing(what: str, picture: bool, errors: int, span: Span) -> str:
+def _nothing(what: str, picture: bool, errors: int, span: Span) -> SourceError:
     """Why nothing can be played."""
     if picture:
-        return f"{what}: a still picture; give a video or audio file"
+        return SourceError(f"{what}: a still picture; give a video or audio file", "not_media")
     if span != Span() and not errors:
-        return f"{what}: holds nothing from {span.start_s:g} s on; give a smaller --start, or an --end after it"
-    return f"{what}: nothing in it decodes ({errors} errors); give another file"
+        return SourceError(
+            f"{what}: holds nothing from {span.start_s:g} s on; give a smaller --start, or an --end after it"
+        )
+    return SourceError(f"{what}: nothing in it decodes ({errors} errors); give another file", "not_media")

@@ -1,4 +1,4 @@
-"""How a source is doing, as one small state machine: events and their times in, state, reason and since when out.
+"""How a source is doing, as one small state machine: events and their times in, state, reason, code and since when out.
 
     absent -> starting -> live -> frozen | dark | covered | silent | clipping | noisy | stale -> lost -> reconnecting
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
+from clcr_stream.errors import SourceCode
 from clcr_stream.window.conditions import FINE, Condition, Trouble
 
 State = Literal[
@@ -59,6 +60,7 @@ class Standing:
     reason: str
     since_ns: int
     entered: Mapping[str, int]
+    code: SourceCode = ""
 
 
 class Health:
@@ -71,6 +73,7 @@ class Health:
         self._stale_after_ns = dict(stale_after_ns or {})
         self._state: State = "starting"
         self._reason, self._since_ns = "", now_ns
+        self._code: SourceCode = ""
         self._entered: dict[str, int] = {"starting": 1}
         self._came_ns: dict[str, int] = {}  # of this connection
         self._conditions: dict[str, Condition] = {}
@@ -81,15 +84,15 @@ class Health:
         """A try begins."""
         self._settle(now_ns)
         if self._state not in ("absent", "reconnecting", "starting"):
-            self._enter("reconnecting", now_ns, self._reason or "being opened again")
+            self._enter("reconnecting", now_ns, self._reason or "being opened again", self._code)
 
-    def gone(self, now_ns: int, reason: str) -> None:
+    def gone(self, now_ns: int, reason: str, code: SourceCode = "") -> None:
         """A try has failed, or the connection has ended."""
         self._settle(now_ns)
         if not self._was_live:
-            self._enter("absent", now_ns, reason)
+            self._enter("absent", now_ns, reason, code)
         else:
-            self._enter("reconnecting" if self._state == "reconnecting" else "lost", now_ns, reason)
+            self._enter("reconnecting" if self._state == "reconnecting" else "lost", now_ns, reason, code)
         self._came_ns.clear()
         self._conditions.clear()
 
@@ -109,21 +112,21 @@ class Health:
         else:
             self._came_ns.pop(what, None)
 
-    def over(self, state: State, now_ns: int, reason: str) -> None:
+    def over(self, state: State, now_ns: int, reason: str, code: SourceCode = "") -> None:
         """It has `ended` or `failed`; the first one counts."""
         self._settle(now_ns)
-        self._enter(state, now_ns, reason)
+        self._enter(state, now_ns, reason, code)
 
     def put(self, state: State, now_ns: int, reason: str) -> None:
-        """The source says itself how it is doing."""
+        """The source says itself how it is doing; until it is live, what has failed before keeps its code."""
         self._settle(now_ns)
         self._was_live = self._was_live or state == "live"
-        self._enter(state, now_ns, reason)
+        self._enter(state, now_ns, reason, "" if state == "live" else self._code)
 
     def at(self, now_ns: int) -> Standing:
         """How it is doing now."""
         self._settle(now_ns)
-        return Standing(self._state, self._reason, self._since_ns, dict(self._entered))
+        return Standing(self._state, self._reason, self._since_ns, dict(self._entered), self._code)
 
     def _settle(self, now_ns: int) -> None:
         """What has become of it by itself until now: nothing came for too long."""
@@ -132,7 +135,7 @@ class Health:
         first_ns, what = min((came_ns + self._limit_ns(name), name) for name, came_ns in self._came_ns.items())
         if now_ns > first_ns:
             missing = {"vision": "picture", "acoustic": "sound"}.get(what, "data")
-            self._enter("stale", first_ns, f"no new {missing} for {self._limit_ns(what) / NS_PER_S:.1f} s")
+            self._enter("stale", first_ns, f"no new {missing} for {self._limit_ns(what) / NS_PER_S:.1f} s", "no_data")
 
     def _limit_ns(self, what: str) -> int:
         return self._stale_after_ns.get(what, 2**62)
@@ -147,10 +150,10 @@ class Health:
         else:
             self._enter("live", now_ns, self.note)
 
-    def _enter(self, state: State, now_ns: int, reason: str) -> None:
+    def _enter(self, state: State, now_ns: int, reason: str, code: SourceCode = "") -> None:
         if self._state in OVER:
             return
         if state != self._state:
             self._state, self._since_ns = state, now_ns
             self._entered[state] = self._entered.get(state, 0) + 1
-        self._reason = reason
+        self._reason, self._code = reason, code

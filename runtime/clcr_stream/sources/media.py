@@ -18,6 +18,7 @@ from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import SourceError, one_line, redact
 from clcr_stream.sources.audio import Resampler
 from clcr_stream.sources.base import Flag, Modality
+from clcr_stream.sources.codes import code_of
 from clcr_stream.sources.sender_clock import SenderClock
 
 STREAM_KIND: dict[Modality, str] = {"vision": "video", "acoustic": "audio"}
@@ -149,15 +150,15 @@ class MediaReader:
             except av.error.EOFError:
                 return
             except av.error.ExitError:  # PyAV's own time-out
-                raise SourceError(f"nothing arrived for {self._container.read_timeout or 0:.0f} s") from None
+                raise SourceError(f"nothing arrived for {self._container.read_timeout or 0:.0f} s", "no_data") from None
             except OSError as error:
                 if self._is_end(error):
                     yield from self._last_packets()
                     return
-                raise SourceError(self._break(error)) from None
+                raise SourceError(self._break(error), code_of(error) or "ended") from None
             except av.error.FFmpegError as error:  # unreadable place: the demuxer looks for the next packet
                 if self._grabs:  # there are no unreadable places on a screen
-                    raise SourceError("what is grabbed is gone") from None
+                    raise SourceError("what is grabbed is gone", "ended") from None
                 failures += 1
                 self._on_error(one_line(str(error)))
 
@@ -285,32 +286,37 @@ def open_file(
 
     path = Path(location.removeprefix("file://")).expanduser()
     what = f"{flag} {path}"
-    _check_file(path, what)
+    try:
+        _check_file(path, what)
+    except OSError as error:
+        raise SourceError(f"{what}: cannot be read ({reason_of(error)}); give another file", code_of(error)) from None
     try:
         container = av.open(f"file:{path}", mode="r", options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, ValueError) as error:
         raise SourceError(
-            f"{what}: not a media file ({reason_of(error)}); give a video or audio file that `ffprobe` can read"
+            f"{what}: not a media file ({reason_of(error)}); give a video or audio file that `ffprobe` can read",
+            "not_media",
         ) from None
     refusal = _refusal(container.format.name)
     if refusal is not None:
         container.close()
-        raise SourceError(f"{what}: {refusal}; give a video or audio file")
+        raise SourceError(f"{what}: {refusal}; give a video or audio file", "not_media")
     reader = MediaReader(container, requested, rate_hz, on_error, on_disk=True)
     if not reader.modalities:
         container.close()
         kinds = " or ".join(STREAM_KIND[modality] for modality in requested)
-        raise SourceError(f"{what}: holds no {kinds} stream; see `ffprobe {path.name}`")
+        raise SourceError(f"{what}: holds no {kinds} stream; see `ffprobe {path.name}`", "not_media")
     return reader
 
 
 def _check_file(path: Path, what: str) -> None:
     if not path.exists():
-        raise SourceError(f"{what}: no such file; give an existing video or audio file, a URL or test://")
+        raise SourceError(f"{what}: no such file; give an existing video or audio file, a URL or test://", "not_found")
     if not path.is_file():
-        raise SourceError(f"{what}: not a regular file; give a video or audio file, a URL or test://")
+        raise SourceError(f"{what}: not a regular file; give a video or audio file, a URL or test://", "not_media")
+    path.open("rb").close()
     if path.stat().st_size == 0:
-        raise SourceError(f"{what}: the file is empty (0 bytes); give a video or audio file")
+        raise SourceError(f"{what}: the file is empty (0 bytes); give a video or audio file", "not_media")
 
 
 def _refusal(container_format: str) -> str | None:

@@ -21,6 +21,7 @@ from clcr_stream.errors import SourceError
 from clcr_stream.sources.audio import Resampler, SampleClock
 from clcr_stream.sources.base import Sinks, SourceIdentity
 from clcr_stream.sources.capture_clock import SOUND_SLACK_NS, SoundLatency
+from clcr_stream.sources.codes import code_of
 from clcr_stream.sources.sound import SoundFeeder
 from clcr_stream.sources.threaded import POLL_S, ThreadedSource, backoff_s
 
@@ -57,7 +58,7 @@ def load_pyaudio() -> Any:
     try:
         import pyaudio
     except (ImportError, OSError):
-        raise SourceError(INSTALL) from None
+        raise SourceError(INSTALL, "not_installed") from None
     return pyaudio
 
 
@@ -89,7 +90,7 @@ def choose_device(audio: Any, device: str, known: Known | None = None, by_id: Pa
         try:
             info: dict[str, Any] = audio.get_default_input_device_info()
         except OSError:
-            raise SourceError("no microphone found; `clcr-stream devices` lists inputs") from None
+            raise SourceError("no microphone found; `clcr-stream devices` lists inputs", "no_device") from None
         return info
     inputs = [
         info
@@ -106,7 +107,7 @@ def choose_device(audio: Any, device: str, known: Known | None = None, by_id: Pa
         other = (
             f"input {device} is now {matches[0]['name']} and not {known}" if matches else f"no input device {device}"
         )
-        raise SourceError(f"{other}; `clcr-stream devices` lists inputs")
+        raise SourceError(f"{other}; `clcr-stream devices` lists inputs", "no_device")
     return same[0]
 
 
@@ -189,7 +190,7 @@ class MicrophoneSource(ThreadedSource):
             except (SourceError, OSError, ValueError) as error:
                 if not self.stop.is_set():
                     attempt = 0 if self._lives != before else attempt + 1
-                    self.gone(f"{error}; looking again and again")
+                    self.gone(f"{error}; looking again and again", code_of(error))
                     pause_s = backoff_s(attempt, jitter.random(), FIRST_RETRY_S, RETRY_S)
                     self.sinks.clock.wait_until(self.sinks.clock.now_ns() + int(pause_s * NS_PER_S), self.stop)
 
@@ -219,7 +220,7 @@ class MicrophoneSource(ThreadedSource):
                 stream.close()
 
     def _open(self, module: Any, audio: Any, info: dict[str, Any]) -> tuple[Any, Format]:
-        """A running int16 stream at the model's rate, else at the device's own; OSError when it does neither."""
+        """A running int16 stream at the model's rate, else at the device's own; SourceError when it does neither."""
 
         def on_block(data: bytes, _frames: int, stamps: Mapping[str, Any], status: int) -> tuple[None, int]:
             if len(self._blocks) == QUEUE_BLOCKS:
@@ -238,7 +239,7 @@ class MicrophoneSource(ThreadedSource):
         formats = [
             Format(info["index"], rate_hz, channels) for rate_hz in (self._rate_hz, own_hz) for channels in (1, 2)
         ]
-        failure: Exception | None = None
+        failure: OSError | ValueError = ValueError("no format")
         for candidate in formats:
             try:
                 with quiet_stderr():
@@ -255,7 +256,7 @@ class MicrophoneSource(ThreadedSource):
                 failure = error
                 continue
             return stream, candidate
-        raise OSError(f"{info['name']} does not open: {failure}")
+        raise SourceError(f"{info['name']} does not open: {failure}", code_of(failure))
 
     def _pump(self, opened: Format) -> None:
         clock = self.sinks.clock
@@ -275,7 +276,7 @@ class MicrophoneSource(ThreadedSource):
                 late_ns = self._latency.see(stamps, block_s)
                 self._place(_mono(data, opened, resampler), arrived_ns - late_ns, overflowed)
             if clock.now_ns() - heard_ns > QUIET_NS:
-                self.gone("no sound for 0.5 s; opening the device again")
+                self.gone("no sound for 0.5 s; opening the device again", "no_data")
                 return
 
     def _on_first(self) -> None:

@@ -14,6 +14,7 @@ from clcr_stream.errors import SourceError, redact
 from clcr_stream.sources.audio import SampleClock
 from clcr_stream.sources.base import Modality, Sinks, SourceIdentity
 from clcr_stream.sources.capture_clock import SOUND_SLACK_NS, CaptureClock
+from clcr_stream.sources.codes import code_of
 from clcr_stream.sources.decoder.process import DecodedStream, DecoderProcess, LivePicture
 from clcr_stream.sources.decoder.protocol import Request
 from clcr_stream.sources.frames import FrameFeeder
@@ -76,13 +77,13 @@ class NetworkSource(ThreadedSource):
                     over = reader.recorded and not self.stop.is_set()
                 if over:
                     return "; ".join(filter(None, ("end of the recording", self._remarks())))
-                reason = "the stream ended"
+                problem: SourceError | OSError = SourceError("the stream ended", "ended")
             except (SourceError, OSError) as error:
-                reason = str(error)
+                problem = error
             if self.stop.is_set():
                 break
             attempt = 0 if self._arrived != before else attempt + 1
-            self.gone(f"{reason}; trying again")
+            self.gone(f"{problem}; trying again", code_of(problem))
             pause_ns = int(backoff_s(attempt, jitter.random()) * NS_PER_S)
             self.sinks.clock.wait_until(self.sinks.clock.now_ns() + pause_ns, self.stop)
         return self._remarks() or None

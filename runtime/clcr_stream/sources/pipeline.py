@@ -62,9 +62,9 @@ def open_pipeline(text: str, on_error: Callable[[str], None], now_ns: Callable[[
         )
     except av.error.ExitError:
         running.close()
-        raise SourceError(f"no picture within {OPEN_TIMEOUT_S:.0f} s") from None
+        raise SourceError(f"no picture within {OPEN_TIMEOUT_S:.0f} s", "timed_out") from None
     except (OSError, av.error.FFmpegError, ValueError):
-        raise SourceError(running.close() or "the pipeline ended without a picture") from None
+        raise SourceError(running.close() or "the pipeline ended without a picture", "crashed") from None
     return PipelineReader(container, running, on_error, now_ns)
 
 
@@ -82,7 +82,7 @@ class PipelineReader(MediaReader):
         yield from super().items(from_ns)
         reason = self._running.close()
         if reason:
-            raise SourceError(reason)
+            raise SourceError(reason, "crashed")
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
@@ -105,7 +105,7 @@ class _Running:
             )
         except OSError as error:
             os.close(self.pictures)
-            raise SourceError(f"{LAUNCH} cannot be started ({error.strerror})") from None
+            raise SourceError(f"{LAUNCH} cannot be started ({error.strerror})", "crashed") from None
         finally:
             os.close(theirs)
         self._closed = False
@@ -165,7 +165,9 @@ def _elements(text: str) -> list[str]:
     """What gst-launch-1.0 is to run before _TAIL. SourceError for what nothing here can run or read."""
     parsed = _parse(text)
     if shutil.which(LAUNCH) is None:
-        raise SourceError(f"camera {redact(text)}: there is no {LAUNCH} here: sudo apt-get install {PACKAGES}")
+        raise SourceError(
+            f"camera {redact(text)}: there is no {LAUNCH} here: sudo apt-get install {PACKAGES}", "not_installed"
+        )
     if isinstance(parsed, list):
         return parsed
     number, mode = parsed
@@ -181,7 +183,8 @@ def _elements(text: str) -> list[str]:
         return ["libcamerasrc", "!", f"video/x-raw,{size}"]
     raise SourceError(
         f"camera {text}: GStreamer has neither nvarguscamerasrc (Jetson) nor libcamerasrc (Raspberry Pi) here; "
-        "give gst:PIPELINE"
+        "give gst:PIPELINE",
+        "not_installed",
     )
 
 

@@ -76,7 +76,9 @@ class PipeFile:
             self.cancel()
         self._polls_left -= 1
         if self._polls_left < 0:
-            raise SourceError(f"input {self._location}: nothing came through the pipe; start what writes to it")
+            raise SourceError(
+                f"input {self._location}: nothing came through the pipe; start what writes to it", "timed_out"
+            )
         if hung_up:
             time.sleep(POLL_MS / 1000)
 
@@ -107,10 +109,14 @@ def open_pipe(
         container = av.open(file, mode="r")
     except (av.error.FFmpegError, ValueError, OSError) as error:
         if not file.begun:
-            raise SourceError(f"{flag} {location}: the pipe ended before a byte came; see what writes to it") from None
-        raise SourceError(f"{flag} {location}: not a recording ({reason_of(error)}); {CONTAINERS}") from None
+            raise SourceError(
+                f"{flag} {location}: the pipe ended before a byte came; see what writes to it", "ended"
+            ) from None
+        raise SourceError(
+            f"{flag} {location}: not a recording ({reason_of(error)}); {CONTAINERS}", "not_media"
+        ) from None
     reader = MediaReader(container, requested, rate_hz, on_error)
     if not reader.modalities:
         container.close()
-        raise SourceError(f"{flag} {location}: holds neither video nor audio")
+        raise SourceError(f"{flag} {location}: holds neither video nor audio", "not_media")
     return reader

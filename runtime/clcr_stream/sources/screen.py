@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from clcr_stream.errors import SourceError, one_line
 from clcr_stream.sources.base import Flag
+from clcr_stream.sources.codes import code_of
 from clcr_stream.sources.media import MediaReader
 
 SCHEME = "screen://"
@@ -47,7 +48,8 @@ def parse_screen(text: str, flag: Flag, environment: Mapping[str, str] = os.envi
     if not display:
         wayland = " (Wayland alone cannot be read)" if environment.get("WAYLAND_DISPLAY") else ""
         raise SourceError(
-            f"{flag} {text}: no X display here, $DISPLAY is not set{wayland}; give screen://:0 or the like"
+            f"{flag} {text}: no X display here, $DISPLAY is not set{wayland}; give screen://:0 or the like",
+            "no_device",
         )
     if not _DISPLAY.fullmatch(display):
         raise SourceError(f"{flag} {text}: {display} is no X display; give {_ALLOWED}")
@@ -70,7 +72,8 @@ def check_screen(text: str, flag: Flag) -> None:
     except ValueError:
         raise SourceError(
             f"{flag} {text}: this build of PyAV cannot grab screens (no x11grab); "
-            "install the wheel: pip install --force-reinstall --only-binary av av"
+            "install the wheel: pip install --force-reinstall --only-binary av av",
+            "not_installed",
         ) from None
 
 
@@ -86,5 +89,7 @@ def open_screen(text: str, on_error: Callable[[str], None], now_ns: Callable[[],
         raise SourceError(f"{text}: the region does not lie on this display; see xdpyinfo for its size") from None
     except (OSError, av.error.FFmpegError) as error:
         why = one_line(getattr(error, "strerror", None) or str(error))
-        raise SourceError(f"{text}: no X server at {screen.display} lets this user see it ({why})") from None
+        raise SourceError(
+            f"{text}: no X server at {screen.display} lets this user see it ({why})", code_of(error) or "no_device"
+        ) from None
     return MediaReader(container, ("vision",), 16_000, on_error, now_ns)  # the rate is of sound

@@ -16,6 +16,7 @@ import msgspec
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
 from clcr_stream.errors import SourceError
+from clcr_stream.sources.codes import code_of
 from clcr_stream.window.transcript import Arrival, Segment
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -167,7 +168,9 @@ def read_transcript(path: Path, origin_ns: int = 0) -> ParsedTranscript:
             raise SourceError(f"transcript {path}: larger than {MAX_FILE_BYTES >> 20} MiB; is it a transcript?")
         text, encoding = decode_text(path.read_bytes(), path)
     except OSError as error:
-        raise SourceError(f"transcript {path}: {error.strerror or error}; give the path of an existing file") from None
+        raise SourceError(
+            f"transcript {path}: {error.strerror or error}; give the path of an existing file", code_of(error)
+        ) from None
     parsed = parse(text, origin_ns)
     if not parsed.arrivals:
         raise SourceError(

@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from clcr_stream.clock import FOREVER_NS
-from clcr_stream.errors import ClcrError, one_line, redact
+from clcr_stream.errors import ClcrError, SourceCode, one_line, redact
 from clcr_stream.sources.base import Modality, Sinks, SourceIdentity, SourceReport, Timing
+from clcr_stream.sources.codes import code_of
 from clcr_stream.sources.health import STALE_PICTURE_NS, STALE_SOUND_NS, Health, State
 from clcr_stream.window.conditions import FINE, Condition
 
@@ -129,6 +130,7 @@ class ThreadedSource(ABC):
             now.since_ns,
             now.entered,
             self._timing,
+            now.code,
         )
 
     def count(self, what: str, number: int = 1) -> None:
@@ -158,12 +160,12 @@ class ThreadedSource(ABC):
         with self._changed:
             self._health.opening(self.sinks.clock.now_ns())
 
-    def gone(self, reason: str) -> None:
-        """A try has failed, or what was open has ended; `reason` says what is done about it."""
+    def gone(self, reason: str, code: SourceCode) -> None:
+        """A try has failed, or what was open has ended; `reason` says what is done about it, `code` why it is so."""
         with self._changed:
             self._stated = None
             now_ns = self.sinks.clock.now_ns()
-            self._health.gone(now_ns, redact(one_line(reason)))
+            self._health.gone(now_ns, redact(one_line(reason)), code)
         for modality, ring in (("vision", self.sinks.rings.vision), ("acoustic", self.sinks.rings.acoustic)):
             if modality in self.modalities:
                 ring.conditions.put(now_ns, FINE)
@@ -210,17 +212,17 @@ class ThreadedSource(ABC):
         try:
             note = self.run()
         except ClcrError as error:
-            self._end("failed", redact(str(error)))
+            self._end("failed", redact(str(error)), code_of(error))
         except BaseException as error:  # the thread's edge: nothing that happens here may pass for a live source
-            self._end("failed", redact(f"{type(error).__name__}: {error}"))
+            self._end("failed", redact(f"{type(error).__name__}: {error}"), code_of(error))
         else:
             over = note or ("closed" if self.stop.is_set() else "end of input")
             held = self._health.note  # what was worth saying while it was live is so at its end
             self._end("ended", over if held in over else f"{over}; {held}")
 
-    def _end(self, state: State, reason: str) -> None:
+    def _end(self, state: State, reason: str, code: SourceCode = "") -> None:
         with self._changed:
-            self._health.over(state, self.sinks.clock.now_ns(), one_line(reason))
+            self._health.over(state, self.sinks.clock.now_ns(), one_line(reason), code)
             self._watermark_ns = FOREVER_NS
             self._changed.notify_all()
         self.sinks.notify()

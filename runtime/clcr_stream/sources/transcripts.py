@@ -173,7 +173,7 @@ class ZmqTranscriptSource(LiveTranscriptSource):
                 self.set_state("live", f"connected to {self._endpoint} again")
             return
         self.count("reconnects")
-        self.gone(f"{self._endpoint} ended the connection, or sent over {MAX_FRAME_BYTES} bytes at once")
+        self.gone(f"{self._endpoint} ended the connection, or sent over {MAX_FRAME_BYTES} bytes at once", "ended")
         self.sinks.clock.wait_until(self.sinks.clock.now_ns() + RECONNECT_NS, self.stop)
         with contextlib.suppress(zmq.ZMQError):  # libzmq has forgotten it already
             socket.disconnect(self._endpoint)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from clcr_stream.errors import one_line
+from clcr_stream.errors import SourceCode, one_line
 from clcr_stream.sources.camera_mode import CameraMode
+from clcr_stream.sources.codes import code_of
 
 Ioctl: TypeAlias = Callable[[int, int, bytearray], object]
 
@@ -79,6 +80,7 @@ class Offer:
     modes: list[PictureMode] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     identity: Identity = UNKNOWN
+    refused: SourceCode = ""  # why the device itself does not open
 
     @property
     def why_not(self) -> str:
@@ -94,8 +96,8 @@ def ask_driver(device: str, ioctl: Ioctl = fcntl.ioctl, by_id: Path = BY_ID) -> 
     link = _link(Path(device), by_id)
     try:
         handle = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return Offer(identity=Identity(link))
+    except OSError as error:
+        return Offer(identity=Identity(link), refused=code_of(error))
     try:
         return _Asked(handle, ioctl).offer(link)
     finally:

@@ -109,6 +109,7 @@ class StreamSummary:
                     "kind": source.kind,
                     "state": source.state,
                     "reason": source.reason,
+                    "code": source.code,
                     "counts": source.counts,
                 }
                 for source in self.sources
@@ -195,6 +196,7 @@ def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.S
                 since_ns=report.since_ns,
                 entered=dict(report.entered),
                 timing=None if report.timing is None else messages.Timing(**asdict(report.timing)),
+                code=report.code or None,
             )
         )
     return tuple(entries)

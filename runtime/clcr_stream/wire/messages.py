@@ -74,7 +74,8 @@ class Timing(Struct, frozen=True, kw_only=True):
 class Source(Struct, frozen=True, kw_only=True):
     """One input: `kind` is camera, microphone, file, transcript...; `counts` hold frames and drops by reason.
 
-    `state` has lasted since `since_ns`; `entered` counts how often each state has begun. docs/wire.md lists the states.
+    `state` has lasted since `since_ns`; `entered` counts how often each state has begun. `code` says in a word of a
+    closed set what `reason` says in a line. docs/wire.md lists the states and codes.
     `timing` is of live cameras, microphones and streams.
     """
 
@@ -86,6 +87,7 @@ class Source(Struct, frozen=True, kw_only=True):
     since_ns: Ns | None = None
     entered: dict[str, int] = msgspec.field(default_factory=dict)
     timing: Timing | None = None
+    code: str | None = None
 
 
 class IntendedUse(Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ import numpy as np
 from clcr_stream.clock import MonotonicClock
 from clcr_stream.errors import SourceError
 from clcr_stream.processes import end_with
+from clcr_stream.sources.codes import code_of
 from clcr_stream.sources.decoder.protocol import (
     ENDED,
     ERROR,
@@ -101,12 +102,12 @@ class Decoder:
             with self._open() as reader:
                 self._out.put(pack_with(OPENED, Opened(reader.modalities, reader.recorded)))
                 self._pass_on(reader)
-            reason = ""
+            ended = Ended("")
         except BrokenPipeError:  # nobody listens any more
             raise
         except (SourceError, OSError, av.error.FFmpegError) as error:
-            reason = reason_of(error)
-        self._out.put(pack_with(ENDED, Ended(reason)))
+            ended = Ended(reason_of(error), code_of(error))
+        self._out.put(pack_with(ENDED, ended))
 
     def send_pixels(self, number: int) -> None:
         """Answer a `want`; in the thread of the commands."""

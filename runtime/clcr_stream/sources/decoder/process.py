@@ -84,7 +84,8 @@ class DecoderProcess:
         process.send(OPEN)
         head, body = self.message(OPEN_S)
         if head.kind == ENDED:
-            raise SourceError(_decoded(body, Ended).reason)
+            ended = _decoded(body, Ended)
+            raise SourceError(ended.reason, ended.code)
         if head.kind != OPENED:
             self._replace("said what no decoder says")
         return DecodedStream(self, _decoded(body, Opened), on_error)
@@ -135,12 +136,12 @@ class DecoderProcess:
             elif self._stop.is_set():
                 raise SourceError("its decoder is closed")
             elif _host.now_ns() >= deadline_ns:
-                raise SourceError(f"its decoder did not answer for {limit_s:.0f} s and was ended")
+                raise SourceError(f"its decoder did not answer for {limit_s:.0f} s and was ended", "hung")
         return data
 
     def _replace(self, reason: str) -> None:
         self.close()
-        raise SourceError(f"its decoder {reason}")
+        raise SourceError(f"its decoder {reason}", "crashed")
 
 
 class DecodedStream:
@@ -167,9 +168,9 @@ class DecodedStream:
             head, body = self._waiting.pop(0) if self._waiting else self._process.message(ANSWER_S)
             if head.kind == ENDED:
                 self._over = True
-                reason = _decoded(body, Ended).reason
-                if reason:
-                    raise SourceError(reason)
+                ended = _decoded(body, Ended)
+                if ended.reason:
+                    raise SourceError(ended.reason, ended.code)
                 return
             if head.kind == ERROR:
                 self._on_error("decoder")
@@ -206,4 +207,4 @@ def _decoded(body: bytearray, kind: type[Body]) -> Body:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not Unicode
-        raise SourceError("its decoder said what no decoder says") from None
+        raise SourceError("its decoder said what no decoder says", "crashed") from None

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from clcr_stream.errors import SourceError
+from clcr_stream.errors import SourceCode, SourceError
 from clcr_stream.sources.base import Modality
 
 HEAD = struct.Struct("<cqqqIII")  # what it is, as in Head
@@ -43,9 +43,10 @@ class Opened(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True):
-    """A connection is over, or there was none; `reason` is "" at the end of the stream."""
+    """A connection is over, or there was none; `reason` is "" at the end of the stream, `code` a SourceError's."""
 
     reason: str
+    code: SourceCode = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read_head(data: bytes | bytearray) -> Head:
     sound = head.kind != SOUND or head.length % 4 == 0
     pixels = head.kind != PIXELS or (max(head.a, head.b) <= MAX_SIDE and head.length in (0, head.a * head.b * 3))
     if head.kind not in KINDS or head.length > MAX_BYTES or not sound or not pixels:
-        raise SourceError("its decoder said what no decoder says")
+        raise SourceError("its decoder said what no decoder says", "crashed")
     return head
 
 

@@ -51,13 +51,13 @@ def check(spec: RecogniserSpec) -> None:
     """SourceError, with what to run, when this machine cannot do it; loads nothing."""
     if spec.kind == "sherpa":
         if importlib.util.find_spec("sherpa_onnx") is None:
-            raise SourceError(f"sherpa-onnx is not installed; run `{INSTALL_SHERPA}`")
+            raise SourceError(f"sherpa-onnx is not installed; run `{INSTALL_SHERPA}`", "not_installed")
         from clcr_stream.sources.speech.sherpa import find_files
 
         find_files(Path(spec.model or "").expanduser())
         return
     if not installed():
-        raise SourceError(f"faster-whisper is not installed; run `{INSTALL}`")
+        raise SourceError(f"faster-whisper is not installed; run `{INSTALL}`", "not_installed")
     model = find(spec.model)
     if spec.language is not None:
         check_language(model, spec.language)

@@ -54,7 +54,7 @@ def find(name: str | None) -> Model:
     if name is None:
         for model in models():
             return model
-        raise SourceError(f"no model for speech recognition on this machine; run `{INSTALL}`")
+        raise SourceError(f"no model for speech recognition on this machine; run `{INSTALL}`", "not_installed")
     folder = Path(name).expanduser()
     if is_model(folder):
         return Model(folder.name, folder, "folder")
@@ -64,7 +64,7 @@ def find(name: str | None) -> Model:
         if model.name == name:
             return model
     known = f"run `clcr-stream models --fetch {name}`" if name in KNOWN else f"known names are {', '.join(KNOWN)}"
-    raise SourceError(f"model {name}: not on this machine; {known}, or give a folder")
+    raise SourceError(f"model {name}: not on this machine; {known}, or give a folder", "not_installed")
 
 
 def check_language(model: Model, language: str) -> None:

@@ -54,4 +54,4 @@ def read_answer(line: bytes) -> Answer:
     try:
         return decode_answer(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not Unicode
-        raise SourceError("its process said what no recogniser says") from None
+        raise SourceError("its process said what no recogniser says", "crashed") from None

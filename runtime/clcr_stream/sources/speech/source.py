@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from clcr_stream.clock import FOREVER_NS, NS_PER_S, Clock, MonotonicClock
-from clcr_stream.errors import ConfigError, SourceError
+from clcr_stream.errors import ConfigError, SourceCode, SourceError
 from clcr_stream.sources.base import RECOGNISER, Modality, Sinks, Source, SourceIdentity, SourceReport
 from clcr_stream.sources.speech.child import FLUSH_FRAME, Answer, Failed, Heard, Ready, child_command, sound_frame
 from clcr_stream.sources.speech.choose import check, parse
@@ -89,7 +89,7 @@ class SpeechSource(ThreadedSource):
             except SourceError as error:
                 if isinstance(error, _NeverError) or (self.lossless and self._incarnation >= MAX_TRIES):
                     raise
-                self._pause(str(error))
+                self._pause(error)
             else:
                 self._release(self._known_ns() + 1, ended=True)
                 break
@@ -97,11 +97,11 @@ class SpeechSource(ThreadedSource):
                 self._process = None
         return ""
 
-    def _pause(self, reason: str) -> None:
+    def _pause(self, error: SourceError) -> None:
         """Before another try: whatever this one was sent and did not answer is not heard twice."""
         self.count("restarts")
         pause_s = backoff_s(self._incarnation - 1, 0.5, limit_s=LIMIT_S)
-        self.gone(f"{reason}; started again in {pause_s:.1f} s")
+        self.gone(f"{error}; started again in {pause_s:.1f} s", error.code)
         self.stop.wait(pause_s)
 
     def _listen(self, process: RecogniserProcess) -> None:
@@ -233,7 +233,7 @@ class SpeechSource(ThreadedSource):
             return
         waited_ns = self._watch.now_ns() - self._answered_ns
         if waited_ns > limit_ns:
-            raise SourceError(f"no answer for {waited_ns // NS_PER_S} s while {doing}")
+            raise SourceError(f"no answer for {waited_ns // NS_PER_S} s while {doing}", "hung")
 
 
 class AbsentRecogniser:
@@ -244,8 +244,8 @@ class AbsentRecogniser:
     finished = True
     watermark_ns = FOREVER_NS
 
-    def __init__(self, name: str, reason: str) -> None:
-        self.name, self._reason = name, reason
+    def __init__(self, name: str, reason: str, code: SourceCode) -> None:
+        self.name, self._reason, self._code = name, reason, code
 
     def start(self) -> None:
         pass
@@ -260,7 +260,7 @@ class AbsentRecogniser:
         pass
 
     def report(self) -> SourceReport:
-        return SourceReport(self.name, RECOGNISER, "absent", self._reason, {})
+        return SourceReport(self.name, RECOGNISER, "absent", self._reason, {}, code=self._code)
 
 
 class _NeverError(SourceError):
