@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -84,6 +85,24 @@ def test_metrics_count_what_the_messages_say(gauges: Gauges, time: Time) -> None
     assert found[f"clcr_word_lag_seconds_sum{{{stream}}}"] == 1.0
     assert found[f"clcr_prediction_age_seconds{{{stream}}}"] == 1.0
     assert not [name for name in found if "batch" in name]
+
+
+def test_the_newest_prediction_s_light_and_sound_are_told_and_how_near_somebody_is_is_not(
+    gauges: Gauges, time: Time
+) -> None:
+    def measured(**numbers: float | None) -> None:
+        made = prediction(4)
+        vision = msgspec.structs.replace(made.modalities.vision, numbers=numbers)
+        time.now_ns += NS_PER_S
+        gauges.write(msgspec.structs.replace(made, modalities=msgspec.structs.replace(made.modalities, vision=vision)))
+
+    def told() -> dict[str, float]:
+        return {name: value for name, value in samples(gauges.text()).items() if name.startswith("clcr_quality")}
+
+    measured(luma=0.25, sharpness=None, face_size=0.5)
+    assert told() == {'clcr_quality{"modality": "vision", "number": "luma", "stream": "default"}': 0.25}
+    measured()
+    assert told() == {}
 
 
 def test_nothing_about_a_person_and_no_credential_is_in_them(gauges: Gauges) -> None:

@@ -27,6 +27,7 @@ _STATES = (
     *("lost", "reconnecting", "ended", "failed"),
 )
 _MODALITIES = ("vision", "acoustic", "language")
+_QUALITY = ("luma", "sharpness", "level_dbfs", "noise_dbfs", "snr_db")  # of a room and its devices, not of a person
 _KEPT_NS = NS_PER_S // 4  # a text is made at most so often, however many ask
 READY_NS = 2 * NS_PER_S
 TICKING_NS = 10 * NS_PER_S
@@ -39,6 +40,7 @@ class _Seen:
 
     began_ns: int
     status: Status | None = None
+    quality: dict[tuple[str, str], float] = field(default_factory=dict)  # by modality and number
     predicted_ns: int | None = None
     due: int = 0
     ticked_ns: int | None = None
@@ -89,6 +91,7 @@ class Gauges(Collector):
             match message:
                 case Prediction():
                     seen.predicted_ns = now_ns
+                    seen.quality = _quality(message)
                     self._predicted(message)
                 case Status() if message.state == "goodbye":
                     del self._streams[stream]
@@ -141,6 +144,9 @@ class Gauges(Collector):
         skipped = CounterMetricFamily("clcr_ticks_skipped", "Ticks not published", labels=["stream", "reason"])
         state = GaugeMetricFamily("clcr_source_state", "1: the state", labels=["stream", "kind", "state"])
         code = GaugeMetricFamily("clcr_source_code", "1: why it brings nothing", labels=["stream", "kind", "code"])
+        quality = GaugeMetricFamily(
+            "clcr_quality", "What was captured last, in numbers", labels=["stream", "modality", "number"]
+        )
         events = CounterMetricFamily(
             "clcr_source_events",
             "What a source counts: frames, drops by cause",
@@ -158,6 +164,8 @@ class Gauges(Collector):
         for name, one in seen.items():
             status = one.status
             assert status is not None
+            for (modality, number), measured in one.quality.items():
+                quality.add_metric([name, modality, number], measured)
             for reason, count in status.ticks.skipped.items():
                 skipped.add_metric([name, reason], count)
             for source in status.sources:
@@ -178,7 +186,7 @@ class Gauges(Collector):
             for gauge, value in zip(gauges.values(), values, strict=True):
                 if value is not None:
                     gauge.add_metric([name], float(value))
-        yield from (skipped, state, code, events, *gauges.values())
+        yield from (skipped, state, code, events, quality, *gauges.values())
 
     def _predicted(self, message: Prediction) -> None:
         stream = message.stream
@@ -194,6 +202,16 @@ class Gauges(Collector):
                 self._age.labels(stream, name).observe(_seconds(age_ms))
         for reason in message.degraded:
             self._degraded.labels(stream, reason).inc()
+
+
+def _quality(message: Prediction) -> dict[tuple[str, str], float]:
+    numbers = {name: getattr(message.modalities, name).numbers for name in _MODALITIES}
+    return {
+        (name, number): value
+        for name, measured in numbers.items()
+        for number, value in measured.items()
+        if number in _QUALITY and value is not None
+    }
 
 
 def _seconds(value_ms: float) -> float:
