@@ -93,8 +93,10 @@ def test_the_newest_prediction_s_light_and_sound_are_told_and_how_near_somebody_
     def measured(**numbers: float | None) -> None:
         made = prediction(4)
         vision = msgspec.structs.replace(made.modalities.vision, numbers=numbers)
+        acoustic = msgspec.structs.replace(made.modalities.acoustic, numbers={"speech_share": 0.5})
         time.now_ns += NS_PER_S
-        gauges.write(msgspec.structs.replace(made, modalities=msgspec.structs.replace(made.modalities, vision=vision)))
+        both = msgspec.structs.replace(made.modalities, vision=vision, acoustic=acoustic)
+        gauges.write(msgspec.structs.replace(made, modalities=both))
 
     def told() -> dict[str, float]:
         return {name: value for name, value in samples(gauges.text()).items() if name.startswith("clcr_quality")}

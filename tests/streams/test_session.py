@@ -10,6 +10,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -307,8 +308,6 @@ def test_real_pace_and_full_speed_give_the_same_predictions_apart_from_the_clock
 
 
 def timeless(prediction: messages.Prediction) -> messages.Prediction:
-    import msgspec
-
     return msgspec.structs.replace(prediction, published_ns=0, latency_ms=None, timing_ms={})
 
 
@@ -616,22 +615,20 @@ def test_live_words_neither_hold_up_a_recording_nor_lengthen_it() -> None:
 def test_a_recogniser_may_finish_what_a_paced_recording_said_but_not_take_for_ever(hangs: bool) -> None:
     at = bench(live(1), seconds=1.0)
     recogniser = FakeSource(at.rings, modalities=("language",), kind="recogniser")
-    words = Segment("a", ORIGIN_NS + 4 * HOP_NS, ORIGIN_NS + 5 * HOP_NS, "goodbye")
-    at.rings.transcript.put(words, ORIGIN_NS + 9 * HOP_NS)
-    at.clock.pause = partial(ends_late, at.clock, None if hangs else recogniser)  # type: ignore[method-assign]
-    schedule = Schedule(at.clock, SETTLE_NS)
-    at.session = Session(at.pipeline, [at.source, recogniser], schedule, IDENTITY, at.sent.append)
+    at.rings.transcript.put(Segment("a", ORIGIN_NS, ORIGIN_NS + HOP_NS, "goodbye"), ORIGIN_NS + 9 * HOP_NS)
+    at.clock.pause = partial(pause_long, at.clock, None if hangs else recogniser)  # type: ignore[method-assign]
+    sources = (at.source, recogniser)
+    at.session = Session(at.pipeline, sources, Schedule(at.clock, SETTLE_NS), IDENTITY, at.sent.append)
     assert [prediction.seq for prediction in at.run()] == [1, 2, 3, 4, 5]
     assert [message.text for message in at.sent if isinstance(message, messages.Transcript)] == ["goodbye"]
     assert at.clock.now == ORIGIN_NS + (5 * HOP_NS + LAST_WORDS_NS if hangs else 10 * HOP_NS)
 
 
-def ends_late(clock: ManualClock, recogniser: FakeSource | None, deadline_ns: int | None, wake: Wake) -> None:
-    """Two seconds after the beginning of the recording the recogniser has finished, if there is one that ever does."""
-    assert deadline_ns is not None
-    if recogniser is not None and deadline_ns > ORIGIN_NS + 10 * HOP_NS:
-        deadline_ns, recogniser.end_ns = ORIGIN_NS + 10 * HOP_NS, ORIGIN_NS
-    clock.take(deadline_ns - clock.now)
+def pause_long(clock: ManualClock, recogniser: FakeSource | None, until_ns: int, wake: Wake) -> None:
+    """2 s after the recording's beginning the recogniser has finished, if there is one that does."""
+    clock.now = min(until_ns, ORIGIN_NS + (10 * HOP_NS if recogniser else 10 * LAST_WORDS_NS))
+    if recogniser is not None and clock.now < until_ns:
+        recogniser.end_ns = ORIGIN_NS
 
 
 def test_words_alone_settle_while_they_are_live_and_end_with_the_last_of_them() -> None:

@@ -79,6 +79,21 @@ def status() -> messages.Status:
     )
 
 
+FACE = messages.Face(
+    box=(0.25, 0.125, 0.5, 0.75),
+    track=3,
+    size=0.75,
+    seen=1,
+    landmarks={
+        "right_eye": (0.375, 0.25),
+        "left_eye": (0.625, 0.25),
+        "nose": (0.5, 0.5),
+        "mouth_right": (0.375, 0.75),
+        "mouth_left": (0.625, 0.75),
+    },
+)
+
+
 def samples() -> dict[Kind, Message]:
     """One message of each kind with every field set; the golden files hold their bytes."""
     part = messages.Modality(present=True, quality=0.9, age_ms=12.5, coverage=1.0, weight=0.25, gate=0.5)
@@ -117,19 +132,7 @@ def samples() -> dict[Kind, Message]:
         degraded=("no transcript",),
         bundle="ab" * 32,
         backend="onnxruntime",
-        face=messages.Face(
-            box=(0.25, 0.125, 0.5, 0.75),
-            track=3,
-            size=0.75,
-            seen=1,
-            landmarks={
-                "right_eye": (0.375, 0.25),
-                "left_eye": (0.625, 0.25),
-                "nose": (0.5, 0.5),
-                "mouth_right": (0.375, 0.75),
-                "mouth_left": (0.625, 0.75),
-            },
-        ),
+        face=FACE,
     )
     transcript = Transcript(
         **HEAD, seq=3, id="7", start_ns=1, end_ns=2, text="grüß Gott, \U0001f600", final=True, revision=2
