@@ -121,6 +121,33 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(bundle: Path) -> None
     assert done.stdout.startswith("True ") and not Path(endpoint).exists(), "the socket goes with its stream"
 
 
+def test_a_fork_is_told_that_the_engines_are_elsewhere_and_ends_at_once(bundle: Path) -> None:
+    code = """
+        import os, sys, time
+        import clcr_stream
+        with clcr_stream.Engines.load(sys.argv[1], backend="null", streams=2) as engines:
+            with engines.stream("a") as stream:
+                child = os.fork()
+                if child == 0:
+                    for act in (lambda: engines.stream("b"), stream.read, stream.wait, stream.end):
+                        try:
+                            act()
+                        except clcr_stream.ConfigError as error:
+                            print(error, flush=True)
+                    sys.exit(5)
+                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                now_ns = time.monotonic_ns()
+                stream.push_text("still here", now_ns, now_ns)
+                print(code, os.getpid(), stream.ended)
+    """
+    done = child(code, bundle)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    *refused, last = done.stdout.splitlines()
+    code_text, parent, ended = last.split()
+    assert (code_text, ended) == ("5", "False")
+    assert len(refused) == 4 and all(f"the engines run in process {parent}, and this is a fork" in it for it in refused)
+
+
 def pushed(stream: PushedStream, clip: Path) -> None:
     with open_file(str(clip), ("vision", "acoustic"), RATE_HZ, lambda reason: None) as reader:
         for item in reader.items():

@@ -57,6 +57,7 @@ def refusals() -> dict[str, tuple[Callable[[PushedSource], object], str]]:
         ),
         "text": (lambda to: to.push_text(b"hello", 0, NOW_NS), "text must be a str"),
         "long text": (lambda to: to.push_text("x" * 70_000, 0, NOW_NS), "at most 65536 bytes"),
+        "half a character": (lambda to: to.push_text("a\ud800b", 0, NOW_NS), "half of a surrogate pair"),
         "backwards text": (lambda to: to.push_text("x", NOW_NS, NOW_NS - 1), "lies before start_ns"),
     }
 

@@ -113,6 +113,7 @@ class PredictionStream:
 
     def read(self, timeout_s: float | None = None) -> messages.Prediction | None:
         """The next prediction; None at the end, or when `timeout_s` passed. Raises what ended the stream."""
+        self._running.check_process()
         if self._caller is not None:
             raise ConfigError(f"stream {self.name}: has on_prediction, so it cannot be read as well")
         prediction = self._mailbox.take(timeout_s)
@@ -142,6 +143,7 @@ class PredictionStream:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until the stream has ended, without reading; False when `timeout_s` passed. Raises what ended it."""
+        self._running.check_process()
         if self._caller is None:
             self._mailbox.discard()
         if not self._mailbox.wait(timeout_s):
@@ -152,7 +154,12 @@ class PredictionStream:
         return True
 
     def close(self) -> None:
-        """End the stream and let go of its inputs. Idempotent. Raises what ended it, unless that was told already."""
+        """End the stream and let go of its inputs. Idempotent. Raises what ended it, unless that was told already.
+
+        In a child of the process that opened it nothing happens.
+        """
+        if not self._running.here:
+            return
         self._running.host.end(self._stream)
         self._mailbox.discard()
         if self._caller is not None:
@@ -200,7 +207,12 @@ class PushedStream(PredictionStream):
 
         hooks = replace(hooks, open_sources=open_sources, ended=lambda error: sources[0].end(error))
         super().__init__(running, options, hooks, None, on_prediction)
-        (self._source,) = sources
+        (self._pushed,) = sources
+
+    @property
+    def _source(self) -> PushedSource:
+        self._running.check_process()
+        return self._pushed
 
     @property
     def sample_rate_hz(self) -> int:

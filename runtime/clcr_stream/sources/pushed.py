@@ -196,6 +196,8 @@ class PushedSource:
         """
         if not isinstance(text, str) or len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
             raise SourceError(f"{self.name}: push_text: text must be a str of at most {MAX_TEXT_BYTES} bytes")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise SourceError(f"{self.name}: push_text: text holds half of a surrogate pair, which is no character")
         start, end = self._whole(start_ns, "start_ns"), self._whole(end_ns, "end_ns")
         if end < start:
             raise SourceError(f"{self.name}: push_text: end_ns {end} lies before start_ns {start}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from dataclasses import replace
@@ -26,12 +27,14 @@ class Running:
         self.engines = engines
         self.host = Host(engines, min(options.seats, MAX_BATCH), time.monotonic_ns(), _log, _log)
         self._failure: ClcrError | None = None
+        self._process = os.getpid()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="clcr-loop", daemon=True)
         self._thread.start()
 
     def check(self, name: str) -> None:
         """Raise when the loop has ended, or no stream of this name can begin."""
+        self.check_process()
         if self._stop.is_set() or self._failure is not None:
             raise self._failure or ConfigError("these engines are closed; load them again")
         names = [stream.options.name for stream in self.host.streams()]
@@ -40,8 +43,23 @@ class Running:
         if len(names) >= self.engines.levels.seats:
             raise BackendError(f"all {len(names)} streams are taken; load the engines with streams={len(names) + 1}")
 
+    @property
+    def here(self) -> bool:
+        """False in a child of the process that has the loop: fork() copies no threads."""
+        return os.getpid() == self._process
+
+    def check_process(self) -> None:
+        """ConfigError in a child of the process that has the loop."""
+        if not self.here:
+            raise ConfigError(
+                f"the engines run in process {self._process}, and this is a fork of it; load them here, "
+                'or start processes with multiprocessing\'s "spawn"'
+            )
+
     def close(self) -> None:
-        """End every stream, then the loop, then the engines. Idempotent."""
+        """End every stream, then the loop, then the engines. Idempotent; nothing in a child of this process."""
+        if not self.here:
+            return
         self._stop.set()
         self.host.wake()
         if threading.current_thread() is not self._thread:
