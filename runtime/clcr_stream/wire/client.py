@@ -301,7 +301,7 @@ class Subscriber:
         for kind, name in self._names.items():
             source = self._context.socket(zmq.SUB)
             self._sockets[source] = kind
-            _configure(source, queued=self._every or kind in QUEUED, keys=self._curve)
+            configure(source, queued=self._every or kind in QUEUED, keys=self._curve)
             source.subscribe(name + b" ")
             links = self._links[source] = Links(source, self.losses, self._quiet_ns)
             self._poller.register(source, zmq.POLLIN)
@@ -341,8 +341,8 @@ class Subscriber:
         self._next.clear()
 
 
-def _configure(source: zmq.Socket[bytes], queued: bool, keys: tuple[bytes, bytes, bytes] | None) -> None:
-    """Before connecting. MAXMSGSIZE keeps a peer from filling our memory; libzmq gives up on it, Links does not."""
+def configure(source: zmq.Socket[bytes], queued: bool, keys: tuple[bytes, bytes, bytes] | None) -> None:
+    """A reading socket, before connecting. MAXMSGSIZE keeps a peer from filling our memory; libzmq gives up on it, Links does not."""
     if queued:
         source.rcvhwm = _HWM_FRAMES
     else:
