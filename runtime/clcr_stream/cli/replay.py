@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
-from clcr_stream.cli.files import check_new_file, new_file
+from clcr_stream.cli.files import check_new_file, check_suffix, new_file
 from clcr_stream.cli.play import Player
 from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.errors import ClcrError, ConfigError
@@ -60,6 +60,7 @@ def command(arguments: Sequence[str]) -> int:
     if not (math.isfinite(flags.tolerance) and flags.tolerance >= 0):
         raise ConfigError(f"--tolerance {flags.tolerance:g}: must be a number of 0 or more")
     if flags.out is not None:
+        check_suffix(flags.out, "--out", ".html")
         check_new_file(flags.out, "--out")
     recording = open_media(flags.recording, "input")
     recorded = read_story(Path(flags.against or flags.recording).expanduser())
