@@ -96,15 +96,15 @@ def test_sub_with_nobody_there_gives_up_with_code_6(capsys: pytest.CaptureFixtur
 def test_a_sub_of_another_name_is_told_which_stream_runs_there(
     publisher: Publisher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["sub", "--timeout", "0.3"]) == 6
+    assert main(["sub", "--timeout", "0.1"]) == 6
     assert "no session 'default' of yours runs; running: here (`clcr-stream ps`); give --stream here\n" in (
         capsys.readouterr().err
     )
-    assert main(["sub", publisher.endpoint, "--timeout", "0.3"]) == 6
-    assert f"nothing on {publisher.endpoint} for 0.3 s; the stream there is 'here'; give --stream here\n" in (
+    assert main(["sub", publisher.endpoint, "--timeout", "0.1"]) == 6
+    assert f"nothing on {publisher.endpoint} for 0.1 s; the stream there is 'here'; give --stream here\n" in (
         capsys.readouterr().err
     )
-    assert main(["sub", "--stream", "here", "--topics", "event", "--timeout", "0.3"]) == 6
+    assert main(["sub", "--stream", "here", "--topics", "event", "--timeout", "0.1"]) == 6
     assert "'here' runs there, and no event has come yet" in capsys.readouterr().err
 
 

@@ -39,7 +39,7 @@ def parser() -> Parser:
     flags = Parser(
         prog="clcr-stream replay",
         description="Run the media of a recording (--record-media) through the loop again and compare the predictions.",
-        epilog=f"{EXAMPLES}\n{EXIT_CODES}\n  1 also when the predictions differ",
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}\n  1 also when the predictions differ, or cannot be compared",
     )
     flags.add_argument("recording", metavar="FILE.mcap", help="made with --record FILE.mcap --record-media")
     flags.add_argument("--against", metavar="FILE", help="compare with these predictions instead: .mcap or .jsonl")
@@ -141,9 +141,11 @@ def _differences(recorded: Story, replayed: Story) -> list[str]:
 
 
 def _lines(result: Comparison, flags: argparse.Namespace) -> list[str]:
+    if result.incomparable is not None:
+        return [result.told]
     lines = [
         f"{result.compared} predictions compared, {result.missing} did not come again, {result.added} came more",
-        f"labels changed: {result.labels_changed}; largest difference {result.largest:.2g}, mean {result.mean:.2g}",
+        result.told,
     ]
     for change in sorted(result.changes, key=lambda one: one.difference, reverse=True)[:SHOWN]:
         lines.append(

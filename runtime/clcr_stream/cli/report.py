@@ -82,9 +82,10 @@ def _check_files(flags: argparse.Namespace) -> None:
 
 def _story(flags: argparse.Namespace) -> Story:
     if flags.input is None:
-        results = [f"--{name}={value}" for name, value in (("out", flags.out), ("png", flags.png)) if value is not None]
-        watch = shlex.join(["clcr-stream", "report", "--input", flags.file, *results])
-        story = read_session(flags.file, flags.session, f"for a clip: {watch}")
+        results = [("--out", flags.out), ("--png", flags.png)]
+        words = [word for result in results if result[1] is not None for word in result]
+        watch = shlex.join(["clcr-stream", "report", "--input", flags.file, *words])
+        story = read_session(flags.file, flags.session, f"run {watch}")
     else:
         from clcr_stream.cli.play import Player
 
