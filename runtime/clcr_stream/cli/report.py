@@ -83,8 +83,8 @@ def _check_files(flags: argparse.Namespace) -> None:
 def _story(flags: argparse.Namespace) -> Story:
     if flags.input is None:
         results = [("--out", flags.out), ("--png", flags.png)]
-        words = [word for result in results if result[1] is not None for word in result]
-        watch = shlex.join(["clcr-stream", "report", "--input", flags.file, *words])
+        given = [part for result in results if result[1] is not None for part in result]
+        watch = shlex.join(["clcr-stream", "report", "--input", flags.file, *given])
         story = read_session(flags.file, flags.session, f"run {watch}")
     else:
         from clcr_stream.cli.play import Player
