@@ -521,6 +521,26 @@ def test_a_full_disk_is_told_at_once_and_in_the_exit_code(place: Path, tmp_path:
     assert data.endswith(b"\n") and all(json.loads(text) for text in data.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        ("-", 'set -o pipefail; "$0" "$@" | true'),
+        ("pipe", 'mkfifo "$OUT"; true <"$OUT" & "$0" "$@"'),
+    ],
+)
+def test_an_output_whose_reader_has_gone_is_told_and_no_failure(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, text: str
+) -> None:
+    """As the guide's exit codes say; a full disk is one."""
+    path = tmp_path / output
+    monkeypatch.setenv("OUT", str(path))
+    recording = ("--input", "test://?seconds=4&fps=5", "--pace", "max", "--stream", "unread")
+    done = shell(place, text, *recording, "--output", "-" if output == "-" else path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("has stopped: Broken pipe; the session goes on without it") == 1
+    assert "ticks 20 = published 20" in done.stderr
+
+
 def test_an_orderly_end_leaves_no_socket_behind(place: Path) -> None:
     assert run(place, *SHORT, "--stream", "tidy").returncode == 0
     assert not list((place / "run" / "clcr-stream").glob("tidy*"))

@@ -82,6 +82,25 @@ def test_a_replay_gives_the_same_predictions_and_another_gamma_gives_a_diff(
     assert "different (tolerance 0)" in out and "40 predictions compared" in out and "tick " in out
 
 
+def test_labels_against_a_value_are_not_comparable_and_no_number_says_otherwise(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_bundle(tmp_path / "value", task="regression")
+    given = ("--pace", "max", "--quiet", "--record", "a.mcap", "--record-media")
+    assert run("--input", "test://?seconds=1", "--bundle", tiny, *given)[0] == 0
+    code, out, err = run("replay", "a.mcap", "--bundle", "value", "--out", "diff.html")
+    told = "not comparable: labels (neutral, sad, happy, surprise, fear, anger) against a value"
+    assert code == 1 and out == f"{told}\n" and "recorded with bundle" in err
+    page = (tmp_path / "diff.html").read_text()
+    assert told in page and page.count("<svg") == 2 and "What differs" not in page
+    code, out, _ = run("replay", "a.mcap", "--bundle", "value", "--json")
+    found = json.loads(out)
+    assert code == 1 and found["incomparable"] == "labels (neutral, sad, happy, surprise, fear, anger) against a value"
+    assert (found["labels_changed"], found["largest"], found["mean"], found["changes"]) == (None, None, None, [])
+    assert (found["same"], found["compared"], found["missing"], found["added"]) == (False, 0, 0, 0)
+
+
 def test_a_recording_is_an_input_whose_predictions_are_those_of_the_first_run(
     run: Run, talk: Path, tmp_path: Path
 ) -> None:
@@ -144,6 +163,12 @@ def predictions(payloads: Any) -> Iterator[messages.Prediction]:
         (["export", "plain.mcap", "--csv", "noise.mcap"], "exists already"),
         (["report", "plain.mcap"], "give --out FILE.html"),
         (["report", "plain.mcap", "--out", "no/such.html"], "there is no folder"),
+        (
+            ["report", "plain.mcap", "--out", "z.png"],
+            "'z.png': its name must end in .html; a picture is --png FILE.png",
+        ),
+        (["report", "plain.mcap", "--png", "z.jpg"], "'z.jpg': its name must end in .png; a page is --out FILE.html"),
+        (["replay", "plain.mcap", "--out", "z.png"], "--out 'z.png': its name must end in .html"),
         (["report", "plain.mcap", "--out", "a.html", "--bundle", "x"], "--bundle goes with --input"),
         (["report", "--out", "a.html"], "give a FILE, or --input CLIP"),
         (["predict"], "FILE"),
@@ -162,6 +187,22 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     code, out, err = run(*arguments)
     assert code in (2, 3) and out == "" and why in err and err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before and (tmp_path / "noise.mcap").read_bytes() == b"noise"
+
+
+def test_a_clip_in_place_of_a_session_is_told_with_what_to_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "a b.mp4", 1.0, PersonOptions(fps=15))
+    (tmp_path / "a.txt").write_text("no session, and no clip")
+    code, _, err = run("report", "a b.mp4", "--out", "q.html")
+    watch = "run clcr-stream report --input 'a b.mp4' --out q.html\n"
+    assert code == 3 and err.endswith(f"a b.mp4: a clip and not a session; {watch}")
+    code, _, err = run("export", "a b.mp4", "--csv", "-")
+    record = "record first: clcr-stream --input 'a b.mp4' --pace max --record FILE.mcap\n"
+    assert code == 3 and err.endswith(f"a b.mp4: a clip and not a session; {record}")
+    code, _, err = run("export", "a.txt", "--csv", "-")
+    assert code == 3 and "a.txt: not a session (1 lines are no messages" in err
 
 
 def test_a_table_has_a_row_for_each_prediction(run: Run, talk: Path, tmp_path: Path) -> None:

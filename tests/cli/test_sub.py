@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from clcr_stream.cli import sub
 from clcr_stream.cli.main import main
 from clcr_stream.clock import read_boot_id
 from clcr_stream.streams.account import Account
@@ -86,7 +88,44 @@ def test_a_sub_that_waits_without_end_says_once_that_it_is_refused(keys: Path) -
 
 def test_sub_with_nobody_there_gives_up_with_code_6(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sub", "--stream", "nobody", "--timeout", "0.1"]) == 6
-    assert "is `clcr-stream` running there?" in capsys.readouterr().err
+    assert "for 0.1 s; no session 'nobody' of yours runs; running: none (`clcr-stream ps`)\n" in capsys.readouterr().err
+    assert main(["sub", "tcp://127.0.0.1:9", "--timeout", "0.1"]) == 6
+    assert "nothing on tcp://127.0.0.1:9 for 0.1 s; is `clcr-stream` running there?" in capsys.readouterr().err
+
+
+def test_a_sub_of_another_name_is_told_which_stream_runs_there(
+    publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sub", "--timeout", "0.1"]) == 6
+    assert "no session 'default' of yours runs; running: here (`clcr-stream ps`); give --stream here\n" in (
+        capsys.readouterr().err
+    )
+    assert main(["sub", publisher.endpoint, "--timeout", "0.1"]) == 6
+    assert f"nothing on {publisher.endpoint} for 0.1 s; the stream there is 'here'; give --stream here\n" in (
+        capsys.readouterr().err
+    )
+    assert main(["sub", "--stream", "here", "--topics", "event", "--timeout", "0.1"]) == 6
+    assert "'here' runs there, and no event has come yet" in capsys.readouterr().err
+
+
+def test_a_sub_that_waits_without_end_says_once_what_runs_in_place_of_what_it_waits_for(
+    publisher: Publisher, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+
+        def say(text: str) -> None:
+            """What is waited for comes, with its first message a second later: five turns of the reader."""
+            said.append(text)
+            options = PublishOptions(heartbeat_ms=1000)
+            stack.enter_context(Publisher(options, lambda: some_status("default")))
+
+        monkeypatch.setattr(sub, "say", say)
+        monkeypatch.setattr(sub, "SILENT_S", 0.1)
+        assert main(["sub", "--topics", "status", "--count", "1"]) == 0
+    assert "starting" in capsys.readouterr().out
+    assert len(said) == 1 and said[0].startswith("waiting: nothing on ipc://")
+    assert said[0].endswith("no session 'default' of yours runs; running: here (`clcr-stream ps`); give --stream here")
 
 
 def test_a_sub_whose_condition_nothing_meets_gives_up_too(

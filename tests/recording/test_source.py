@@ -87,7 +87,12 @@ def test_a_part_that_is_played_again_and_again_goes_on_without_a_gap(bundle: Pat
         (("--start", "60"), 3, "holds nothing from 60 s on; give a smaller --start"),
         (("--rotate", "90"), 2, "are cut out already; leave out --rotate, --flip, --region and --face-model"),
         (("--region", "0,0,0.5,1"), 2, "are cut out already"),
-        (("--start", "2", "--end", "1"), 2, "the end after the start"),
+        (
+            ("--start", "2", "--end", "1"),
+            2,
+            "--start 2, --end 1: allowed are seconds, 0 or more, the end after the start",
+        ),
+        (("--start", "-5"), 2, "--start -5: allowed are seconds"),
     ],
 )
 def test_what_cannot_be_done_with_a_recording_is_one_line(

@@ -117,8 +117,9 @@ def test_no_text_makes_a_parser_fail(text: str) -> None:
     ("name", "content", "message"),
     [
         ("a.srt", "nothing here", "no valid entry .1 malformed, first at line 1"),
-        ("a.vtt", "WEBVTT\n", "no valid entry"),
-        ("a.jsonl", "", "no valid entry"),
+        ("a.vtt", "WEBVTT\n", "a.vtt: no entry; allowed is"),
+        ("a.jsonl", "", "a.jsonl: the file is empty; allowed is"),
+        ("a.srt", "\ufeff", "a.srt: the file is empty; allowed is"),
         ("a.txt", "words", "allowed are .srt, .vtt, .jsonl"),
     ],
 )
@@ -263,7 +264,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, m
 
 def test_the_error_of_an_empty_file_and_of_a_malformed_one_differ(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    for content, message in (("", "0 malformed, first at line 1"), ("\n\nx\ny\n", "2 malformed, first at line 3")):
+    for content, message in (("", "the file is empty"), ("\n\nx\ny\n", "2 malformed, first at line 3")):
         path.write_text(content)
         with pytest.raises(SourceError) as caught:
             read_transcript(path)

@@ -186,6 +186,13 @@ def test_a_subscriber_reads_every_topic_typed_and_with_its_age(publisher: Publis
     assert all(one is not None and one.age_ms is not None and 0 <= one.age_ms < PATIENCE_MS for one in got)
 
 
+def test_one_topic_may_be_given_as_a_text(publisher: Publisher, endpoint: str) -> None:
+    send(publisher, golden("prediction", 4))
+    with Subscriber(endpoint, topics="prediction") as subscriber:
+        got = subscriber.receive(PATIENCE_MS)
+    assert got is not None and got.message.seq == 4
+
+
 def test_a_slow_subscriber_reads_the_newest_prediction_and_every_transcript(
     publisher: Publisher, endpoint: str
 ) -> None:
@@ -327,6 +334,13 @@ def test_wrong_topics_endpoints_and_uses_are_refused_in_one_line(endpoint: str, 
         Subscriber(f"{endpoint}\0more")
     with pytest.raises(ConfigError, match="allowed are session"):
         Subscriber(endpoint, topics=())
+    with pytest.raises(ConfigError, match=r"topics \['mood'\]: not understood"):
+        AsyncSubscriber(endpoint, topics="mood")  # type: ignore[arg-type]
+    for lifespan_ms in (-1, 0, float("nan")):
+        with pytest.raises(ConfigError, match=r"lifespan_ms (-1|0|nan): must be above 0"):
+            Subscriber(endpoint, lifespan_ms=lifespan_ms)
+        with pytest.raises(ConfigError, match="must be above 0"):
+            AsyncSubscriber(endpoint, lifespan_ms=lifespan_ms)
     with pytest.raises(ConfigError, match="endpoint nowhere"):
         Subscriber("nowhere")
     with pytest.raises(ConfigError, match="CURVE certificate"):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import BinaryIO
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
 from clcr_stream.cli.files import check_new_file, new_file
+from clcr_stream.cli.sessions import read_session
 from clcr_stream.cli.standard_streams import say
 from clcr_stream.cli.tables import check_csv, write_csv
 from clcr_stream.errors import ConfigError
-from clcr_stream.recording.story import read_story
 from clcr_stream.recording.table import Cell, columns, rows
 
 EXAMPLES = """examples:
@@ -45,8 +45,8 @@ def command(arguments: Sequence[str]) -> int:
         check_pyarrow()
         check_new_file(flags.parquet, "--parquet")
     check_csv(flags.csv)
-    source = Path(flags.file).expanduser()
-    story = read_story(source, flags.session)
+    record = f"record first: clcr-stream {shlex.join(['--input', flags.file])} --pace max --record FILE.mcap"
+    story = read_session(flags.file, flags.session, record)
     for note in story.notes:
         say(f"note: {note}")
     if flags.parquet is not None:

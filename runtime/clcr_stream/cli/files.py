@@ -24,6 +24,12 @@ def check_new_file(target: str, flag: str) -> None:
         raise ConfigError(f"{flag} {target!r}: there is no folder {str(path.parent)!r}")
 
 
+def check_suffix(target: str, flag: str, suffix: str, otherwise: str = "") -> None:
+    """ConfigError for a name that promises something else than what is written there."""
+    if not target.lower().endswith(suffix):
+        raise ConfigError(f"{flag} {target!r}: its name must end in {suffix}{otherwise}")
+
+
 def check_added_to(target: str, flag: str) -> None:
     """ConfigError when nothing can be added to a file of this name, which need not be there yet; none is made."""
     path = Path(target)

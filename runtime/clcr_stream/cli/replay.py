@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
-from clcr_stream.cli.files import check_new_file, new_file
+from clcr_stream.cli.files import check_new_file, check_suffix, new_file
 from clcr_stream.cli.play import Player
 from clcr_stream.cli.standard_streams import put, put_json, say
 from clcr_stream.errors import ClcrError, ConfigError
@@ -39,7 +39,7 @@ def parser() -> Parser:
     flags = Parser(
         prog="clcr-stream replay",
         description="Run the media of a recording (--record-media) through the loop again and compare the predictions.",
-        epilog=f"{EXAMPLES}\n{EXIT_CODES}\n  1 also when the predictions differ",
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}\n  1 also when the predictions differ, or cannot be compared",
     )
     flags.add_argument("recording", metavar="FILE.mcap", help="made with --record FILE.mcap --record-media")
     flags.add_argument("--against", metavar="FILE", help="compare with these predictions instead: .mcap or .jsonl")
@@ -60,6 +60,7 @@ def command(arguments: Sequence[str]) -> int:
     if not (math.isfinite(flags.tolerance) and flags.tolerance >= 0):
         raise ConfigError(f"--tolerance {flags.tolerance:g}: must be a number of 0 or more")
     if flags.out is not None:
+        check_suffix(flags.out, "--out", ".html")
         check_new_file(flags.out, "--out")
     recording = open_media(flags.recording, "input")
     recorded = read_story(Path(flags.against or flags.recording).expanduser())
@@ -140,9 +141,11 @@ def _differences(recorded: Story, replayed: Story) -> list[str]:
 
 
 def _lines(result: Comparison, flags: argparse.Namespace) -> list[str]:
+    if result.incomparable is not None:
+        return [result.told]
     lines = [
         f"{result.compared} predictions compared, {result.missing} did not come again, {result.added} came more",
-        f"labels changed: {result.labels_changed}; largest difference {result.largest:.2g}, mean {result.mean:.2g}",
+        result.told,
     ]
     for change in sorted(result.changes, key=lambda one: one.difference, reverse=True)[:SHOWN]:
         lines.append(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from clcr_stream.cli.arguments import CLIP_FLAGS, EXIT_CODES, Parser, add_clips, clip_flags
-from clcr_stream.cli.files import check_new_file, new_file
+from clcr_stream.cli.files import check_new_file, check_suffix, new_file
+from clcr_stream.cli.sessions import read_session
 from clcr_stream.cli.standard_streams import say
 from clcr_stream.errors import ClcrError, ConfigError
 from clcr_stream.recording.page import page
 from clcr_stream.recording.poster import check_png, poster, to_png
-from clcr_stream.recording.story import Story, read_story
+from clcr_stream.recording.story import Story
 
 EXAMPLES = """examples:
   clcr-stream report --input talk.mp4 --out talk.html      watch a clip and report on it
@@ -70,15 +72,20 @@ def command(arguments: Sequence[str]) -> int:
 def _check_files(flags: argparse.Namespace) -> None:
     """Before a clip is watched for nothing."""
     if flags.out is not None:
+        check_suffix(flags.out, "--out", ".html", "; a picture is --png FILE.png")
         check_new_file(flags.out, "--out")
     if flags.png is not None:
+        check_suffix(flags.png, "--png", ".png", "; a page is --out FILE.html")
         check_new_file(flags.png, "--png")
         check_png(f"--png {flags.png!r}")
 
 
 def _story(flags: argparse.Namespace) -> Story:
     if flags.input is None:
-        story = read_story(Path(flags.file).expanduser(), flags.session)
+        results = [("--out", flags.out), ("--png", flags.png)]
+        given = [part for result in results if result[1] is not None for part in result]
+        watch = shlex.join(["clcr-stream", "report", "--input", flags.file, *given])
+        story = read_session(flags.file, flags.session, f"run {watch}")
     else:
         from clcr_stream.cli.play import Player
 

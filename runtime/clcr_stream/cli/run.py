@@ -275,7 +275,7 @@ def _report(result: Summary, flags: argparse.Namespace, config: Config) -> int:
             text = terminal.summary_text(stream)
             for line in (f"{stream.name}: {text}" if len(result.streams) > 1 else text).splitlines():
                 say(line)
-    # A reader of standard output that has gone, as `| head` does, wanted no more.
+    # A reader of a pipe that has gone, as `| head` does, wanted no more.
     failed = [one for one in result.streams if one.output_failure not in (None, os.strerror(errno.EPIPE))]
     failed += [one for one in result.streams if one.record is not None and one.record.failure is not None]
     return OutputError.exit_code if failed else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import ConfigError, PublishError
 from clcr_stream.wire.client import Received, Subscriber
 from clcr_stream.wire.messages import KINDS, Event, Kind, Prediction, Session, Tokens, Transcript, encode
+from clcr_stream.wire.running import not_running, running_sessions, stream_at
 
 EXAMPLES = """examples:
   clcr-stream sub                                    predictions of the user's own stream
@@ -27,6 +29,7 @@ EXAMPLES = """examples:
   clcr-stream sub --table --fields label,confidence,modalities.vision.quality
 """
 TURN_MS = 200  # how soon a signal or the time-out is noticed
+SILENT_S = 2.0  # without a first message, before a line says what is waited for
 
 
 def parser() -> Parser:
@@ -110,16 +113,22 @@ def _print_messages(
     stop: threading.Event,
     lines_of: Callable[[Received], list[str]],
 ) -> None:
-    """PublishError when nothing was printed for `--timeout` seconds."""
+    """PublishError when nothing was printed for `--timeout` seconds; without it a line says once that nothing comes."""
     printed = 0
     refusal = ""
     last_ns = time.monotonic_ns()
+    say_ns = last_ns + SILENT_S * NS_PER_S if flags.timeout is None else math.inf
     while not stop.is_set() and printed != flags.count:
         received = subscriber.receive(timeout_ms=TURN_MS)
         if subscriber.refusal != refusal:
             refusal = subscriber.refusal
             if refusal and flags.timeout is None:
                 say(f"waiting: {refusal}")
+        if received is not None or refusal:
+            say_ns = math.inf
+        elif time.monotonic_ns() > say_ns:
+            say_ns = math.inf
+            say(f"waiting: {_nothing(subscriber, flags, SILENT_S)}")
         if received is not None:
             lines = lines_of(received)
             printed += bool(lines)
@@ -127,15 +136,30 @@ def _print_messages(
                 put(text)
                 last_ns = time.monotonic_ns()
         if flags.timeout is not None and time.monotonic_ns() - last_ns > flags.timeout * NS_PER_S:
-            raise PublishError(refusal or _nothing(subscriber, flags))
+            raise PublishError(refusal or _nothing(subscriber, flags, flags.timeout))
 
 
-def _nothing(subscriber: Subscriber, flags: argparse.Namespace) -> str:
+def _nothing(subscriber: Subscriber, flags: argparse.Namespace, waited_s: float) -> str:
     """Why nothing was printed: nothing came, or nothing that was wanted."""
     where = " and ".join(subscriber.endpoints)
-    if flags.where is not None and subscriber.silence_ms < 1000 * flags.timeout:
-        return f"no message on {where} for which --where {flags.where!r} holds, for {flags.timeout:g} s"
-    return f"nothing on {where} for {flags.timeout:g} s; is `clcr-stream` running there?"
+    if flags.where is not None and subscriber.silence_ms < 1000 * waited_s:
+        return f"no message on {where} for which --where {flags.where!r} holds, for {waited_s:g} s"
+    return f"nothing on {where} for {waited_s:g} s; {_there(flags)}"
+
+
+def _there(flags: argparse.Namespace) -> str:
+    """What runs where nothing comes from, and what to say to read it."""
+    if flags.endpoint is None:
+        sessions = running_sessions()
+        names, told = [one.stream for one in sessions], not_running(flags.stream, sessions)
+    else:
+        found = stream_at(flags.endpoint, curve_of(flags))
+        if found is None:
+            return "is `clcr-stream` running there?"
+        names, told = [found], f"the stream there is {found!r}"
+    if flags.stream in names:
+        return f"{flags.stream!r} runs there, and no {flags.topics} has come yet"
+    return f"{told}; give --stream {' or '.join(names)}" if names else told
 
 
 def line(received: Received) -> str:

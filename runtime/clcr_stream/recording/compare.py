@@ -23,7 +23,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared by tick; `missing` are in the first run only, `added` in the second only."""
+    """What was compared by tick; `missing` are in the first run only, `added` in the second only.
+
+    `incomparable` says why no answer of the one run can be compared with one of the other; then none was.
+    """
 
     compared: int
     missing: int
@@ -32,15 +35,25 @@ class Comparison:
     largest: float
     mean: float
     changes: tuple[Change, ...]
+    incomparable: str | None = None
 
     @property
     def same(self) -> bool:
         """Every prediction of the first run came again and says the same, within the tolerance."""
         return self.compared > 0 and not self.missing and not self.changes
 
+    @property
+    def told(self) -> str:
+        """How much the answers differ, in one line."""
+        if self.incomparable is not None:
+            return f"not comparable: {self.incomparable}"
+        return f"labels changed: {self.labels_changed}; largest difference {self.largest:.2g}, mean {self.mean:.2g}"
+
     def as_json(self) -> dict[str, object]:
         """Plain values, as `--json` prints them."""
-        return {**vars(self), "changes": [vars(change) for change in self.changes], "same": self.same}
+        unknown = () if self.incomparable is None else ("labels_changed", "largest", "mean")
+        changes = [vars(change) for change in self.changes]
+        return {**vars(self), "changes": changes, "same": self.same, **dict.fromkeys(unknown)}
 
 
 def compare(
@@ -53,8 +66,9 @@ def compare(
     first = {prediction.seq: prediction for prediction in before}
     second = {prediction.seq: prediction for prediction in after}
     shared = sorted(first.keys() & second.keys())
+    incomparable = _incomparable(before, after)
     differences, changes, labels_changed = [], [], 0
-    for tick in shared:
+    for tick in shared if incomparable is None else ():
         one, other = first[tick], second[tick]
         difference = _difference(one, other)
         differences.append(difference)
@@ -62,13 +76,14 @@ def compare(
         if one.label != other.label or difference > tolerance:
             changes.append(Change(tick, round(tick * hop_ns / 1e9, 3), answer(one), answer(other), difference))
     return Comparison(
-        compared=len(shared),
+        compared=len(differences),
         missing=len(first) - len(shared),
         added=len(second) - len(shared),
         labels_changed=labels_changed,
         largest=max(differences, default=0.0),
         mean=sum(differences) / len(differences) if differences else 0.0,
         changes=tuple(changes),
+        incomparable=incomparable,
     )
 
 
@@ -77,6 +92,15 @@ def answer(prediction: messages.Prediction) -> str:
     if prediction.label is not None and prediction.confidence is not None:
         return f"{prediction.label} {prediction.confidence:.3f}"
     return "no answer" if prediction.value is None else f"{prediction.value:+.3f}"
+
+
+def _incomparable(before: Sequence[messages.Prediction], after: Sequence[messages.Prediction]) -> str | None:
+    """That the one run answers with labels and the other with a value."""
+    if not before or not after or (before[0].probs is None) == (after[0].probs is None):
+        return None
+    return " against ".join(
+        "a value" if run[0].probs is None else f"labels ({', '.join(run[0].probs)})" for run in (before, after)
+    )
 
 
 def _difference(one: messages.Prediction, other: messages.Prediction) -> float:

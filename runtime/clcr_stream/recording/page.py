@@ -223,11 +223,8 @@ def comparison_page(before: Story, after: Story, result: Comparison, name: str) 
     """Two runs over the same media, one picture over the other, and the ticks that differ."""
     seen = before.seen(), after.seen()
     axis = Axis(min(one.start_s for one in seen), max(one.end_s for one in seen))
-    verdict = "The same" if result.same else "Different"
-    numbers = (
-        f"{result.compared} predictions compared, {result.missing} did not come again; labels changed: "
-        f"{result.labels_changed}; largest difference {result.largest:.2g}, mean {result.mean:.2g}"
-    )
+    verdict = "The same" if result.same else "Different" if result.incomparable is None else "Not comparable"
+    numbers = f"{result.compared} predictions compared, {result.missing} did not come again; {shown(result.told)}"
     body = [f'<header><h1>{shown(name)}</h1><p class="answer">{verdict}</p><p class="facts">{numbers}</p></header>']
     for title, story in (("As recorded", before), ("Again", after)):
         session = story.session

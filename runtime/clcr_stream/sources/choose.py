@@ -89,9 +89,8 @@ def check_settings(spec: SourceSpec) -> None:
     """ConfigError for what is wrong whatever the inputs are: the times of a part, the file that finds faces."""
     start_s, end_s = spec.span.start_s, spec.span.end_s
     if not 0 <= start_s < float("inf") or (end_s is not None and not start_s < end_s < float("inf")):
-        raise ConfigError(
-            f"--start {start_s:g}, --end {end_s}: allowed are seconds, 0 or more, the end after the start"
-        )
+        end = "" if end_s is None else f", --end {end_s:g}"
+        raise ConfigError(f"--start {start_s:g}{end}: allowed are seconds, 0 or more, the end after the start")
     if spec.face_model is not None:
         from clcr_stream.frontends.yunet import YuNet
 

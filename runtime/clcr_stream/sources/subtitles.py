@@ -173,10 +173,11 @@ def read_transcript(path: Path, origin_ns: int = 0) -> ParsedTranscript:
         ) from None
     parsed = parse(text, origin_ns)
     if not parsed.arrivals:
-        raise SourceError(
-            f"transcript {path}: no valid entry ({len(parsed.bad_lines)} malformed, first at line "
-            f"{parsed.bad_lines[0] if parsed.bad_lines else 1}); allowed is {_EXAMPLES[path.suffix.lower()]}"
-        )
+        if parsed.bad_lines:
+            found = f"no valid entry ({len(parsed.bad_lines)} malformed, first at line {parsed.bad_lines[0]})"
+        else:
+            found = "no entry" if text.strip() else "the file is empty"
+        raise SourceError(f"transcript {path}: {found}; allowed is {_EXAMPLES[path.suffix.lower()]}")
     return replace(parsed, encoding=encoding)
 
 

@@ -27,7 +27,7 @@ class AsyncSubscriber:
         self,
         endpoint: str | None = None,
         stream: str = "default",
-        topics: Sequence[Kind] = ("prediction",),
+        topics: Sequence[Kind] | Kind = ("prediction",),
         lifespan_ms: float | None = None,
         curve: CurveClient | None = None,
         every: bool = False,

@@ -106,7 +106,7 @@ class _Held:
 
 
 class Subscriber:
-    """Typed messages of one stream; a context manager and an endless iterator.
+    """Typed messages of one stream, of one topic or several; a context manager and an endless iterator.
 
     With `every` it reads each message in order, up to 1000 behind on a topic; `missed` tells what did not fit. Without
     `endpoint` it listens in the user's own folders, where a publisher may already be or come later; a reader makes none
@@ -126,18 +126,21 @@ class Subscriber:
         self,
         endpoint: str | None = None,
         stream: str = "default",
-        topics: Sequence[Kind] = ("prediction",),
+        topics: Sequence[Kind] | Kind = ("prediction",),
         lifespan_ms: float | None = None,
         curve: CurveClient | None = None,
         quiet_ms: float = _QUIET_MS,
         every: bool = False,
     ) -> None:
-        unknown = [name for name in topics if name not in KINDS]
-        if unknown or not topics:
-            raise ConfigError(f"topics {list(topics)}: not understood; allowed are {', '.join(KINDS)}")
+        kinds = [topics] if isinstance(topics, str) else list(topics)
+        unknown = [name for name in kinds if name not in KINDS]
+        if unknown or not kinds:
+            raise ConfigError(f"topics {kinds}: not understood; allowed are {', '.join(KINDS)}")
+        if lifespan_ms is not None and not lifespan_ms > 0:
+            raise ConfigError(f"lifespan_ms {lifespan_ms:g}: must be above 0; None for messages of any age")
         boot_id = read_boot_id()
-        self._names = {kind: topic(stream, kind) for kind in topics}
-        self._tracks = {kind: TopicTrack(boot_id, lifespan_ms) for kind in topics}
+        self._names = {kind: topic(stream, kind) for kind in kinds}
+        self._tracks = {kind: TopicTrack(boot_id, lifespan_ms) for kind in kinds}
         self._curve = None if curve is None else reader_keys(curve)
         self._quiet_ns = int(quiet_ms * NS_PER_MS)
         self._every = every
@@ -301,7 +304,7 @@ class Subscriber:
         for kind, name in self._names.items():
             source = self._context.socket(zmq.SUB)
             self._sockets[source] = kind
-            _configure(source, queued=self._every or kind in QUEUED, keys=self._curve)
+            configure(source, queued=self._every or kind in QUEUED, keys=self._curve)
             source.subscribe(name + b" ")
             links = self._links[source] = Links(source, self.losses, self._quiet_ns)
             self._poller.register(source, zmq.POLLIN)
@@ -341,8 +344,9 @@ class Subscriber:
         self._next.clear()
 
 
-def _configure(source: zmq.Socket[bytes], queued: bool, keys: tuple[bytes, bytes, bytes] | None) -> None:
-    """Before connecting. MAXMSGSIZE keeps a peer from filling our memory; libzmq gives up on it, Links does not."""
+def configure(source: zmq.Socket[bytes], queued: bool, keys: tuple[bytes, bytes, bytes] | None) -> None:
+    """A reader's socket, before connecting. MAXMSGSIZE keeps a peer from filling our memory; libzmq gives up on it,
+    Links does not."""
     if queued:
         source.rcvhwm = _HWM_FRAMES
     else:

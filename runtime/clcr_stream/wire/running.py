@@ -1,4 +1,4 @@
-"""The user's running sessions: which streams, of which process, since when; and how one is ended."""
+"""The user's running sessions: which streams, of which process, since when; how one is ended; who is at an endpoint."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import os
 import select
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import zmq
+
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.errors import PublishError
+from clcr_stream.wire.client import configure
 from clcr_stream.wire.endpoint import lock_of, running_streams
+from clcr_stream.wire.keys import CurveClient, reader_keys
+from clcr_stream.wire.names import STREAM_NAME
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,28 @@ def running_sessions() -> list[Running]:
     return found
 
 
+def not_running(stream: str, sessions: Sequence[Running]) -> str:
+    """That no session has this name, and which there are."""
+    names = ", ".join(one.stream for one in sessions) or "none"
+    return f"no session {stream!r} of yours runs; running: {names} (`clcr-stream ps`)"
+
+
+def stream_at(endpoint: str, curve: CurveClient | None = None, timeout_ms: int = 500) -> str | None:
+    """The name of a stream that is published on an endpoint; None when none is heard in time.
+
+    A publisher sends its last messages again to whoever comes, so the time is that of a connection.
+    """
+    with zmq.Context() as context, context.socket(zmq.SUB) as source:
+        configure(source, queued=True, keys=None if curve is None else reader_keys(curve))
+        source.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
+        source.subscribe(b"clcr/")
+        source.connect(endpoint)
+        if not source.poll(timeout_ms):
+            return None
+        name = source.recv().split(b"/")[1].decode(errors="replace")
+    return name if STREAM_NAME.fullmatch(name) else None
+
+
 def end_session(stream: str, timeout_s: float) -> tuple[Running, list[str]]:
     """Ask the process of a stream to end, wait until it has; the stream, and the others that ended with it.
 
@@ -44,8 +72,7 @@ def end_session(stream: str, timeout_s: float) -> tuple[Running, list[str]]:
     sessions = running_sessions()
     wanted = next((one for one in sessions if one.stream == stream), None)
     if wanted is None:
-        names = ", ".join(one.stream for one in sessions) or "none"
-        raise PublishError(f"no session {stream!r} of yours runs; running: {names} (`clcr-stream ps`)")
+        raise PublishError(not_running(stream, sessions))
     try:
         process = os.pidfd_open(wanted.pid)
     except ProcessLookupError:
