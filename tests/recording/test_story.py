@@ -140,6 +140,14 @@ def test_a_table_has_the_words_once_and_as_csv_no_formula() -> None:
     assert table[49]["label"] is None and table[49]["degraded"] == "no_input"
 
 
+def test_words_of_a_skipped_tick_and_of_after_the_last_one_are_in_one_row_each() -> None:
+    found = [prediction(tick, "happy") for tick in (1, 2, 6, 7)]
+    said = [words("one", 0.0, 0.3, id="1"), words("skipped", 0.3, 0.7, id="2"), words("six", 0.9, 1.2, id="3")]
+    told = story(*found, *said, words("over", 0.1, 1.3, id="4"), words("and out", 1.3, 9.0, id="5"))
+    table = [dict(zip(columns(told), row, strict=True)) for row in rows(told)]
+    assert [row["words"] for row in table] == ["", "one", "skipped six", "over and out"]
+
+
 class Tags(html.parser.HTMLParser):
     """The elements, attributes and text of a page."""
 
