@@ -6,6 +6,7 @@ import html.parser
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from any_text import texts
+from clcr_stream.cli.predict import answer_text
 from clcr_stream.cli.tables import csv_text
 from clcr_stream.cli.terminal import seen_lines
 from clcr_stream.errors import SourceError
 from clcr_stream.recording import charts
 from clcr_stream.recording.compare import compare
 from clcr_stream.recording.page import page
+from clcr_stream.recording.poster import poster
 from clcr_stream.recording.seen import Watch, clock_text
 from clcr_stream.recording.story import Story, make_story, read_story
 from clcr_stream.recording.table import columns, rows
@@ -57,7 +60,23 @@ def test_shares_moments_and_presence_are_those_of_the_predictions() -> None:
 
 def test_a_clip_shorter_than_a_window_answers_with_its_last_prediction() -> None:
     seen = story(prediction(1, "sad", 0.9), prediction(2, "happy", 0.5)).seen()
-    assert seen.label == "happy" and seen.means["happy"] == 0.5
+    assert (seen.label, seen.confidence, seen.full) == ("happy", 0.5, 0)
+    assert seen.means["happy"] == pytest.approx((0.05 + 0.5) / 2), "the mean is one"
+    told = seen.as_json()
+    assert (told["label"], told["confidence"], told["full_windows"]) == ("happy", 0.5, 0)
+    assert told["probs"] == {"neutral": 0.25, "sad": 0.25, "happy": 0.5}
+    assert told["mean_probs"] == {"neutral": 0.15, "sad": 0.575, "happy": 0.275}
+
+
+@pytest.mark.parametrize(("last", "short"), [(2, True), (31, False)])
+@pytest.mark.parametrize("labels", [LABELS, ()])
+def test_what_is_said_to_be_a_mean_is_one(labels: Sequence[str], last: int, short: bool) -> None:
+    early, late = ("sad", "happy") if labels else (-2.0, 1.0)
+    found = [prediction(1, early, 0.9), *(prediction(tick, late, 0.5) for tick in (2, last))]
+    told = make_story([session(labels=labels), *found], "talk", [])
+    for text in (Tags(page(told, "x")).text, Tags(poster(told, "x")).text, answer_text(told.seen())):
+        assert ("last answer" in text) == short
+        assert not (short and ("mean probability" in text or "on average, from" in text))
 
 
 def test_nobody_gives_no_answer_and_no_division_by_zero() -> None:
@@ -87,7 +106,7 @@ def test_a_regression_has_a_mean_a_range_and_moments_of_both_signs() -> None:
     whole = make_story([session(labels=()), *found], "talk", [])
     seen = whole.seen()
     assert seen.values is not None
-    assert (seen.values.mean, seen.values.low, seen.values.high) == (-1.5, -1.5, 2.5)
+    assert (seen.value, seen.values.mean, seen.values.low, seen.values.high) == (-1.5, 0.5, -1.5, 2.5)
     assert [(one.label, one.strength, one.start_s) for one in seen.moments] == [
         ("positive", 2.5, 0.0),
         ("negative", -1.5, 2.0),

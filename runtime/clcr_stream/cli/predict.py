@@ -93,16 +93,15 @@ def line(name: str, seen: Seen) -> str:
 
 
 def answer_text(seen: Seen) -> str:
-    """The answer with the shares behind it."""
+    """The answer with the shares behind it, or with its range."""
     if not seen.answers:
         return "no answer: nobody was seen or heard"
+    short = "" if seen.full else " of its last answer"
     if seen.values is not None:
-        return f"{seen.values.mean:+.2f} ({seen.values.low:+.2f} to {seen.values.high:+.2f})"
-    label = seen.label
-    assert label is not None
+        return f"{seen.value:+.2f}{short} ({seen.values.low:+.2f} to {seen.values.high:+.2f})"
     shares = sorted(seen.shares.items(), key=lambda item: item[1], reverse=True)
     spoken = ", ".join(f"{other} {share:.0%}" for other, share in shares if share >= 0.005)
-    return f"{label} {seen.means[label]:.2f}  ({spoken})"
+    return f"{seen.label} {seen.confidence:.2f}{short}  ({spoken})"
 
 
 def there_text(seen: Seen) -> str:
@@ -127,11 +126,10 @@ def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
         return [name, *[None] * (5 + 2 * len(labels) + 5), story]
     seen = story.seen()
     values = seen.values
-    numbers: list[Cell] = [None] * 3 if values is None else [values.mean, values.low, values.high]
-    confidence = None if seen.label is None else seen.means[seen.label]
+    numbers: list[Cell] = [None] * 3 if values is None else [seen.value, values.low, values.high]
     return [
-        *(name, seen.label, confidence, *numbers),
-        *(seen.means.get(one) for one in labels),
+        *(name, seen.label, seen.confidence, *numbers),
+        *(seen.answer.get(one) for one in labels),
         *(seen.shares.get(one) for one in labels),
         *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), seen.faceless or None, None),
     ]

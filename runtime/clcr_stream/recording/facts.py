@@ -54,6 +54,15 @@ def notes(story: Story, seen: Seen) -> str:
     return "; ".join((*story.notes, *([seen.faceless] if seen.faceless else [])))
 
 
+def answer(seen: Seen) -> tuple[str, str]:
+    """What was expressed, in a word or number, and what that is of. There must be an answer."""
+    if seen.values is not None:
+        what = "on average" if seen.full else "the last answer"
+        return f"{seen.value:+.2f}", f"{what}, from {seen.values.low:+.2f} to {seen.values.high:+.2f}"
+    what = "overall, mean probability" if seen.full else "the last answer of what is shorter than a window, probability"
+    return seen.label or "", f"{what} {seen.confidence or 0.0:.2f}"
+
+
 def legend(story: Story) -> str:
     """What is seen in the picture of the answers."""
     text = f"Each answer looks back {story.session.window_ns / 1e9:g} s. Numbers: the strongest moments below."

@@ -57,13 +57,10 @@ def _answer(story: Story, seen: Seen) -> str:
     """What was expressed, in one line and one bar."""
     if not seen.answers:
         return '<section><p class="answer">No answer: nobody was seen or heard.</p></section>'
+    large, rest = facts.answer(seen)
+    line = f'<p class="answer">{shown(large)}<span> {shown(rest)}</span></p>'
     if seen.values is not None:
-        values = seen.values
-        return (
-            f'<section><p class="answer">{values.mean:+.2f}<span> on average, from {values.low:+.2f} to '
-            f"{values.high:+.2f}</span></p></section>"
-        )
-    label = seen.label or ""
+        return f"<section>{line}</section>"
     order = sorted(enumerate(story.session.labels), key=lambda item: seen.shares.get(item[1], 0.0), reverse=True)
     bars, keys = [], []
     for index, other in order:
@@ -73,8 +70,7 @@ def _answer(story: Story, seen: Seen) -> str:
             f'<li class="{"" if share else "none"}"><b class="b{index}"></b>{shown(other)} <em>{share:.0%}</em></li>'
         )
     return (
-        f'<section><p class="answer">{shown(label)}<span> overall, mean probability {seen.means[label]:.2f}</span></p>'
-        f'<div class="bar">{"".join(bars)}</div><ul class="keys">{"".join(keys)}</ul>'
+        f'<section>{line}<div class="bar">{"".join(bars)}</div><ul class="keys">{"".join(keys)}</ul>'
         '<p class="small">How often each was the most probable one.</p></section>'
     )
 

@@ -108,12 +108,7 @@ def _answer(sheet: Sheet, story: Story, seen: Seen) -> None:
     if not seen.answers:
         sheet.text("answer", "No answer: nobody was seen or heard.", more="ink")
         return
-    if seen.values is not None:
-        values = seen.values
-        large, rest = f"{values.mean:+.2f}", f"on average, from {values.low:+.2f} to {values.high:+.2f}"
-    else:
-        large = seen.label or ""
-        rest = f"overall, mean probability {seen.means.get(large, 0.0):.2f}"
+    large, rest = facts.answer(seen)
     sheet.add(f'<text class="answer ink">{shown(large)}<tspan class="rest" dx="9">{shown(rest)}</tspan></text>')
     if seen.values is None:
         _shares(sheet, story, seen)

@@ -41,11 +41,12 @@ def rows(story: Story) -> Iterator[list[Cell]]:
             modality: messages.Modality = getattr(one.modalities, name)
             modalities += [int(modality.present), modality.weight]
         end_ns = one.window.end_ns
+        until_ns = math.inf if one is story.predictions[-1] else end_ns
         yield [
             *(one.seq, round((end_ns - origin_ns) / NS_PER_S, 3), one.label, one.confidence, *answers),
             *modalities,
             *(measure.of(one) for measure in MEASURES),
-            *(" ".join(one.degraded), one.latency_ms, _said(words, math.inf if one is story.predictions[-1] else end_ns)),
+            *(" ".join(one.degraded), one.latency_ms, _said(words, until_ns)),
         ]
 
 
