@@ -104,6 +104,11 @@ class Span:
     end_s: float | None = None
     loop: bool = False
 
+    @property
+    def begins_s(self) -> float:
+        """What the session's zero is in the recording; 0 in a loop, whose times are the session's own."""
+        return 0.0 if self.loop else self.start_s
+
 
 @dataclass(frozen=True)
 class SourceSpec:
@@ -164,6 +169,7 @@ class SourceIdentity:
     kind: str
     modalities: tuple[Modality, ...]
     lossless: bool = False
+    span: Span = Span()  # of a recording
 
 
 class Source(Protocol):
