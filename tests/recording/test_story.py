@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from any_text import texts
 from clcr_stream.cli.predict import answer_text
+from clcr_stream.cli.predict import line as predict_line
 from clcr_stream.cli.tables import csv_text
 from clcr_stream.cli.terminal import seen_lines
 from clcr_stream.errors import SourceError
@@ -77,6 +78,27 @@ def test_what_is_said_to_be_a_mean_is_one(labels: Sequence[str], last: int, shor
     for text in (Tags(page(told, "x")).text, Tags(poster(told, "x")).text, answer_text(told.seen())):
         assert ("last answer" in text) == short
         assert not (short and ("mean probability" in text or "on average, from" in text))
+
+
+def test_the_times_of_a_part_are_those_of_the_clip_wherever_they_are_told() -> None:
+    of_part = msgspec.structs.replace(session(), begins_s=60.0)
+    found = [*happy_then_sad(), words("said before", -3.0, 0.5), words("what a day", 4.0, 4.6, id="2")]
+    whole, part = story(*found), make_story([of_part, *found], "talk", [])
+    seen = part.seen()
+    assert (seen.start_s, seen.end_s, seen.moments[0].peak_s, seen.length) == (60.0, 70.0, 65.0, "10.0 s from 1:00.0")
+    assert (seen.as_json()["start_s"], seen.as_json()["begins_s"]) == (60.0, 60.0)
+    assert seen_lines(seen)[0].startswith("saw 10.0 s from 1:00.0: ") and "happy 0.95 at 1:05.0" in seen_lines(seen)[1]
+    assert predict_line("talk", seen).count("10.0 s from 1:00.0") == 1
+    for drawn in (page, poster):
+        text, before = Tags(drawn(part, "talk")).text, Tags(drawn(whole, "talk")).text
+        assert "10.0 s watched from 1:00.0" in text and "1:05.0" in text and "1:03.0 to 1:07.0" in text
+        assert "10.0 s watched ·" in before and "1:05.0" not in before
+        lines = [re.findall(r'points="([^"]*)"', drawn(one, "talk")) for one in (part, whole)]
+        assert lines[0] == lines[1], "the same picture under other times"
+        assert text.count("what a day") == before.count("what a day") > 1, "words of the strongest moment too"
+        assert all(float(x) >= charts.LEFT for x in re.findall(r'<g transform="translate\((\S+) 0\)"><title>', text))
+    assert "0:57.0said before" in Tags(page(part, "talk")).text
+    assert [row[1] for row in rows(part)][:2] == [60.2, 60.4]
 
 
 def test_nobody_gives_no_answer_and_no_division_by_zero() -> None:

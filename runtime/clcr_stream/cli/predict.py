@@ -88,7 +88,7 @@ def _check(flags: argparse.Namespace) -> None:
 
 def line(name: str, seen: Seen) -> str:
     """A file for a person."""
-    text = f"{printable(name)}  {answer_text(seen)}  {seen.end_s - seen.start_s:.1f} s  {there_text(seen)}"
+    text = f"{printable(name)}  {answer_text(seen)}  {seen.length}  {there_text(seen)}"
     return f"{text}  ({seen.faceless})" if seen.faceless else text
 
 
@@ -118,12 +118,22 @@ def _object(name: str, story: Story | str) -> dict[str, Any]:
 
 def _columns(labels: Sequence[str]) -> list[str]:
     names = ["file", "label", "confidence", "value", "value_low", "value_high", *(f"p_{one}" for one in labels)]
-    return [*names, *(f"share_{one}" for one in labels), "duration_s", "face", "sound", "words", "note", "error"]
+    return [
+        *names,
+        *(f"share_{one}" for one in labels),
+        "duration_s",
+        "face",
+        "sound",
+        "words",
+        "note",
+        "error",
+        "start_s",
+    ]
 
 
 def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
     if isinstance(story, str):
-        return [name, *[None] * (5 + 2 * len(labels) + 5), story]
+        return [name, *[None] * (5 + 2 * len(labels) + 5), story, None]
     seen = story.seen()
     values = seen.values
     numbers: list[Cell] = [None] * 3 if values is None else [seen.value, values.low, values.high]
@@ -131,5 +141,5 @@ def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
         *(name, seen.label, seen.confidence, *numbers),
         *(seen.answer.get(one) for one in labels),
         *(seen.shares.get(one) for one in labels),
-        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), seen.faceless or None, None),
+        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), seen.faceless or None, None, seen.start_s),
     ]

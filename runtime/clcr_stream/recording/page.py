@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from clcr_stream.recording import charts, facts
 from clcr_stream.recording.charts import Axis, shown
 from clcr_stream.recording.compare import Comparison
-from clcr_stream.recording.seen import MODALITIES, SIGNS, Moment, Seen, clock_text
+from clcr_stream.recording.seen import MODALITIES, SIGNS, Moment, Seen, clock_text, zero_ns
 from clcr_stream.recording.story import Story
 from clcr_stream.recording.style import CSS
 from clcr_stream.wire import messages
@@ -81,7 +81,7 @@ def _timeline(story: Story, seen: Seen) -> str:
         return ""
     axis = Axis(seen.start_s, seen.end_s)
     picture = facts.picture(story, axis)
-    spoken, high = charts.words(story.words[: facts.MAX_WORDS], session.origin_ns, axis)
+    spoken, high = charts.words(story.words[: facts.MAX_WORDS], zero_ns(session), axis)
     under = f'<g transform="translate(0 {charts.HEIGHT + 28})">{spoken}</g>'
     drawn = charts.svg(
         picture + charts.marks(seen.moments, axis) + under, -26, charts.HEIGHT + 60 + high, "The answers over time"
@@ -190,7 +190,7 @@ def _words(story: Story) -> str:
         while position + 1 < len(answers) and answers[position].window.end_ns < one.end_ns:
             position += 1
         answer = _answer_of(answers[position], labels) if answers else ""
-        time_s = (one.start_ns - story.session.origin_ns) / 1e9
+        time_s = (one.start_ns - zero_ns(story.session)) / 1e9
         rows.append(f"<tr><td>{clock_text(time_s)}</td><td>{shown(one.text)}</td><td>{answer}</td></tr>")
     more = len(story.words) - facts.MAX_WORDS
     rest = f'<p class="small">and {more} more.</p>' if more > 0 else ""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from clcr_stream.errors import ConfigError
 from clcr_stream.recording import charts, facts
 from clcr_stream.recording.charts import WIDTH, Axis, shown
-from clcr_stream.recording.seen import MODALITIES, SIGNS, Seen, clock_text
+from clcr_stream.recording.seen import MODALITIES, SIGNS, Seen, clock_text, zero_ns
 from clcr_stream.recording.story import Story
 from clcr_stream.recording.style import LIGHT, picture_css
 
@@ -140,7 +140,7 @@ def _shares(sheet: Sheet, story: Story, seen: Seen) -> None:
 def _timeline(sheet: Sheet, story: Story, seen: Seen) -> None:
     sheet.head("Over time")
     axis = Axis(seen.start_s, seen.end_s)
-    spoken, high = charts.words(story.words[: facts.MAX_WORDS], story.session.origin_ns, axis)
+    spoken, high = charts.words(story.words[: facts.MAX_WORDS], zero_ns(story.session), axis)
     sheet.y += 26
     sheet.add(facts.picture(story, axis) + charts.marks(seen.moments, axis))
     sheet.y += charts.HEIGHT + 28

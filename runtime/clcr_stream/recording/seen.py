@@ -24,7 +24,7 @@ _KEPT = 4  # strongest moments of each label
 
 @dataclass(frozen=True)
 class Moment:
-    """A stretch of answers with one label (of a regression: with one sign), seconds from the session's start.
+    """A stretch of answers with one label (of a regression: with one sign), seconds as of `Seen.start_s`.
 
     `strength` is the largest confidence in it, of a regression the value farthest from zero, and `peak_s` when it was.
     """
@@ -53,6 +53,7 @@ class Seen:
     full, of which there are `full`; of a clip shorter than a window over all answers. `answer` is what is said of the
     whole: `means`, of a clip shorter than a window its last answer. `present`: how often each modality was there.
     `numbers`: what was measured on pictures and sound, by Measure.column. `degraded`: how often each reason was given.
+    Times are those of the recording that was played, of which a part begins at `begins_s`, or from the session's start.
     `turn` is the flag that a source advises for pictures that lie on their side, "" for none.
     """
 
@@ -60,6 +61,7 @@ class Seen:
     answers: int = 0
     start_s: float = 0.0
     end_s: float = 0.0
+    begins_s: float = 0.0
     shares: Mapping[str, float] = field(default_factory=dict)
     full: int = 0
     means: Mapping[str, float] = field(default_factory=dict)
@@ -79,6 +81,16 @@ class Seen:
         return "no face was found in any picture" + (
             f"; one is when they are turned: give {self.turn}" if self.turn else ""
         )
+
+    @property
+    def length(self) -> str:
+        """How much was watched, and of a part from where."""
+        return f"{self.end_s - self.start_s:.1f} s" + self.since
+
+    @property
+    def since(self) -> str:
+        """From where on a recording was watched; "" unless it is a part."""
+        return f" from {clock_text(self.start_s)}" if self.begins_s else ""
 
     @property
     def label(self) -> str | None:
@@ -102,6 +114,7 @@ class Seen:
             "answers": self.answers,
             "start_s": self.start_s,
             "end_s": self.end_s,
+            "begins_s": self.begins_s,
             "label": self.label,
             "confidence": None if self.confidence is None else round(self.confidence, 4),
             "value": None if self.value is None else round(self.value, 4),
@@ -163,8 +176,9 @@ class Watch:
         return Seen(
             predictions=everything,
             answers=self._answers,
-            start_s=self._time_s(first) - session.hop_ns / NS_PER_S,
+            start_s=round(self._time_s(first) - session.hop_ns / NS_PER_S, 3),
             end_s=self._time_s(last),
+            begins_s=session.begins_s,
             shares={label: self._tops[label] / answers for label in session.labels if self._answers},
             full=self._full,
             means={} if numbers else means,
@@ -180,8 +194,8 @@ class Watch:
         )
 
     def _time_s(self, prediction: messages.Prediction) -> float:
-        origin_ns = 0 if self._session is None else self._session.origin_ns
-        return round((prediction.window.end_ns - origin_ns) / NS_PER_S, 3)
+        zero = 0 if self._session is None else zero_ns(self._session)
+        return round((prediction.window.end_ns - zero) / NS_PER_S, 3)
 
     def _add(self, prediction: messages.Prediction) -> None:
         self._first, self._last = self._first or prediction, prediction
@@ -253,6 +267,11 @@ def _turn(sources: Sequence[messages.Source]) -> str:
 
 def _strongest(runs: list[Moment]) -> list[Moment]:
     return sorted(runs, key=lambda run: abs(run.strength), reverse=True)
+
+
+def zero_ns(session: messages.Session) -> int:
+    """What the times of a report count from: the beginning of the recording, though a part of it was played."""
+    return session.origin_ns - round(session.begins_s * NS_PER_S)
 
 
 def clock_text(seconds: float) -> str:

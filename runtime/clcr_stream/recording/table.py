@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from clcr_stream.clock import NS_PER_S
 from clcr_stream.recording.numbers import MEASURES
-from clcr_stream.recording.seen import MODALITIES
+from clcr_stream.recording.seen import MODALITIES, zero_ns
 from clcr_stream.recording.story import Story
 from clcr_stream.wire import messages
 
@@ -27,11 +27,11 @@ def columns(story: Story) -> list[str]:
 
 
 def rows(story: Story) -> Iterator[list[Cell]]:
-    """A row for each prediction; `time_s` is its window's end from the session's start.
+    """A row for each prediction; `time_s` is its window's end as reports give it.
 
     `words` are the segments that ended since the row before, of the last row also those after it: each is in one row.
     """
-    origin_ns = story.session.origin_ns
+    zero = zero_ns(story.session)
     words = deque(sorted(story.words, key=lambda one: one.end_ns))
     for one in story.predictions:
         probs = one.probs or {}
@@ -43,7 +43,7 @@ def rows(story: Story) -> Iterator[list[Cell]]:
         end_ns = one.window.end_ns
         until_ns = math.inf if one is story.predictions[-1] else end_ns
         yield [
-            *(one.seq, round((end_ns - origin_ns) / NS_PER_S, 3), one.label, one.confidence, *answers),
+            *(one.seq, round((end_ns - zero) / NS_PER_S, 3), one.label, one.confidence, *answers),
             *modalities,
             *(measure.of(one) for measure in MEASURES),
             *(" ".join(one.degraded), one.latency_ms, _said(words, until_ns)),

@@ -147,7 +147,7 @@ class SourceReport:
 
     The states are those of `sources.health`. `reason` says why in one line, "" when there is nothing to say; `code`
     says it in a word for programs. `since_ns` is when the state began, by the session's clock, and `entered` how often
-    each state has begun.
+    each state has begun. `begins_s` is that of a recording's span.
     """
 
     name: str
@@ -159,6 +159,7 @@ class SourceReport:
     entered: Mapping[str, int] = field(default_factory=dict)
     timing: Timing | None = None  # of a live device
     code: SourceCode = ""
+    begins_s: float = 0.0
 
 
 @dataclass(frozen=True)

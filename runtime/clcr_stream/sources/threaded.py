@@ -132,6 +132,7 @@ class ThreadedSource(ABC):
             now.entered,
             self._timing,
             now.code,
+            self.identity.span.begins_s,
         )
 
     def count(self, what: str, number: int = 1) -> None:
