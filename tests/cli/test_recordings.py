@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -277,15 +278,41 @@ def test_a_part_and_a_region_of_a_clip_are_predicted_and_reported_as_a_run_takes
     write_clip(tmp_path / "a.mp4", 2.0, PersonOptions(fps=15))
     given = ("--bundle", tiny, "--transcript", "none", "--start", "0.4", "--end", "1.4")
     code, out, _ = run("predict", "a.mp4", *given)
-    assert code == 0 and "1.0 s  face 100%" in out and "no face" not in out
+    assert code == 0 and "1.0 s from 0:00.4  face 100%" in out and "no face" not in out
     corner = ("--region", "0,0,0.1,0.1")
     code, out, _ = run("predict", "a.mp4", *given, *corner)
-    assert code == 0 and "1.0 s  face 0%" in out and "(no face was found in any picture)" in out
+    assert code == 0 and "1.0 s from 0:00.4  face 0%" in out and "(no face was found in any picture)" in out
     (row,) = csv.DictReader(io.StringIO(run("predict", "a.mp4", *given, *corner, "--csv", "-")[1]))
     assert row["note"] == "no face was found in any picture" and row["error"] == ""
     code, _, err = run("report", "--input", "a.mp4", *given, *corner, "--gamma", "0.5", "--out", "a.html")
     page = (tmp_path / "a.html").read_text()
     assert code == 0 and "5 predictions" in err and "no face was found in any picture" in page
+
+
+def test_a_part_is_told_of_in_the_times_of_its_clip_and_a_loop_in_those_of_the_session(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "a.mp4", 2.0, PersonOptions(fps=15))
+    given = ("--bundle", tiny, "--transcript", "none", "--start", "0.6")
+    code, out, _ = run("predict", "a.mp4", *given, "--json")
+    told = json.loads(out)
+    assert code == 0 and (told["start_s"], told["end_s"], told["begins_s"]) == (0.6, 2.0, 0.6)
+    assert all(one["peak_s"] > 0.6 for one in told["moments"])
+    (row,) = csv.DictReader(io.StringIO(run("predict", "a.mp4", *given, "--csv", "-")[1]))
+    assert (row["start_s"], row["duration_s"]) == ("0.6", "1.4")
+    played = ("--input", "a.mp4", *given, "--pace", "max")
+    assert "saw 1.4 s from 0:00.6: " in run(*played, "--record", "a.mcap", "--record-media")[2]
+    assert (
+        run("report", "a.mcap", "--out", "a.html")[0] == run("report", "--input", "a.mp4", *given, "--out", "b.html")[0]
+    )
+    for name in ("a.html", "b.html"):
+        assert "1.4 s watched from 0:00.6" in (tmp_path / name).read_text()
+    assert run("replay", "a.mcap", "--bundle", tiny, "--out", "c.html")[0] == 0
+    curves = re.findall(r'points="([^"]*)"', (tmp_path / "c.html").read_text())
+    assert curves and curves[: len(curves) // 2] == curves[len(curves) // 2 :], "one over the other"
+    assert "saw 1.0 s from 0:00.4: " in run("--input", "a.mcap", *given[:2], "--start", "0.5", "--pace", "max")[2]
+    assert "saw 4.0 s: " in run(*played, "--loop", "--duration", "4")[2]
 
 
 def test_a_file_s_name_moves_no_cursor_and_adds_no_line(

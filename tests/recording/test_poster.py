@@ -69,7 +69,7 @@ def test_a_regression_has_a_curve() -> None:
     one = msgspec.structs.replace(session(), task="regression", labels=())
     found = [msgspec.structs.replace(prediction(tick, None), value=tick / 10 - 1) for tick in range(1, 21)]
     svg = poster(make_story([one, *found], "talk", []), "talk")
-    assert "on average, from -0.90 to +1.00" in said(svg) and 'class="curve"' in svg
+    assert "by its last answer, from -0.90 to +1.00" in said(svg) and 'class="curve"' in svg
 
 
 def test_no_name_and_no_word_gets_out_of_its_text() -> None:

@@ -42,6 +42,7 @@ def run(bundle: Path, *arguments: str | Path) -> int:
 
 def played(bundle: Path, talk: Path, *arguments: str) -> Story:
     lines = talk.with_name("lines.jsonl")
+    arguments = tuple(str(talk.with_suffix(".srt")) if one == "talk.srt" else one for one in arguments)
     assert run(bundle, "--input", talk, *arguments, "--output", lines) == 0
     story = read_story(lines)
     lines.unlink()
@@ -79,6 +80,14 @@ def test_a_part_that_is_played_again_and_again_goes_on_without_a_gap(bundle: Pat
     assert all(one.modalities.acoustic.coverage == one.window.filled for one in story.predictions)
     fine = [start_s for text, start_s, _ in said(story) if text == "fine"]
     assert fine == pytest.approx([1.0, 2.6]), "the words of each round, in their places"
+
+
+@pytest.mark.parametrize("part", [("--start", "1.1", "--end", "3.3"), ("--start", "1.1", "--loop", "--duration", "5")])
+def test_words_of_a_file_beside_a_part_are_where_the_recording_s_own_are(
+    bundle: Path, talk: Path, part: tuple[str, ...]
+) -> None:
+    own, beside = (said(played(bundle, talk, *part, *more)) for more in ((), ("--transcript", "talk.srt")))
+    assert len(own) > 1 and beside == own
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import html.parser
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from any_text import texts
+from clcr_stream.cli.predict import answer_text
+from clcr_stream.cli.predict import line as predict_line
 from clcr_stream.cli.tables import csv_text
 from clcr_stream.cli.terminal import seen_lines
 from clcr_stream.errors import SourceError
 from clcr_stream.recording import charts
 from clcr_stream.recording.compare import compare
 from clcr_stream.recording.page import page
+from clcr_stream.recording.poster import poster
 from clcr_stream.recording.seen import Watch, clock_text
 from clcr_stream.recording.story import Story, make_story, read_story
 from clcr_stream.recording.table import columns, rows
@@ -57,7 +61,44 @@ def test_shares_moments_and_presence_are_those_of_the_predictions() -> None:
 
 def test_a_clip_shorter_than_a_window_answers_with_its_last_prediction() -> None:
     seen = story(prediction(1, "sad", 0.9), prediction(2, "happy", 0.5)).seen()
-    assert seen.label == "happy" and seen.means["happy"] == 0.5
+    assert (seen.label, seen.confidence, seen.full) == ("happy", 0.5, 0)
+    assert seen.means["happy"] == pytest.approx((0.05 + 0.5) / 2), "the mean is one"
+    told = seen.as_json()
+    assert (told["label"], told["confidence"], told["full_windows"]) == ("happy", 0.5, 0)
+    assert told["probs"] == {"neutral": 0.25, "sad": 0.25, "happy": 0.5}
+    assert told["mean_probs"] == {"neutral": 0.15, "sad": 0.575, "happy": 0.275}
+
+
+@pytest.mark.parametrize(("last", "short"), [(2, True), (31, False)])
+@pytest.mark.parametrize("labels", [LABELS, ()])
+def test_what_is_said_to_be_a_mean_is_one(labels: Sequence[str], last: int, short: bool) -> None:
+    early, late = ("sad", "happy") if labels else (-2.0, 1.0)
+    found = [prediction(1, early, 0.9), *(prediction(tick, late, 0.5) for tick in (2, last))]
+    told = make_story([session(labels=labels), *found], "talk", [])
+    for text in (Tags(page(told, "x")).text, Tags(poster(told, "x")).text, answer_text(told.seen())):
+        assert ("last answer" in text) == short
+        assert not (short and ("mean probability" in text or "on average, from" in text))
+
+
+def test_the_times_of_a_part_are_those_of_the_clip_wherever_they_are_told() -> None:
+    of_part = msgspec.structs.replace(session(), begins_s=60.0)
+    found = [*happy_then_sad(), words("said before", -3.0, 0.5), words("what a day", 4.0, 4.6, id="2")]
+    whole, part = story(*found), make_story([of_part, *found], "talk", [])
+    seen = part.seen()
+    assert (seen.start_s, seen.end_s, seen.moments[0].peak_s, seen.length) == (60.0, 70.0, 65.0, "10.0 s from 1:00.0")
+    assert (seen.as_json()["start_s"], seen.as_json()["begins_s"]) == (60.0, 60.0)
+    assert seen_lines(seen)[0].startswith("saw 10.0 s from 1:00.0: ") and "happy 0.95 at 1:05.0" in seen_lines(seen)[1]
+    assert predict_line("talk", seen).count("10.0 s from 1:00.0") == 1
+    for drawn in (page, poster):
+        text, before = Tags(drawn(part, "talk")).text, Tags(drawn(whole, "talk")).text
+        assert "10.0 s watched from 1:00.0" in text and "1:05.0" in text and "1:03.0 to 1:07.0" in text
+        assert "10.0 s watched ·" in before and "1:05.0" not in before
+        lines = [re.findall(r'points="([^"]*)"', drawn(one, "talk")) for one in (part, whole)]
+        assert lines[0] == lines[1], "the same picture under other times"
+        assert text.count("what a day") == before.count("what a day") > 1, "words of the strongest moment too"
+        assert all(float(x) >= charts.LEFT for x in re.findall(r'<g transform="translate\((\S+) 0\)"><title>', text))
+    assert "0:57.0said before" in Tags(page(part, "talk")).text
+    assert [row[1] for row in rows(part)][:2] == [60.2, 60.4]
 
 
 def test_nobody_gives_no_answer_and_no_division_by_zero() -> None:
@@ -87,7 +128,7 @@ def test_a_regression_has_a_mean_a_range_and_moments_of_both_signs() -> None:
     whole = make_story([session(labels=()), *found], "talk", [])
     seen = whole.seen()
     assert seen.values is not None
-    assert (seen.values.mean, seen.values.low, seen.values.high) == (-1.5, -1.5, 2.5)
+    assert (seen.value, seen.values.mean, seen.values.low, seen.values.high) == (-1.5, 0.5, -1.5, 2.5)
     assert [(one.label, one.strength, one.start_s) for one in seen.moments] == [
         ("positive", 2.5, 0.0),
         ("negative", -1.5, 2.0),
@@ -138,6 +179,14 @@ def test_a_table_has_the_words_once_and_as_csv_no_formula() -> None:
     assert "\"'=HYPERLINK" in csv_text(columns(told), rows(told))
     assert table[24]["label"] == "happy" and table[24]["p_happy"] == 0.95 and table[24]["time_s"] == 5.0
     assert table[49]["label"] is None and table[49]["degraded"] == "no_input"
+
+
+def test_words_of_a_skipped_tick_and_of_after_the_last_one_are_in_one_row_each() -> None:
+    found = [prediction(tick, "happy") for tick in (1, 2, 6, 7)]
+    said = [words("one", 0.0, 0.3, id="1"), words("skipped", 0.3, 0.7, id="2"), words("six", 0.9, 1.2, id="3")]
+    told = story(*found, *said, words("over", 0.1, 1.3, id="4"), words("and out", 1.3, 9.0, id="5"))
+    table = [dict(zip(columns(told), row, strict=True)) for row in rows(told)]
+    assert [row["words"] for row in table] == ["", "one", "skipped six", "over and out"]
 
 
 class Tags(html.parser.HTMLParser):

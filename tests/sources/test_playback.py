@@ -20,7 +20,7 @@ from clcr_stream.sources.files import FileSource
 from clcr_stream.sources.network import NetworkSource
 from clcr_stream.sources.pipes import PipeFile, open_pipe
 from clcr_stream.sources.urls import names_recording
-from media import MediaSpec, Recording, eventually, make_sinks, read_all, write_media
+from media import ORIGIN_NS, MediaSpec, Recording, await_filled, eventually, make_sinks, read_all, write_media
 
 RATE_HZ = 16_000
 
@@ -34,6 +34,58 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def played(clip: Path, span: Span, hops: int | None = None) -> Recording:
     sinks = make_sinks()
     return read_all(FileSource(str(clip), BOTH, sinks, "max", span=span), sinks, hops)
+
+
+def said_beside(clip: Path, words: Path, span: Span, hops: int) -> dict[str, tuple[int, int]]:
+    """The words in the store hop by hop beside a clip: ms from the session's zero by id and text."""
+    sinks, said = make_sinks(), {}
+    spec = SourceSpec(input=str(clip), transcript=str(words), pace="max", span=span)
+    sources = open_sources(spec, sinks)
+    for source in sources:
+        source.start()
+    for hop in range(1, hops + 1):
+        end_ns = ORIGIN_NS + hop * NS_PER_S // 5
+        assert all(await_filled(source, end_ns) for source in sources)
+        for one in sinks.rings.transcript.between(ORIGIN_NS - NS_PER_S, end_ns):
+            said[f"{one.id}: {one.text}"] = ((one.start_ns - ORIGIN_NS) // 10**6, (one.end_ns - ORIGIN_NS) // 10**6)
+        for source in sources:
+            source.consumed(end_ns)
+    for source in sources:
+        source.close()
+    return said
+
+
+@pytest.fixture
+def subtitles(tmp_path: Path) -> Path:
+    """Before 1 s, over it, within 1 to 2 s, over 2 s, and after."""
+    cues = ["00,200 --> 00:00:00,900", "00,800 --> 00:00:01,200", "01,300 --> 00:00:01,700", "01,900 --> 00:00:02,100"]
+    path = tmp_path / "a.srt"
+    path.write_text("\n\n".join(f"00:00:{cue}\nword {number}" for number, cue in enumerate(cues)))
+    return path
+
+
+def test_the_words_beside_a_clip_move_with_its_part(clip: Path, subtitles: Path) -> None:
+    part = {"cue-4: word 1": (-200, 200), "cue-7: word 2": (300, 700)}
+    assert said_beside(clip, subtitles, Span(1.0, 2.0), 5) == part
+    lines = subtitles.with_suffix(".jsonl")
+    late = '{"id": "c", "start_s": 1.1, "end_s": 1.2, "arrival_s": 2.4, "text": "late"}'
+    early = '{"id": "a", "start_s": 0.5, "end_s": 1.1, "arrival_s": 0.7, "text": "early"}'
+    lines.write_text(f'{early}\n{{"id": "b", "start_s": 1.5, "end_s": 1.6, "text": "mine"}}\n{late}\n')
+    assert list(said_beside(clip, lines, Span(1.2, 2.0), 4)) == ["b: mine"]
+    assert said_beside(clip, lines, Span(0.2, 2.0), 9)["b: mine"] == (1300, 1400)
+    whole = said_beside(clip, subtitles, Span(), 14)
+    assert list(whole.values()) == [(200, 900), (800, 1200), (1300, 1700), (1900, 2100)]
+
+
+def test_the_words_beside_a_loop_come_again_in_each_round(clip: Path, subtitles: Path) -> None:
+    said = said_beside(clip, subtitles, Span(1.0, 2.0, loop=True), 13)
+    assert said == {
+        "cue-4: word 1": (-200, 200), "cue-7: word 2": (300, 700),
+        "cue-4 1: word 1": (800, 1200), "cue-7 1: word 2": (1300, 1700),
+        "cue-4 2: word 1": (1800, 2200),
+    }  # fmt: skip
+    whole = said_beside(clip, subtitles, Span(loop=True), 20)  # of 3 s, which the sound's codec makes a little longer
+    assert len(whole) == 5 and whole["cue-1 1: word 0"] == pytest.approx((3200, 3900), abs=60)
 
 
 def seconds_shown(recording: Recording) -> np.ndarray:
@@ -80,6 +132,7 @@ def test_a_part_beyond_the_end_is_one_line(clip: Path) -> None:
     ("spec", "says"),
     [
         (SourceSpec(input="test://", span=Span(1.0)), "--loop are for recordings, test:// is none"),
+        (SourceSpec(transcript="a.srt", span=Span(1.0)), "are for recordings, there is none; give --input"),
         (SourceSpec(camera="0", span=Span(loop=True)), "are for recordings, 0 is none"),
         (SourceSpec(input="-", span=Span(loop=True)), "- is a pipe, which can be read once"),
         (SourceSpec(input="a.mp4", span=Span(3.0, 2.0)), "the end after the start"),

@@ -115,6 +115,7 @@ def samples() -> dict[Kind, Message]:
         versions={"clcr_stream": "0.1.0"},
         sources=(SOURCE,),
         intended_use=messages.IntendedUse(infers_emotion=True, context=("research",), notice="Tell those you watch."),
+        begins_s=20.5,
     )
     prediction = Prediction(
         **HEAD,
@@ -176,7 +177,7 @@ def test_a_status_of_before_there_was_a_choice_of_backends_is_still_read(format:
 def test_messages_of_before_sources_said_since_when_are_still_read(format: Format) -> None:
     source = messages.Source(name="0", kind="camera", state="live", counts=COUNTS)
     session = decode((GOLDEN / "older" / f"session.{format}").read_bytes(), format)
-    assert session == msgspec.structs.replace(samples()["session"], sources=(source,))
+    assert session == msgspec.structs.replace(samples()["session"], sources=(source,), begins_s=0.0)
     prediction = decode((GOLDEN / "older" / f"prediction.{format}").read_bytes(), format)
     assert isinstance(prediction, Prediction)
     assert prediction.face is None and prediction.modalities.vision.numbers == {}

@@ -88,21 +88,20 @@ def _check(flags: argparse.Namespace) -> None:
 
 def line(name: str, seen: Seen) -> str:
     """A file for a person."""
-    text = f"{printable(name)}  {answer_text(seen)}  {seen.end_s - seen.start_s:.1f} s  {there_text(seen)}"
+    text = f"{printable(name)}  {answer_text(seen)}  {seen.length}  {there_text(seen)}"
     return f"{text}  ({seen.faceless})" if seen.faceless else text
 
 
 def answer_text(seen: Seen) -> str:
-    """The answer with the shares behind it."""
+    """The answer with the shares behind it, or with its range."""
     if not seen.answers:
         return "no answer: nobody was seen or heard"
+    short = "" if seen.full else " of its last answer"
     if seen.values is not None:
-        return f"{seen.values.mean:+.2f} ({seen.values.low:+.2f} to {seen.values.high:+.2f})"
-    label = seen.label
-    assert label is not None
+        return f"{seen.value:+.2f}{short} ({seen.values.low:+.2f} to {seen.values.high:+.2f})"
     shares = sorted(seen.shares.items(), key=lambda item: item[1], reverse=True)
     spoken = ", ".join(f"{other} {share:.0%}" for other, share in shares if share >= 0.005)
-    return f"{label} {seen.means[label]:.2f}  ({spoken})"
+    return f"{seen.label} {seen.confidence:.2f}{short}  ({spoken})"
 
 
 def there_text(seen: Seen) -> str:
@@ -119,19 +118,28 @@ def _object(name: str, story: Story | str) -> dict[str, Any]:
 
 def _columns(labels: Sequence[str]) -> list[str]:
     names = ["file", "label", "confidence", "value", "value_low", "value_high", *(f"p_{one}" for one in labels)]
-    return [*names, *(f"share_{one}" for one in labels), "duration_s", "face", "sound", "words", "note", "error"]
+    return [
+        *names,
+        *(f"share_{one}" for one in labels),
+        "duration_s",
+        "face",
+        "sound",
+        "words",
+        "note",
+        "error",
+        "start_s",
+    ]
 
 
 def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
     if isinstance(story, str):
-        return [name, *[None] * (5 + 2 * len(labels) + 5), story]
+        return [name, *[None] * (5 + 2 * len(labels) + 5), story, None]
     seen = story.seen()
     values = seen.values
-    numbers: list[Cell] = [None] * 3 if values is None else [values.mean, values.low, values.high]
-    confidence = None if seen.label is None else seen.means[seen.label]
+    numbers: list[Cell] = [None] * 3 if values is None else [seen.value, values.low, values.high]
     return [
-        *(name, seen.label, confidence, *numbers),
-        *(seen.means.get(one) for one in labels),
+        *(name, seen.label, seen.confidence, *numbers),
+        *(seen.answer.get(one) for one in labels),
         *(seen.shares.get(one) for one in labels),
-        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), seen.faceless or None, None),
+        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), seen.faceless or None, None, seen.start_s),
     ]

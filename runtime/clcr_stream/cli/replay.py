@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from clcr_stream.cli.arguments import EXIT_CODES, Parser
 from clcr_stream.cli.files import check_new_file, check_suffix, new_file
@@ -71,6 +74,8 @@ def command(arguments: Sequence[str]) -> int:
         replayed = player.play(flags.recording, _stream_flags(flags, recording), baselines)
     left_out = [FOREIGN_BASELINES] if kept is not None and not baselines else []
     _check_played(replayed, flags.recording)
+    # The recording is played from its own beginning, wherever that lies in what was recorded.
+    recorded = replace(recorded, session=msgspec.structs.replace(recorded.session, begins_s=0.0))
     result = compare(recorded.predictions, replayed.predictions, recorded.session.hop_ns, flags.tolerance)
     if flags.out is not None:
         with new_file(flags.out, "--out") as file:

@@ -52,7 +52,7 @@ def seen_lines(seen: Seen) -> list[str]:
     """What was seen, for a person: shares of the labels or range of the values, strongest moments, what was there."""
     if not seen.predictions:
         return []
-    length = f"saw {seen.end_s - seen.start_s:.1f} s"
+    length = f"saw {seen.length}"
     faceless = [seen.faceless] if seen.faceless else []
     if not seen.answers:
         return [f"{length}: nobody was seen or heard", *faceless]

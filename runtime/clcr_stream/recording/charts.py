@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from clcr_stream.recording.seen import Moment, clock_text
+from clcr_stream.recording.seen import Moment, clock_text, zero_ns
 from clcr_stream.wire import messages
 
 WIDTH, LEFT, RIGHT = 1000, 46, 10
@@ -70,7 +70,7 @@ def points(session: messages.Session, predictions: Sequence[messages.Prediction]
         means = tuple(_mean([one[at] for one in shares]) for at in range(len(session.labels))) if shares else None
         found.append(
             Point(
-                time_s=(middle.window.end_ns - session.origin_ns) / 1e9,
+                time_s=(middle.window.end_ns - zero_ns(session)) / 1e9,
                 probs=means,
                 value=_mean(values) if values else None,
                 present=(vision, acoustic, language),
@@ -129,17 +129,17 @@ def marks(moments: Sequence[Moment], axis: Axis) -> str:
     return "".join(parts)
 
 
-def words(found: Sequence[messages.Transcript], origin_ns: int, axis: Axis) -> tuple[str, int]:
-    """The words under the picture, wrapped below their times, and the height that they take.
+def words(found: Sequence[messages.Transcript], zero: int, axis: Axis) -> tuple[str, int]:
+    """The words under the picture, wrapped below their times from `zero` ns, and the height that they take.
 
     Where there is no room for a text, its bar stays, with the text as its title.
     """
     if not found:
         return "", 0
-    places = [axis.x((one.start_ns - origin_ns) / 1e9) for one in found]
+    places = [max(LEFT, axis.x((one.start_ns - zero) / 1e9)) for one in found]  # a part may begin within words
     parts, lines_of_all = [], 0
     for one, x, following in zip(found, places, [*places[1:], WIDTH - RIGHT], strict=True):
-        end = min(axis.x((one.end_ns - origin_ns) / 1e9), WIDTH - RIGHT)  # words may outlast the answers
+        end = min(axis.x((one.end_ns - zero) / 1e9), WIDTH - RIGHT)  # words may outlast the answers
         wide = max(end - x, 1.0)
         letters = int((following - x - 4) / _LETTER)
         text = " ".join(one.text.split())

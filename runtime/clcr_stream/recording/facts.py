@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from clcr_stream.recording import charts
 from clcr_stream.recording.charts import Axis, Point
 from clcr_stream.recording.numbers import MEASURES
-from clcr_stream.recording.seen import Moment, Seen, clock_text
+from clcr_stream.recording.seen import Moment, Seen, clock_text, zero_ns
 from clcr_stream.recording.story import Story
 from clcr_stream.wire import messages
 
@@ -45,13 +45,22 @@ def about(story: Story, seen: Seen) -> str:
     started = story.session.started_at.replace("T", " ").partition(".")[0]
     seconds = seen.end_s - seen.start_s
     length = f"{seconds:.1f} s" if seconds < 60 else clock_text(seconds).rpartition(".")[0]
-    facts = (f"{length} watched", f"{seen.predictions} predictions", f"started {started} UTC")
+    facts = (f"{length} watched{seen.since}", f"{seen.predictions} predictions", f"started {started} UTC")
     return " · ".join((*facts, f"bundle {story.session.bundle_name}"))
 
 
 def notes(story: Story, seen: Seen) -> str:
     """What a reader must know before anything else; "" for nothing."""
     return "; ".join((*story.notes, *([seen.faceless] if seen.faceless else [])))
+
+
+def answer(seen: Seen) -> tuple[str, str]:
+    """What was expressed, in a word or number, and what that is of. There must be an answer."""
+    if seen.values is not None:
+        what = "on average" if seen.full else "by its last answer"
+        return f"{seen.value:+.2f}", f"{what}, from {seen.values.low:+.2f} to {seen.values.high:+.2f}"
+    what = "overall, mean probability" if seen.full else "by its last answer, no window being full: probability"
+    return seen.label or "", f"{what} {seen.confidence or 0.0:.2f}"
 
 
 def legend(story: Story) -> str:
@@ -76,7 +85,7 @@ def _pause_s(found: Sequence[Point], session: messages.Session) -> float:
 
 def said_before(story: Story, moment: Moment) -> str:
     """The words of a moment, "" without any."""
-    until_ns = story.session.origin_ns + int(moment.peak_s * 1e9)
+    until_ns = zero_ns(story.session) + int(moment.peak_s * 1e9)
     since_ns = until_ns - int(_AROUND_S * 1e9)
     return " ".join(one.text for one in story.words if since_ns < one.end_ns and one.start_ns < until_ns)
 

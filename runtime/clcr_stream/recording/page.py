@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from clcr_stream.recording import charts, facts
 from clcr_stream.recording.charts import Axis, shown
 from clcr_stream.recording.compare import Comparison
-from clcr_stream.recording.seen import MODALITIES, SIGNS, Moment, Seen, clock_text
+from clcr_stream.recording.seen import MODALITIES, SIGNS, Moment, Seen, clock_text, zero_ns
 from clcr_stream.recording.story import Story
 from clcr_stream.recording.style import CSS
 from clcr_stream.wire import messages
@@ -57,13 +57,10 @@ def _answer(story: Story, seen: Seen) -> str:
     """What was expressed, in one line and one bar."""
     if not seen.answers:
         return '<section><p class="answer">No answer: nobody was seen or heard.</p></section>'
+    large, rest = facts.answer(seen)
+    line = f'<p class="answer">{shown(large)}<span> {shown(rest)}</span></p>'
     if seen.values is not None:
-        values = seen.values
-        return (
-            f'<section><p class="answer">{values.mean:+.2f}<span> on average, from {values.low:+.2f} to '
-            f"{values.high:+.2f}</span></p></section>"
-        )
-    label = seen.label or ""
+        return f"<section>{line}</section>"
     order = sorted(enumerate(story.session.labels), key=lambda item: seen.shares.get(item[1], 0.0), reverse=True)
     bars, keys = [], []
     for index, other in order:
@@ -73,8 +70,7 @@ def _answer(story: Story, seen: Seen) -> str:
             f'<li class="{"" if share else "none"}"><b class="b{index}"></b>{shown(other)} <em>{share:.0%}</em></li>'
         )
     return (
-        f'<section><p class="answer">{shown(label)}<span> overall, mean probability {seen.means[label]:.2f}</span></p>'
-        f'<div class="bar">{"".join(bars)}</div><ul class="keys">{"".join(keys)}</ul>'
+        f'<section>{line}<div class="bar">{"".join(bars)}</div><ul class="keys">{"".join(keys)}</ul>'
         '<p class="small">How often each was the most probable one.</p></section>'
     )
 
@@ -85,7 +81,7 @@ def _timeline(story: Story, seen: Seen) -> str:
         return ""
     axis = Axis(seen.start_s, seen.end_s)
     picture = facts.picture(story, axis)
-    spoken, high = charts.words(story.words[: facts.MAX_WORDS], session.origin_ns, axis)
+    spoken, high = charts.words(story.words[: facts.MAX_WORDS], zero_ns(session), axis)
     under = f'<g transform="translate(0 {charts.HEIGHT + 28})">{spoken}</g>'
     drawn = charts.svg(
         picture + charts.marks(seen.moments, axis) + under, -26, charts.HEIGHT + 60 + high, "The answers over time"
@@ -194,7 +190,7 @@ def _words(story: Story) -> str:
         while position + 1 < len(answers) and answers[position].window.end_ns < one.end_ns:
             position += 1
         answer = _answer_of(answers[position], labels) if answers else ""
-        time_s = (one.start_ns - story.session.origin_ns) / 1e9
+        time_s = (one.start_ns - zero_ns(story.session)) / 1e9
         rows.append(f"<tr><td>{clock_text(time_s)}</td><td>{shown(one.text)}</td><td>{answer}</td></tr>")
     more = len(story.words) - facts.MAX_WORDS
     rest = f'<p class="small">and {more} more.</p>' if more > 0 else ""

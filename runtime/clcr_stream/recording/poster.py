@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from clcr_stream.errors import ConfigError
 from clcr_stream.recording import charts, facts
 from clcr_stream.recording.charts import WIDTH, Axis, shown
-from clcr_stream.recording.seen import MODALITIES, SIGNS, Seen, clock_text
+from clcr_stream.recording.seen import MODALITIES, SIGNS, Seen, clock_text, zero_ns
 from clcr_stream.recording.story import Story
 from clcr_stream.recording.style import LIGHT, picture_css
 
@@ -108,12 +108,7 @@ def _answer(sheet: Sheet, story: Story, seen: Seen) -> None:
     if not seen.answers:
         sheet.text("answer", "No answer: nobody was seen or heard.", more="ink")
         return
-    if seen.values is not None:
-        values = seen.values
-        large, rest = f"{values.mean:+.2f}", f"on average, from {values.low:+.2f} to {values.high:+.2f}"
-    else:
-        large = seen.label or ""
-        rest = f"overall, mean probability {seen.means.get(large, 0.0):.2f}"
+    large, rest = facts.answer(seen)
     sheet.add(f'<text class="answer ink">{shown(large)}<tspan class="rest" dx="9">{shown(rest)}</tspan></text>')
     if seen.values is None:
         _shares(sheet, story, seen)
@@ -145,7 +140,7 @@ def _shares(sheet: Sheet, story: Story, seen: Seen) -> None:
 def _timeline(sheet: Sheet, story: Story, seen: Seen) -> None:
     sheet.head("Over time")
     axis = Axis(seen.start_s, seen.end_s)
-    spoken, high = charts.words(story.words[: facts.MAX_WORDS], story.session.origin_ns, axis)
+    spoken, high = charts.words(story.words[: facts.MAX_WORDS], zero_ns(story.session), axis)
     sheet.y += 26
     sheet.add(facts.picture(story, axis) + charts.marks(seen.moments, axis))
     sheet.y += charts.HEIGHT + 28

@@ -17,14 +17,14 @@ MOMENTS = 5
 LEAST_S = 0.55  # what lasts for three hops is a moment
 GAP_HOPS = 3  # a longer pause between two answers ends a moment
 SIGNS = ("positive", "negative")  # the labels of a regression's moments
-_VALUE = "value"
+VALUE = "value"
 _TURN = re.compile(r"--rotate \d+")  # in the reason of a source that finds faces in turned pictures alone
 _KEPT = 4  # strongest moments of each label
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A stretch of answers with one label (of a regression: with one sign), seconds from the session's start.
+    """A stretch of answers with one label (of a regression: with one sign), seconds as of `Seen.start_s`.
 
     `strength` is the largest confidence in it, of a regression the value farthest from zero, and `peak_s` when it was.
     """
@@ -38,7 +38,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Values:
-    """A mean and a range; of a regression's answers the mean over the windows that were full."""
+    """A mean and a range; of a regression's answers the mean as of `Seen.means`."""
 
     mean: float
     low: float
@@ -50,8 +50,10 @@ class Seen:
     """What the predictions say together; shares are of the answers, which are the predictions with any input.
 
     `shares`: how often each label was the most probable one. `means`: its mean probability over the windows that were
-    full; of a clip shorter than a window, that of its last answer. `present`: how often each modality was there.
+    full, of which there are `full`; of a clip shorter than a window over all answers. `answer` is what is said of the
+    whole: `means`, of a clip shorter than a window its last answer. `present`: how often each modality was there.
     `numbers`: what was measured on pictures and sound, by Measure.column. `degraded`: how often each reason was given.
+    Times are those of the recording that was played, of which a part begins at `begins_s`, or from the session's start.
     `turn` is the flag that a source advises for pictures that lie on their side, "" for none.
     """
 
@@ -59,8 +61,11 @@ class Seen:
     answers: int = 0
     start_s: float = 0.0
     end_s: float = 0.0
+    begins_s: float = 0.0
     shares: Mapping[str, float] = field(default_factory=dict)
+    full: int = 0
     means: Mapping[str, float] = field(default_factory=dict)
+    answer: Mapping[str, float] = field(default_factory=dict)  # of a regression under VALUE
     values: Values | None = None
     moments: tuple[Moment, ...] = ()
     present: Mapping[str, float] = field(default_factory=dict)
@@ -78,9 +83,29 @@ class Seen:
         )
 
     @property
+    def length(self) -> str:
+        """How much was watched, and of a part from where."""
+        return f"{self.end_s - self.start_s:.1f} s" + self.since
+
+    @property
+    def since(self) -> str:
+        """From where on a recording was watched; "" unless it is a part."""
+        return f" from {clock_text(self.start_s)}" if self.begins_s else ""
+
+    @property
     def label(self) -> str | None:
-        """The label with the largest mean probability; None of a regression, or when nothing was answered."""
-        return max(self.means, key=lambda name: self.means[name]) if self.means else None
+        """The label that `answer` gives most; None of a regression, or when nothing was answered."""
+        return None if self.value is not None else max(self.answer, key=lambda name: self.answer[name], default=None)
+
+    @property
+    def confidence(self) -> float | None:
+        """The probability of `label`."""
+        return None if self.label is None else self.answer[self.label]
+
+    @property
+    def value(self) -> float | None:
+        """The answer of a regression."""
+        return self.answer.get(VALUE) if self.values is not None else None
 
     def as_json(self) -> dict[str, object]:
         """Plain values, as `--json` prints them."""
@@ -89,8 +114,12 @@ class Seen:
             "answers": self.answers,
             "start_s": self.start_s,
             "end_s": self.end_s,
+            "begins_s": self.begins_s,
             "label": self.label,
-            "confidence": None if self.label is None else round(self.means[self.label], 4),
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
+            "value": None if self.value is None else round(self.value, 4),
+            "probs": {} if self.label is None else _rounded(self.answer),
+            "full_windows": self.full,
             "shares": _rounded(self.shares),
             "mean_probs": _rounded(self.means),
             "values": None if self.values is None else _rounded(vars(self.values)),
@@ -117,7 +146,8 @@ class Watch:
         self._predictions = self._answers = 0
         self._tops: Counter[str] = Counter()
         self._full = 0  # answers of windows that were full
-        self._sums: dict[str, float] = {}  # of those; before the first, the newest answer
+        self._sums: dict[str, float] = {}  # of those; before the first, of all answers
+        self._newest: dict[str, float] = {}  # answer before the first full window
         self._range = (float("inf"), float("-inf"))
         self._present: Counter[str] = Counter()
         self._numbers: dict[str, tuple[int, float, float, float]] = {}  # count, sum, least and most of each measure
@@ -141,16 +171,19 @@ class Watch:
         if session is None or first is None or last is None:
             return Seen()
         answers, everything = max(1, self._answers), self._predictions
-        means = {name: total / max(1, self._full) for name, total in self._sums.items()}
+        means = {name: total / (self._full or answers) for name, total in self._sums.items()}
         numbers = bool(self._answers) and session.task == "regression"
         return Seen(
             predictions=everything,
             answers=self._answers,
-            start_s=self._time_s(first) - session.hop_ns / NS_PER_S,
+            start_s=round(self._time_s(first) - session.hop_ns / NS_PER_S, 3),
             end_s=self._time_s(last),
+            begins_s=session.begins_s,
             shares={label: self._tops[label] / answers for label in session.labels if self._answers},
+            full=self._full,
             means={} if numbers else means,
-            values=Values(means[_VALUE], *self._range) if numbers else None,
+            answer=means if self._full else self._newest,
+            values=Values(means[VALUE], *self._range) if numbers else None,
             moments=self._moments(session),
             present={name: self._present[name] / everything for name in MODALITIES},
             numbers={
@@ -161,8 +194,8 @@ class Watch:
         )
 
     def _time_s(self, prediction: messages.Prediction) -> float:
-        origin_ns = 0 if self._session is None else self._session.origin_ns
-        return round((prediction.window.end_ns - origin_ns) / NS_PER_S, 3)
+        zero = 0 if self._session is None else zero_ns(self._session)
+        return round((prediction.window.end_ns - zero) / NS_PER_S, 3)
 
     def _add(self, prediction: messages.Prediction) -> None:
         self._first, self._last = self._first or prediction, prediction
@@ -179,7 +212,7 @@ class Watch:
         elif prediction.value is not None:
             self._answers += 1
             self._range = min(self._range[0], prediction.value), max(self._range[1], prediction.value)
-            self._mean({_VALUE: prediction.value}, prediction.window)
+            self._mean({VALUE: prediction.value}, prediction.window)
             self._extend(SIGNS[prediction.value < 0], prediction.value, self._time_s(prediction))
 
     def _measure(self, prediction: messages.Prediction) -> None:
@@ -190,13 +223,15 @@ class Watch:
                 self._numbers[measure.column] = count + 1, total + value, min(least, value), max(most, value)
 
     def _mean(self, answer: dict[str, float], window: messages.Window) -> None:
-        """Count an answer for the means: those of full windows, before the first of them the newest one."""
-        if window.filled is not None and window.filled >= 1.0:
-            before = self._sums if self._full else {}
-            self._sums = {name: before.get(name, 0.0) + value for name, value in answer.items()}
-            self._full += 1
-        elif not self._full:
-            self._sums = answer
+        """Count an answer for the means: those of full windows, before the first of them all."""
+        full = window.filled is not None and window.filled >= 1.0
+        if self._full and not full:
+            return
+        before = self._sums if self._full or not full else {}
+        self._sums = {name: before.get(name, 0.0) + value for name, value in answer.items()}
+        self._full += full
+        if not full:
+            self._newest = answer
 
     def _extend(self, label: str, strength: float, time_s: float) -> None:
         """Lengthen the moment that goes on, or end it and begin another."""
@@ -232,6 +267,11 @@ def _turn(sources: Sequence[messages.Source]) -> str:
 
 def _strongest(runs: list[Moment]) -> list[Moment]:
     return sorted(runs, key=lambda run: abs(run.strength), reverse=True)
+
+
+def zero_ns(session: messages.Session) -> int:
+    """What the times of a report count from: the beginning of the recording, though a part of it was played."""
+    return session.origin_ns - round(session.begins_s * NS_PER_S)
 
 
 def clock_text(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,11 +59,13 @@ class RecordingSource(ThreadedSource):
     ) -> None:
         self._recording = open_media(location, flag)
         counts = {"frames": 0, "samples": 0, "segments": 0}
-        super().__init__(SourceIdentity(location, "recording", requested, lossless=True), sinks, counts)
-        self._pace = pace
         hop_ns = sinks.grid.hop_ns
-        self._span = span
         self._first_ns = round(span.start_s * NS_PER_S) // hop_ns * hop_ns  # of the part, from the recorded zero
+        self._span = replace(span, start_s=self._first_ns / NS_PER_S)
+        super().__init__(
+            SourceIdentity(location, "recording", requested, lossless=True, span=self._span), sinks, counts
+        )
+        self._pace = pace
         self._stop_ns = None if span.end_s is None else round(span.end_s * NS_PER_S)
         self._round = 0
         self._begun_ns = self._ended_ns = sinks.origin_ns  # where this round begins, and what was played ends
@@ -76,6 +79,7 @@ class RecordingSource(ThreadedSource):
     def run(self) -> str | None:
         while self._play() and self._span.loop:
             self._begun_ns = self._ended_ns
+            self.begin_round(self._begun_ns)
             self._round += 1
             self._shown.clear()
         if self._last_end_ns is not None and self._zero_ns is not None:

@@ -104,6 +104,11 @@ class Span:
     end_s: float | None = None
     loop: bool = False
 
+    @property
+    def begins_s(self) -> float:
+        """What the session's zero is in the recording; 0 in a loop, whose times are the session's own."""
+        return 0.0 if self.loop else self.start_s
+
 
 @dataclass(frozen=True)
 class SourceSpec:
@@ -142,7 +147,7 @@ class SourceReport:
 
     The states are those of `sources.health`. `reason` says why in one line, "" when there is nothing to say; `code`
     says it in a word for programs. `since_ns` is when the state began, by the session's clock, and `entered` how often
-    each state has begun.
+    each state has begun. `begins_s` is that of a recording's span.
     """
 
     name: str
@@ -154,6 +159,7 @@ class SourceReport:
     entered: Mapping[str, int] = field(default_factory=dict)
     timing: Timing | None = None  # of a live device
     code: SourceCode = ""
+    begins_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,7 @@ class SourceIdentity:
     kind: str
     modalities: tuple[Modality, ...]
     lossless: bool = False
+    span: Span = Span()  # of a recording
 
 
 class Source(Protocol):

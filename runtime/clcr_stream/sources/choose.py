@@ -13,6 +13,7 @@ from clcr_stream.sources.base import AUTO, BOTH, Flag, Modality, Sinks, Source, 
 from clcr_stream.sources.pipeline import check_pipeline, is_pipeline
 from clcr_stream.sources.speech import choose as recognisers
 from clcr_stream.sources.speech.choose import names_recogniser
+from clcr_stream.sources.threaded import ThreadedSource
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
@@ -104,6 +105,10 @@ def _check_span(spec: SourceSpec) -> None:
     if spec.span == Span():
         return
     inputs = [text for _, text, _ in _inputs(spec)]
+    if not inputs:
+        raise ConfigError(
+            "--start, --end and --loop are for recordings, there is none; give --input, or leave them out"
+        )
     live = [text for text in inputs if not _is_recording(text)]
     if live:
         raise ConfigError(f"--start, --end and --loop are for recordings, {redact(live[0])} is none; leave them out")
@@ -246,7 +251,8 @@ def _open_words(spec: SourceSpec, sinks: Sinks, others: Sequence[Source]) -> Sou
         except SourceError as error:
             return AbsentRecogniser(AUTO, f"words are not heard: {error}, or say --transcript none", error.code)
     if not recognisers.names_recogniser(text):
-        return _open_transcript(text, sinks)
+        played = next((source for source in (*heard, *others) if isinstance(source, ThreadedSource)), None)
+        return _open_transcript(text, sinks, played)
     if not heard:
         raise ConfigError(f"transcript {text}: there is no sound to listen to; give --mic or an --input with sound")
     return SpeechSource(text, sinks, heard[0], lossless=spec.pace == "max")
@@ -258,7 +264,7 @@ def _is_hummed(spec: SourceSpec) -> bool:
     return text.startswith("test:") and "voice=espeak" not in text
 
 
-def _open_transcript(text: str, sinks: Sinks) -> Source:
+def _open_transcript(text: str, sinks: Sinks, played: ThreadedSource | None) -> Source:
     from clcr_stream.sources.transcripts import StdinTranscriptSource, TranscriptFileSource, ZmqTranscriptSource
 
     if text == "-":
@@ -270,4 +276,4 @@ def _open_transcript(text: str, sinks: Sinks) -> Source:
             f"transcript {redact(text)}: not available; give auto, none, FILE.srt, FILE.vtt, FILE.jsonl, -, "
             f"zmq://host:port[/topic], ipc://path, {recognisers.ALLOWED}"
         )
-    return TranscriptFileSource(text, sinks)
+    return TranscriptFileSource(text, sinks, played)

@@ -58,11 +58,12 @@ class FileSource(ThreadedSource):
             self._playback.close()
             raise _nothing(f"{flag} {redact(location)}", bool(begin), self._early_errors, span)
         counts = {"decode_errors": self._early_errors, "frames": 0, "samples": 0}
-        identity = SourceIdentity(redact(location), "file", self._reader.modalities, lossless=True)
+        identity = SourceIdentity(redact(location), "file", self._reader.modalities, lossless=True, span=span)
         super().__init__(identity, sinks, counts, STALE_NS if pace == "real" else {})
         self._opened = True
         self._items = chain(begin, items)
         self._pace = pace
+        self._begun_ns = 0  # this round, from the first one's beginning
         self._feeder = FrameFeeder(sinks) if "vision" in self.modalities else None
         self._sound = SoundFeeder(sinks)
         self._reached_ns: dict[Modality, int] = dict.fromkeys(self.modalities, 0)
@@ -106,6 +107,9 @@ class FileSource(ThreadedSource):
 
     def _release(self, item: Item) -> bool:
         """Wait until the item is due and fits, then push it; False when stopping."""
+        if self._playback.begun_ns != self._begun_ns:
+            self._begun_ns = self._playback.begun_ns
+            self.begin_round(self.sinks.origin_ns + self._begun_ns)
         modality: Modality = "vision" if isinstance(item, VideoItem) else "acoustic"
         start_ns, end_ns = self._span_ns(item)
         self._reach(modality, start_ns)

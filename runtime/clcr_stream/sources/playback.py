@@ -29,6 +29,11 @@ class Playback:
         self._offset = 0  # samples in the rounds before
         self.ends_ns = self._ends()
 
+    @property
+    def begun_ns(self) -> int:
+        """Where the round that is being read begins."""
+        return self._offset * NS_PER_S // self._rate_hz
+
     def items(self) -> Iterator[Item]:
         """Pictures and blocks of sound in the order in which they decode."""
         while True:
@@ -37,7 +42,7 @@ class Playback:
                 if isinstance(item, VideoItem):
                     gap_ns = max(gap_ns, item.time_ns - last_ns) if gap_ns == 0 else gap_ns
                     last_ns = max(last_ns, item.time_ns + min(gap_ns, NS_PER_S))
-                    yield replace(item, time_ns=item.time_ns + self._offset * NS_PER_S // self._rate_hz)
+                    yield replace(item, time_ns=item.time_ns + self.begun_ns)
                 else:
                     stop = item.first_sample + len(item.samples)
                     last_ns = max(last_ns, stop * NS_PER_S // self._rate_hz)
@@ -110,10 +115,9 @@ class Playback:
 
     def _ends(self) -> dict[Modality, int | None]:
         """A loop's modalities all end where the longest does, for the next round begins there."""
-        offset_ns = self._offset * NS_PER_S // self._rate_hz
         ends: dict[Modality, int | None] = {}
         for modality, end_ns in self._reader.ends_ns.items():
             if end_ns is not None and self._end_ns is not None:
                 end_ns = min(end_ns, self._end_ns)
-            ends[modality] = None if end_ns is None else offset_ns + max(0, end_ns - self._start_ns)
+            ends[modality] = None if end_ns is None else self.begun_ns + max(0, end_ns - self._start_ns)
         return ends

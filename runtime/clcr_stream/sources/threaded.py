@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from clcr_stream.clock import FOREVER_NS
 from clcr_stream.errors import ClcrError, SourceCode, one_line, redact
@@ -48,6 +48,7 @@ class ThreadedSource(ABC):
         self._health = Health(sinks.clock.now_ns(), stale_ns)
         self._stated: tuple[str, str] | None = None
         self._timing: Timing | None = None
+        self._tell_round: Callable[[int], object] | None = None
 
     @property
     def name(self) -> str:
@@ -131,6 +132,7 @@ class ThreadedSource(ABC):
             now.entered,
             self._timing,
             now.code,
+            self.identity.span.begins_s,
         )
 
     def count(self, what: str, number: int = 1) -> None:
@@ -207,6 +209,22 @@ class ThreadedSource(ABC):
                     return False
                 self._changed.wait(POLL_S)
         return not self.stop.is_set()
+
+    def await_beyond(self, time_ns: int) -> int:
+        """For what keeps in step with this source: the watermark, waited for a moment while it is `time_ns` or less."""
+        with self._changed:
+            if self._watermark_ns <= time_ns:
+                self._changed.wait(POLL_S)
+            return self._watermark_ns
+
+    def on_round(self, tell: Callable[[int], object]) -> None:
+        """Before `start`: have `tell` called with when each further round of a loop begins, in the source's thread."""
+        self._tell_round = tell
+
+    def begin_round(self, begun_ns: int) -> None:
+        """A further round of a loop begins; said before anything of it is pushed."""
+        if self._tell_round is not None:
+            self._tell_round(begun_ns)
 
     def _guarded_run(self) -> None:
         try:

@@ -6,13 +6,15 @@ import contextlib
 import os
 import select
 import struct
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clcr_stream.clock import NS_PER_S
+from clcr_stream.clock import FOREVER_NS, NS_PER_S
 from clcr_stream.errors import SourceError, redact
-from clcr_stream.sources.base import Sinks, SourceIdentity
+from clcr_stream.sources.base import Sinks, SourceIdentity, Span
 from clcr_stream.sources.subtitles import WESTERN, parse_json_line, read_transcript
 from clcr_stream.sources.threaded import ThreadedSource
 from clcr_stream.window.transcript import Arrival, Segment
@@ -28,13 +30,23 @@ PLAIN_LINE_NS = 2 * NS_PER_S  # a plain line says nothing of its time: taken as 
 
 
 class TranscriptFileSource(ThreadedSource):
-    """A .srt, .vtt or .jsonl file, pushed ahead of the loop; each window sees what had been said by its end."""
+    """A .srt, .vtt or .jsonl file, pushed ahead of the loop; each window sees what had been said by its end.
 
-    def __init__(self, path: str, sinks: Sinks) -> None:
-        parsed = read_transcript(Path(path).expanduser(), sinks.origin_ns)
+    Its times are those of the recording that is `played` beside it: of a part it gives the words of that part, in each
+    round of a loop.
+    """
+
+    def __init__(self, path: str, sinks: Sinks, played: ThreadedSource | None = None) -> None:
+        span = Span() if played is None else played.identity.span
+        parsed = read_transcript(Path(path).expanduser(), sinks.origin_ns - round(span.start_s * NS_PER_S))
         counts = {"segments": 0, "malformed": len(parsed.bad_lines)}
         super().__init__(SourceIdentity(path, "transcript", ("language",), lossless=True), sinks, counts)
-        self._arrivals = parsed.arrivals
+        self._arrivals = _of_part(parsed.arrivals, sinks.origin_ns, span)
+        self._played = played if span.loop else None
+        self._rounds: deque[int] = deque()  # when the next ones begin
+        self._left, self._round, self._shift_ns = deque(self._arrivals), 0, 0  # of this one
+        if self._played is not None:
+            self._played.on_round(self._rounds.append)
         lines = ", ".join(map(str, parsed.bad_lines[:5])) + (", ..." if len(parsed.bad_lines) > 5 else "")
         notes = [f"skipped malformed entries at lines {lines}"] if parsed.bad_lines else []
         if parsed.encoding == WESTERN:
@@ -43,13 +55,56 @@ class TranscriptFileSource(ThreadedSource):
 
     def run(self) -> str:
         self.set_state("live", self._note)
+        if self._played is not None:
+            self._follow(self._played)
+            return self._note
         for arrival in self._arrivals:
             self.advance(arrival.arrived_ns)
             if not self.await_room(arrival.arrived_ns):
                 break
-            self.sinks.rings.transcript.put(arrival.segment, arrival.arrived_ns)
-            self.count("segments")
+            self._put(arrival)
         return self._note
+
+    def _put(self, arrival: Arrival) -> None:
+        self.sinks.rings.transcript.put(arrival.segment, arrival.arrived_ns)
+        self.count("segments")
+
+    def _follow(self, played: ThreadedSource) -> None:
+        """Push the words of each round as far as it has been played, until there is no more or when stopping."""
+        while not self.stop.is_set() and not self.finished:
+            reached_ns = played.await_beyond(self.watermark_ns)
+            while self._rounds and self._rounds[0] <= reached_ns:
+                begun_ns = self._rounds.popleft()
+                self._put_until(begun_ns)
+                self._left, self._round = deque(self._arrivals), self._round + 1
+                self._shift_ns = begun_ns - self.sinks.origin_ns
+            self._put_until(reached_ns)
+            self.advance(reached_ns)
+
+    def _put_until(self, time_ns: int) -> None:
+        """Push what arrives until then in this round, whose words are others than those of the rounds before."""
+        shift_ns, again = self._shift_ns, f" {self._round}" if self._round else ""
+        while self._left and self._left[0].arrived_ns + shift_ns <= time_ns:
+            arrival = self._left.popleft()
+            one = arrival.segment
+            start_ns, end_ns = one.start_ns + shift_ns, one.end_ns + shift_ns
+            moved = replace(one, id=one.id + again, start_ns=start_ns, end_ns=end_ns)
+            self._put(Arrival(moved, arrival.arrived_ns + shift_ns))
+
+
+def _of_part(arrivals: Sequence[Arrival], zero_ns: int, span: Span) -> tuple[Arrival, ...]:
+    """The words of a part that begins at `zero_ns`: those not over by then and known by its end.
+
+    What was said earlier is known from its beginning on.
+    """
+    if span == Span(loop=span.loop):
+        return tuple(arrivals)
+    end_ns = FOREVER_NS if span.end_s is None else zero_ns + round((span.end_s - span.start_s) * NS_PER_S)
+    return tuple(
+        replace(arrival, arrived_ns=max(zero_ns, arrival.arrived_ns))
+        for arrival in arrivals
+        if arrival.segment.end_ns > zero_ns and arrival.arrived_ns <= end_ns
+    )
 
 
 class LiveTranscriptSource(ThreadedSource):

@@ -21,7 +21,6 @@ from clcr_stream.recording.seen import Seen
 from clcr_stream.sources.base import Source
 from clcr_stream.streams.account import REASONS, Account
 from clcr_stream.streams.prediction import Identity
-from clcr_stream.window.grid import TimeGrid
 from clcr_stream.window.ring import RingCounts, Rings
 from clcr_stream.wire import messages
 
@@ -203,10 +202,10 @@ def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.S
 
 
 def session_message(
-    manifest: Manifest, identity: Identity, grid: TimeGrid, sources: tuple[messages.Source, ...]
+    manifest: Manifest, identity: Identity, sources: Sequence[Source], rings: Rings
 ) -> messages.Session:
-    """The message that says what this session's predictions mean."""
-    use = manifest.intended_use
+    """The message that says what this session's predictions means."""
+    use, grid = manifest.intended_use, rings.grid
     return messages.Session(
         stream=identity.stream,
         session=identity.session,
@@ -223,7 +222,8 @@ def session_message(
         bundle_name=manifest.name,
         backend=identity.backend,
         versions=dict(versions()),
-        sources=sources,
+        sources=source_messages(sources, rings),
+        begins_s=max((source.report().begins_s for source in sources), default=0.0),
         intended_use=messages.IntendedUse(
             infers_emotion=use.infers_emotion, context=tuple(use.context), notice=use.notice
         ),

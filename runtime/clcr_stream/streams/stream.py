@@ -188,7 +188,7 @@ class Stream:
             outbox.add(self._lines)
         for sink in (self._watch, *self._shared.sinks, *hooks.sinks):
             outbox.add(sink)
-        outbox.send(session_message(engines.manifest, self._identity, self._pipeline.grid, self.sources()))
+        outbox.send(session_message(engines.manifest, self._identity, self._sources, self._pipeline.rings))
         for source in self._sources:
             source.start()
 

@@ -101,7 +101,8 @@ class IntendedUse(Struct, frozen=True, kw_only=True):
 class Session(Header, frozen=True, kw_only=True, tag="session"):
     """Sent once at start and re-sent to late joiners: what the stream's predictions mean.
 
-    `started_at` is the wall clock, ISO 8601 in UTC, at monotonic `origin_ns`, the zero of the tick grid.
+    `started_at` is the wall clock, ISO 8601 in UTC, at monotonic `origin_ns`, the zero of the tick grid. `begins_s` is
+    where in the recording that lies of which a part is played; 0 of anything else, and in a loop.
     """
 
     started_at: str
@@ -116,6 +117,7 @@ class Session(Header, frozen=True, kw_only=True, tag="session"):
     versions: dict[str, str]
     sources: tuple[Source, ...]
     intended_use: IntendedUse
+    begins_s: float = 0.0
 
 
 class Window(Struct, frozen=True, kw_only=True):
