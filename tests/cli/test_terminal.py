@@ -53,7 +53,7 @@ def test_the_summary_adds_up_and_knows_its_percentiles() -> None:
 
 
 def test_the_summary_repeats_what_a_person_could_do_about_a_source() -> None:
-    told = "the file holds no audio; no face is found, but one when the picture is turned: give --rotate 90"
+    told = "the file holds no audio; faces are found when the picture is turned: give --rotate 90"
     values = summarise("default", Account(), camera_sources("ended", told))
     assert f"camera 0: {told}" in summary_text(values)
     assert "camera" not in summary_text(summarise("default", Account(), camera_sources("ended", "end of input")))
@@ -100,7 +100,7 @@ def test_a_source_that_is_there_from_the_start_and_ends_is_not_mentioned() -> No
 
 
 def test_what_a_person_can_do_about_a_live_source_is_said_once() -> None:
-    notices, hint = Notices(), "no face is found, but one when the picture is turned: give --rotate 90"
+    notices, hint = Notices(), "faces are found when the picture is turned: give --rotate 90"
     assert notices.new(camera("live")) == []
     assert notices.new(camera("live", hint)) == [f"camera 0: {hint}"]
     assert notices.new(camera("live", hint)) == notices.new(camera("live")) == []

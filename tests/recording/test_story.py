@@ -108,19 +108,36 @@ def test_nobody_gives_no_answer_and_no_division_by_zero() -> None:
     assert story().seen().predictions == 0
 
 
+def ending(reason: str) -> messages.Message:
+    """A status in which a recording has ended with this reason."""
+    source = messages.Source(name="talk.mp4", kind="file", state="ended", reason=reason)
+    return msgspec.structs.replace(status(), sources=(source,))
+
+
 def test_pictures_without_any_face_are_told_of_with_the_turn_that_a_source_advises() -> None:
     blind = [msgspec.structs.replace(prediction(1, "sad", missing=("vision",)), degraded=("no_face",))]
-    assert story(*blind).seen().faceless == "no face was found in any picture"
+    assert story(*blind).seen().note == "no face was found in any picture"
     seen = prediction(2, "sad")
     for fine in (story(*blind, seen), story(prediction(1, "sad", missing=("vision",)))):
-        assert fine.seen().faceless == "" and "in any picture" not in page(fine, "x")
-    source = messages.Source(
-        name="talk.mp4", kind="file", state="ended", reason="end of input; no face is found ...: give --rotate 90"
-    )
-    told = story(*blind, msgspec.structs.replace(status(), sources=(source,)))
-    assert told.seen().faceless.endswith("give --rotate 90") and told.seen().as_json()["note"] == told.seen().faceless
-    assert '<p class="note">no face was found in any picture; one is when they are turned' in page(told, "x")
-    assert seen_lines(told.seen())[-1] == told.seen().faceless
+        assert fine.seen().note == "" and "in any picture" not in page(fine, "x")
+    hint = "faces are found when the pictures are turned: give --rotate 90"
+    told = story(*blind, ending("end of input; faces are found ...: give --rotate 90"))
+    assert told.seen().note == f"no face was found in any picture; {hint}" == told.seen().as_json()["note"]
+    assert f'<p class="note">no face was found in any picture; {hint}' in page(told, "x")
+    assert seen_lines(told.seen())[-1] == told.seen().note
+    false = story(*blind, seen, ending("faces are found ...: give --rotate 90"))
+    assert false.seen().note == hint, "some pictures show what passes for a face"
+    watch = Watch()
+    for message in (session(), seen, ending("give --rotate 90"), ending("end of input")):
+        watch.write(message)
+    assert watch.seen().note == "", "it was taken back"
+
+
+def test_a_recording_that_was_cut_short_is_told_of() -> None:
+    cut = "the file says 16.3 s, 2.8 s could be read (1 decode error)"
+    told = story(prediction(1, "sad"), ending(f"{cut}; the file holds no audio"))
+    assert told.seen().note == told.seen().as_json()["note"] == cut
+    assert f'<p class="note">{cut}' in page(told, "x") and seen_lines(told.seen())[-1] == cut
 
 
 def test_a_regression_has_a_mean_a_range_and_moments_of_both_signs() -> None:

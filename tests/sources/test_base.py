@@ -56,7 +56,7 @@ class Noting(ThreadedSource):
         super().__init__(SourceIdentity("clip", "test", ("vision",), lossless=True), make_sinks(), {})
 
     def run(self) -> None:
-        self.note("no face is found: give --rotate 90")
+        self.note("faces are found: give --rotate 90")
         self.came("vision")
 
 
@@ -64,7 +64,7 @@ def test_what_was_worth_saying_of_a_source_while_it_was_live_is_said_at_its_end_
     source = Noting()
     source.start()
     assert eventually(lambda: source.finished)
-    assert source.report().reason == "end of input; no face is found: give --rotate 90"
+    assert source.report().reason == "end of input; faces are found: give --rotate 90"
     source.close()
 
 

@@ -23,11 +23,12 @@ class Script:
 
     boxes: list[tuple[int, int, int, int] | None]
     resets: int = 0
+    quality: float = 0.9
     crop_rgb: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((112, 112, 3), np.uint8))
 
     def crop(self, rgb: NDArray[np.uint8], /) -> Face | None:
         box = self.boxes.pop(0)
-        return None if box is None else Face(self.crop_rgb, box=box)
+        return None if box is None else Face(self.crop_rgb, self.quality, box=box)
 
     def reset(self) -> None:
         self.resets += 1
@@ -77,23 +78,63 @@ def offered(picture: NDArray[np.uint8], seconds: int, framing: Framing = Framing
     return feeder, sinks
 
 
+def on_its_side() -> NDArray[np.uint8]:
+    return np.ascontiguousarray(np.rot90(upright()))
+
+
 @pytest.mark.parametrize("turn", [90, 270])
 def test_a_picture_that_stands_on_its_side_gets_a_hint_that_helps(turn: int) -> None:
     picture = np.ascontiguousarray(np.rot90(upright(), turn // 90))
-    assert offered(picture, 8)[0].hint == ""
-    assert offered(picture, 11)[0].hint.endswith(f"give --rotate {turn}")
-    feeder, sinks = offered(picture, 11, Framing(rotate=turn))
+    assert offered(picture, 1)[0].hint == "", "one look is not enough"
+    assert offered(picture, 3)[0].hint.endswith(f"give --rotate {turn}")
+    feeder, sinks = offered(picture, 3, Framing(rotate=turn))
     assert feeder.hint == "" and sinks.rings.vision.read(0, 100).valid.any()
 
 
-def test_no_hint_is_given_where_nobody_is_or_where_a_face_was_seen() -> None:
+def shown(finder: Script, pictures: list[NDArray[np.uint8]]) -> FrameFeeder:
+    """A feeder whose finder finds what it is told to, after pictures of a second each; turned copies are searched."""
+    feeder = FrameFeeder(replace(make_sinks(), finder=finder))
+    for second, picture in enumerate(pictures):
+        feeder.offer(ORIGIN_NS + second * NS_PER_S, lambda picture=picture: picture)  # type: ignore[misc]
+    return feeder
+
+
+def test_false_faces_that_come_and_go_do_not_keep_the_hint_away() -> None:
+    false: list[tuple[int, int, int, int] | None] = [(0, 0, 20, 20), None]
+    assert shown(Script(false * 10, quality=0.5), [on_its_side()] * 20).hint.endswith("give --rotate 90")
+
+
+def test_no_hint_is_given_where_nobody_is_or_where_faces_mostly_are(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
     assert offered(empty, 25)[0].hint == ""
-    feeder, _ = offered(upright(), 1)
-    turned = np.ascontiguousarray(np.rot90(upright()))
-    for second in range(2, 30):
-        feeder.offer(ORIGIN_NS + second * NS_PER_S, lambda: turned)
-    assert feeder.hint == "", "who lies down has not turned the camera"
+    sat_and_lay: list[tuple[int, int, int, int] | None] = [(0, 0, 20, 20)] * 8 + [None] * 12
+    pictures = [upright()] * 8 + [on_its_side()] * 12
+    assert shown(Script(sat_and_lay), pictures).hint == "", "who lies down has not turned the camera"
+    monkeypatch.setattr("clcr_stream.sources.frames.turned_qualities", None)  # it would raise
+    often: list[tuple[int, int, int, int] | None] = [*[(0, 0, 20, 20)] * 3, None]
+    shown(Script(often * 10), [upright()] * 40)
+
+
+def test_a_hint_goes_when_faces_are_found_as_the_picture_stands() -> None:
+    late: list[tuple[int, int, int, int] | None] = [None] * 4 + [(0, 0, 20, 20)] * 8
+    pictures = [on_its_side()] * 4 + [upright()] * 8
+    assert shown(Script(late[:4]), pictures[:4]).hint != ""
+    assert shown(Script(late), pictures).hint == ""
+
+
+def test_looks_at_turned_copies_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def look(rgb: NDArray[np.uint8], _: int) -> dict[int, float]:
+        looks.append(len(rgb))
+        return {}
+
+    monkeypatch.setattr("clcr_stream.sources.frames.turned_qualities", look)
+    empty = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
+    shown(Script([None] * 61), [empty] * 61)
+    assert len(looks) < 40
+    shown(Script([None] * 601), [empty] * 601)
+    assert len(looks) < 130
 
 
 def test_a_region_leaves_out_a_face_beside_it_and_its_box_counts_from_it() -> None:

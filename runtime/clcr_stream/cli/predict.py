@@ -89,7 +89,7 @@ def _check(flags: argparse.Namespace) -> None:
 def line(name: str, seen: Seen) -> str:
     """A file for a person."""
     text = f"{printable(name)}  {answer_text(seen)}  {seen.length}  {there_text(seen)}"
-    return f"{text}  ({seen.faceless})" if seen.faceless else text
+    return f"{text}  ({seen.note})" if seen.note else text
 
 
 def answer_text(seen: Seen) -> str:
@@ -141,5 +141,5 @@ def _row(name: str, story: Story | str, labels: Sequence[str]) -> list[Cell]:
         *(name, seen.label, seen.confidence, *numbers),
         *(seen.answer.get(one) for one in labels),
         *(seen.shares.get(one) for one in labels),
-        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), seen.faceless or None, None, seen.start_s),
+        *(round(seen.end_s - seen.start_s, 3), *seen.present.values(), seen.note or None, None, seen.start_s),
     ]

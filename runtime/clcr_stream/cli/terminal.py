@@ -53,9 +53,9 @@ def seen_lines(seen: Seen) -> list[str]:
     if not seen.predictions:
         return []
     length = f"saw {seen.length}"
-    faceless = [seen.faceless] if seen.faceless else []
+    note = [seen.note] if seen.note else []
     if not seen.answers:
-        return [f"{length}: nobody was seen or heard", *faceless]
+        return [f"{length}: nobody was seen or heard", *note]
     lines = []
     if seen.values is not None:
         values = seen.values
@@ -67,7 +67,7 @@ def seen_lines(seen: Seen) -> list[str]:
         lines.append("strongest: " + "; ".join(moment_text(moment) for moment in seen.moments))
     there = {"vision": "face", "acoustic": "sound", "language": "words"}
     lines.append("there: " + ", ".join(f"{there[name]} {share:.0%}" for name, share in seen.present.items()))
-    return lines + faceless
+    return lines + note
 
 
 def moment_text(moment: Moment) -> str:

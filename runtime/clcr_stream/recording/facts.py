@@ -51,7 +51,7 @@ def about(story: Story, seen: Seen) -> str:
 
 def notes(story: Story, seen: Seen) -> str:
     """What a reader must know before anything else; "" for nothing."""
-    return "; ".join((*story.notes, *([seen.faceless] if seen.faceless else [])))
+    return "; ".join(filter(None, (*story.notes, seen.note)))
 
 
 def answer(seen: Seen) -> tuple[str, str]:

@@ -18,7 +18,8 @@ LEAST_S = 0.55  # what lasts for three hops is a moment
 GAP_HOPS = 3  # a longer pause between two answers ends a moment
 SIGNS = ("positive", "negative")  # the labels of a regression's moments
 VALUE = "value"
-_TURN = re.compile(r"--rotate \d+")  # in the reason of a source that finds faces in turned pictures alone
+_TURN = re.compile(r"--rotate \d+")  # in the reason of a source that finds faces in turned pictures
+_CUT = re.compile(r"the file says [^;]*")  # of one that ended before its time
 _KEPT = 4  # strongest moments of each label
 
 
@@ -54,7 +55,8 @@ class Seen:
     whole: `means`, of a clip shorter than a window its last answer. `present`: how often each modality was there.
     `numbers`: what was measured on pictures and sound, by Measure.column. `degraded`: how often each reason was given.
     Times are those of the recording that was played, of which a part begins at `begins_s`, or from the session's start.
-    `turn` is the flag that a source advises for pictures that lie on their side, "" for none.
+    `turn` is the flag that a source advises for pictures that lie on their side, `cut` what it says of a recording that
+    ended before its time; "" for none.
     """
 
     predictions: int = 0
@@ -72,15 +74,15 @@ class Seen:
     numbers: Mapping[str, Values] = field(default_factory=dict)
     degraded: Mapping[str, float] = field(default_factory=dict)
     turn: str = ""
+    cut: str = ""
 
     @property
-    def faceless(self) -> str:
-        """That pictures came and none of them showed a face, and what could be done; "" otherwise."""
-        if "no_face" not in self.degraded or self.present.get("vision"):
-            return ""
-        return "no face was found in any picture" + (
-            f"; one is when they are turned: give {self.turn}" if self.turn else ""
-        )
+    def note(self) -> str:
+        """What is to be known beside the answers: a recording cut short, no face or false ones; "" for nothing."""
+        faceless = "no_face" in self.degraded and not self.present.get("vision")
+        face = "no face was found in any picture" if faceless else ""
+        turned = f"faces are found when the pictures are turned: give {self.turn}" if self.turn else ""
+        return "; ".join(filter(None, (self.cut, face, turned)))
 
     @property
     def length(self) -> str:
@@ -127,7 +129,7 @@ class Seen:
             "present": _rounded(self.present),
             "numbers": {name: _rounded(vars(values)) for name, values in self.numbers.items()},
             "degraded": _rounded(self.degraded),
-            "note": self.faceless or None,
+            "note": self.note or None,
         }
 
 
@@ -152,7 +154,7 @@ class Watch:
         self._present: Counter[str] = Counter()
         self._numbers: dict[str, tuple[int, float, float, float]] = {}  # count, sum, least and most of each measure
         self._degraded: Counter[str] = Counter()
-        self._turn = ""
+        self._turn = self._cut = ""
         self._run: Moment | None = None
         self._best: dict[str, list[Moment]] = {}
 
@@ -163,7 +165,7 @@ class Watch:
         elif isinstance(message, messages.Prediction):
             self._add(message)
         elif isinstance(message, messages.Status):
-            self._turn = _turn(message.sources) or self._turn
+            self._turn, self._cut = _said(_TURN, message.sources), _said(_CUT, message.sources)
 
     def seen(self) -> Seen:
         """What was seen until now."""
@@ -191,6 +193,7 @@ class Watch:
             },
             degraded={name: count / everything for name, count in self._degraded.most_common()},
             turn=self._turn,
+            cut=self._cut,
         )
 
     def _time_s(self, prediction: messages.Prediction) -> float:
@@ -260,8 +263,8 @@ class Watch:
         return tuple((lasting or runs[:1])[:MOMENTS])
 
 
-def _turn(sources: Sequence[messages.Source]) -> str:
-    found = (_TURN.search(source.reason or "") for source in sources)
+def _said(what: re.Pattern[str], sources: Sequence[messages.Source]) -> str:
+    found = (what.search(source.reason or "") for source in sources)
     return next((match[0] for match in found if match), "")
 
 

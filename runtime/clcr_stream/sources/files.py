@@ -16,6 +16,7 @@ from clcr_stream.sources.threaded import ThreadedSource
 
 STALE_NS = {"data": 2 * NS_PER_S}  # at its own pace: what writes to a pipe may write in bursts
 INTERLEAVE_NS = 2 * NS_PER_S  # a stream that is further behind the other in the file is not waited for
+SIDE_BY_SIDE = "give the file itself, or one with its streams side by side"  # a pipe cannot be read elsewhere
 Opener = Callable[[str, tuple[Modality, ...], int, Callable[[str], None], Flag], MediaReader]
 
 
@@ -69,6 +70,7 @@ class FileSource(ThreadedSource):
         self._reached_ns: dict[Modality, int] = dict.fromkeys(self.modalities, 0)
         absent = [STREAM_KIND[modality] for modality in requested if modality not in self.modalities]
         self._absent = f"the file holds no {absent[0]}" if absent else ""
+        self._behind = ""
         self.note(self._absent)
 
     def run(self) -> str | None:
@@ -83,11 +85,18 @@ class FileSource(ThreadedSource):
         finally:
             self._playback.close()
         self._check_length()
-        return self._remarks() or None
+        return "; ".join(filter(None, (self._cut_short(), self._remarks()))) or None
 
     def _remarks(self) -> str:
         """What is worth saying of what was seen until now."""
-        return "; ".join(filter(None, (self._absent, "" if self._feeder is None else self._feeder.hint)))
+        hint = "" if self._feeder is None else self._feeder.hint
+        return "; ".join(filter(None, (self._absent, self._behind, hint)))
+
+    def _cut_short(self) -> str:
+        """How much there is of a recording that ends before its time, and how many errors; "" for a whole one."""
+        cut = "" if self.stop.is_set() else self._playback.cut_short()
+        errors = self.report().counts["decode_errors"]
+        return f"{cut} ({errors} decode error{'s' * (errors > 1)})" if cut and errors else cut
 
     def _check_length(self) -> None:
         """SourceError for a recording that is over before the first prediction."""
@@ -112,6 +121,9 @@ class FileSource(ThreadedSource):
             self.begin_round(self.sinks.origin_ns + self._begun_ns)
         modality: Modality = "vision" if isinstance(item, VideoItem) else "acoustic"
         start_ns, end_ns = self._span_ns(item)
+        if start_ns < max(self._reached_ns.values()) - INTERLEAVE_NS:
+            self._behind = f"its {STREAM_KIND[modality]} comes too late, far behind the rest of it; {SIDE_BY_SIDE}"
+            self.note(self._remarks())
         self._reach(modality, start_ns)
         origin_ns = self.sinks.origin_ns
         if not self.await_room(origin_ns + end_ns):

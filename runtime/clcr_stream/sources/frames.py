@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clcr_stream.clock import NS_PER_S
+from clcr_stream.clock import FOREVER_NS, NS_PER_S
 from clcr_stream.frontends.quality import picture_numbers, sharpness
 from clcr_stream.sources.base import FaceCropLike, FaceCropper, Sinks
 from clcr_stream.sources.framing import Framing
@@ -16,15 +16,17 @@ from clcr_stream.window.conditions import FINE, Condition, PictureWatch
 from clcr_stream.window.persons import Box
 from clcr_stream.window.ring import Look
 
-TURN_NS = 10 * NS_PER_S  # without a face: perhaps the picture lies on its side
-TURN_TRIES = 6  # one each TURN_NS, 25 ms each: a minute without a face and in good light says enough
+TURNED = (90, 270, 180)  # degrees clockwise
+LOOK_NS = NS_PER_S  # between two looks at first; 37 looks in a minute, 103 in an hour, at most 25 ms each
+RARER = 16  # then a look waits for this share of the time until now
+STEADY = 0.75  # the share of pictures with a face from which on none is turned: false faces come and go
 
 
 class FrameFeeder:
     """Offers frames to the vision ring, searching for a face only in those it wants.
 
     Of a `live` source a picture that repeats itself is none. `condition` is what is wrong with the newest picture,
-    `hint` what a person could do about pictures without a face.
+    `hint` what a person could do about pictures that lie on their side.
     """
 
     def __init__(self, sinks: Sinks, live: bool = False) -> None:
@@ -59,7 +61,8 @@ class FrameFeeder:
             return False
         frame = self._framing.apply(frame)
         face = self._finder.crop(frame)
-        self._turn.see(captured_ns, frame, found=face is not None, fine=self.condition == FINE)
+        if self.condition == FINE:
+            self._turn.see(captured_ns, frame, face)
         if face is None:
             self._ring.put(captured_ns, None, 0.0, 0, look=Look(numbers.luma))
         else:
@@ -75,40 +78,43 @@ class FrameFeeder:
 
 
 class _TurnHint:
-    """Looks for a face in turned copies of a picture when there has been none for long."""
+    """Counts in how many looks a picture shows its best face as it stands, and in how many when it is turned.
+
+    While most pictures show a face nothing is turned. Looks become rarer: how a camera stands is seen at first.
+    """
 
     def __init__(self, size_px: int, framing: Framing) -> None:
         self._size_px, self._framing = size_px, framing
-        self._since_ns: int | None = None
-        self._tries = 0
-        self._ever = False
+        self._first_ns = self._next_ns = FOREVER_NS
+        self._pictures = self._faces = 0
+        self._looks = dict.fromkeys((0, *TURNED), 0)  # by degrees clockwise
         self.hint = ""
 
-    def see(self, captured_ns: int, frame: NDArray[np.uint8], found: bool, fine: bool) -> None:
-        """A picture was searched. Once a face was seen the picture stands as it should."""
-        if found or self._ever or self._tries >= TURN_TRIES:
-            self._ever = self._ever or found
-            self.hint = "" if found else self.hint
+    def see(self, captured_ns: int, frame: NDArray[np.uint8], face: FaceCropLike | None) -> None:
+        """A picture in good light was searched."""
+        self._pictures += 1
+        self._faces += face is not None
+        if captured_ns < self._first_ns:
+            self._first_ns, self._next_ns = captured_ns, captured_ns + LOOK_NS
+        if captured_ns < self._next_ns:
             return
-        if self._since_ns is None or captured_ns < self._since_ns or not fine:
-            self._since_ns = captured_ns
-        elif captured_ns - self._since_ns >= TURN_NS:
-            self._since_ns = captured_ns
-            self._tries += 1
-            turn = face_when_turned(frame, self._size_px)
-            if turn:
-                degrees = self._framing.turned_further(turn)
-                self.hint = f"no face is found, but one when the picture is turned: give --rotate {degrees}"
+        self._next_ns = captured_ns + max(LOOK_NS, (captured_ns - self._first_ns) // RARER)
+        qualities = {} if face is None else {0: face.quality}
+        if self._faces < STEADY * self._pictures:
+            qualities |= turned_qualities(frame, self._size_px)
+        if qualities:
+            self._looks[max(qualities, key=qualities.__getitem__)] += 1
+            turn = max(TURNED, key=self._looks.__getitem__)
+            shown = self._looks[turn] > max(1, 2 * self._looks[0])
+            degrees = self._framing.turned_further(turn)
+            self.hint = f"faces are found when the picture is turned: give --rotate {degrees}" if shown else ""
 
 
-def face_when_turned(rgb: NDArray[np.uint8], size_px: int) -> int:
-    """The degrees clockwise, 90, 180 or 270, by which a picture shows a face; 0 when it does so by none. 25 ms."""
-    best, degrees = 0.0, 0
-    for turn in (90, 270, 180):
-        face = make_finder(size_px).crop(np.ascontiguousarray(np.rot90(rgb, -turn // 90)))
-        if face is not None and face.quality > best:
-            best, degrees = face.quality, turn
-    return degrees
+def turned_qualities(rgb: NDArray[np.uint8], size_px: int) -> dict[int, float]:
+    """How good a face is in a picture turned by 90, 180 and 270 degrees clockwise, where there is one; 25 ms."""
+    copies = {turn: np.ascontiguousarray(np.rot90(rgb, -turn // 90)) for turn in TURNED}
+    faces = {turn: make_finder(size_px).crop(copy) for turn, copy in copies.items()}
+    return {turn: face.quality for turn, face in faces.items() if face is not None}
 
 
 def _share(face: FaceCropLike, frame: NDArray[np.uint8]) -> tuple[Box, NDArray[np.float32] | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from clcr_stream.errors import SourceError, one_line, redact
 from clcr_stream.sources.audio import Resampler
 from clcr_stream.sources.base import Flag, Modality
 from clcr_stream.sources.codes import code_of
+from clcr_stream.sources.packets import in_order
 from clcr_stream.sources.sender_clock import SenderClock
 
 STREAM_KIND: dict[Modality, str] = {"vision": "video", "acoustic": "audio"}
@@ -31,6 +33,7 @@ SEEK_MARGIN_NS = 2 * NS_PER_S  # decoded before the place that was sought: codec
 # A file may name others (playlists, concat scripts) and some demuxers turn any text into a picture.
 REFUSED_FORMATS = frozenset({"concat", "hls", "dash", "tty", "applehttp", "webvtt", "srt", "ass", "lavfi"})
 GRABBERS = frozenset({"x11grab"})  # devices: their stamps are the host's wall clock
+STATING = frozenset({"mov", "matroska", "flac"})  # their length is written in them, that of others measured
 FRAGMENTED = "mov"  # read in order, such a container tells the length of its first fragment as its own
 _MATROSKA_END = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)$")  # its streams say so in a tag only
 
@@ -59,7 +62,9 @@ Item = VideoItem | AudioItem
 
 
 class MediaReader:
-    """The pictures and samples of one container in the order in which they decode; a context manager.
+    """The pictures and samples of one container; a context manager.
+
+    What is live comes as it arrives, a recording's streams side by side in the order of time.
 
     Errors in the middle are counted (`on_error`) and decoding goes on with the next packet.
     """
@@ -93,13 +98,15 @@ class MediaReader:
         self._start = Fraction(start, 1_000_000) if start is not None else None
         self.length_s = float(container.duration) / 1e6 if container.duration else None  # as far as it is known
         indexed = all(stream.frames for stream in self._streams.values())
-        fragmented = FRAGMENTED in container.format.name.split(",") and not on_disk
+        formats = set(container.format.name.split(","))
+        fragmented = FRAGMENTED in formats and not on_disk
         self.recorded = self.length_s is not None and (not fragmented or indexed or self.seekable)  # it has an end
         if fragmented:
             self.length_s = None
         # Read now: a stream of a closed container is freed memory.
         self.ends_ns = {modality: self._end_ns(stream) for modality, stream in self._streams.items()}
-        self._reached_s = 0.0  # the newest time that was decoded
+        self._stated_s = self._longest_s() if formats & STATING else None
+        self._reached_s = 0.0  # the end of what was decoded
         self._resampler = Resampler(rate_hz)
         self._next_sample = 0
         self._expected_s: float | None = None
@@ -114,6 +121,12 @@ class MediaReader:
     def modalities(self) -> tuple[Modality, ...]:
         """The wanted modalities that the container holds."""
         return tuple(self._streams)
+
+    def cut_short(self, end_s: float | None) -> str:
+        """What could be read of a recording that ends before it says that it does, and before `end_s`; "" otherwise."""
+        if self._stated_s is None or self._reached_s > min(self._stated_s, end_s or math.inf) - LEFT_S:
+            return ""
+        return f"the file says {self._stated_s:.1f} s, {self._reached_s:.1f} s could be read"
 
     def items(self, from_ns: int = 0) -> Iterator[Item]:
         """Everything that decodes, to the end of the input; from a little before `from_ns` on where that can be sought.
@@ -140,7 +153,10 @@ class MediaReader:
         failures = 0
         while failures < MAX_READ_FAILURES:
             try:
-                for packet in self._container.demux(list(self._streams.values())):
+                packets = self._container.demux(list(self._streams.values()))
+                if self._now_ns is None or self.recorded:
+                    packets = in_order(packets, (stream.index for stream in self._streams.values()))
+                for packet in packets:
                     failures = 0
                     if self._now_ns is not None:
                         self._arrived_ns = self._now_ns()
@@ -193,6 +209,11 @@ class MediaReader:
         start_s = (stream.start_time or 0) * stream.time_base - self._start
         return int((start_s + stream.duration * stream.time_base) * NS_PER_S)
 
+    def _longest_s(self) -> float | None:
+        """The length of the longest wanted stream where all say theirs, else the container's."""
+        ends_ns = [end_ns for end_ns in self.ends_ns.values() if end_ns is not None]
+        return max(ends_ns) / NS_PER_S if ends_ns and len(ends_ns) == len(self.ends_ns) else self.length_s
+
     def _decoded(self, packet: Any) -> list[Any]:
         import av
 
@@ -215,7 +236,7 @@ class MediaReader:
         if self.on_disk and self.length_s is not None and time_s > self.length_s + 1.0:
             self._on_error("time stamp after the end")
             return None
-        self._reached_s = max(self._reached_s, float(time_s))
+        self._reached_s = max(self._reached_s, float(time_s + (frame.duration or 0) * frame.time_base))
         return time_s
 
     def _picture(self, frame: Any, stream: int) -> Iterator[VideoItem]:

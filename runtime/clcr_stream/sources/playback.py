@@ -54,6 +54,10 @@ class Playback:
             self._reader = self._open_again()
             self.ends_ns = self._ends()
 
+    def cut_short(self) -> str:
+        """Once all was played: what could be read of a recording that ends before its time; "" for a whole one."""
+        return self._reader.cut_short(self._span.end_s)
+
     def close(self) -> None:
         """Let go of the recording."""
         self._reader.__exit__()
