@@ -107,6 +107,15 @@ def test_the_newest_prediction_s_light_and_sound_are_told_and_how_near_somebody_
     assert told() == {}
 
 
+def test_two_sources_of_a_kind_are_told_apart_without_their_names(gauges: Gauges, time: Time) -> None:
+    time.now_ns += NS_PER_S
+    files = tuple(Source(name=f"{name}.wav", kind="file", state="live", counts={"frames": 9}) for name in "ab")
+    gauges.write(status(state="running", ticks=Ticks(due=5, published=5, skipped={}), sources=files, degraded=()))
+    lines = [line.rpartition(" ")[0] for line in gauges.text().decode().splitlines() if not line.startswith("#")]
+    assert len(lines) == len(set(lines)), "a scraper refuses what is told twice"
+    assert any('kind="file_2"' in line for line in lines) and ".wav" not in "".join(lines)
+
+
 def test_nothing_about_a_person_and_no_credential_is_in_them(gauges: Gauges) -> None:
     text = gauges.text().decode()
     assert "secret" not in text and "somebody" not in text

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import Counter as Total
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from clcr_stream.clock import NS_PER_MS, NS_PER_S
-from clcr_stream.wire.messages import Message, Prediction, Status, Transcript
+from clcr_stream.wire.messages import Message, Prediction, Source, Status, Transcript
 
 # Stages take 1 to 50 ms on a CPU and under 1 on a GPU; a hop is 200 ms, and a latency holds the 60 ms of --settle-ms.
 _STAGE_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -57,7 +59,7 @@ class Gauges(Collector):
         self._streams: dict[str, _Seen] = {}
         self._text: tuple[int, bytes] | None = None
         self._registry = registry = CollectorRegistry()
-        self._published = Counter("clcr_predictions", "Predictions published", ["stream"], registry=registry)
+        self._published = Total("clcr_predictions", "Predictions published", ["stream"], registry=registry)
         self._latency = Histogram(
             "clcr_latency_seconds", "Newest capture to publishing", ["stream"], registry=registry, buckets=_LATENCY_S
         )
@@ -78,7 +80,7 @@ class Gauges(Collector):
             registry=registry,
             buckets=_LAG_S,
         )
-        self._degraded = Counter(
+        self._degraded = Total(
             "clcr_degraded", "Predictions by what was not as it should be", ["stream", "reason"], registry=registry
         )
         registry.register(self)
@@ -168,13 +170,13 @@ class Gauges(Collector):
                 quality.add_metric([name, modality, number], measured)
             for reason, count in status.ticks.skipped.items():
                 skipped.add_metric([name, reason], count)
-            for source in status.sources:
+            for kind, source in _by_kind(status.sources):
                 for text in _STATES:
-                    state.add_metric([name, source.kind, text], float(source.state == text))
+                    state.add_metric([name, kind, text], float(source.state == text))
                 if source.code is not None:
-                    code.add_metric([name, source.kind, source.code], 1.0)
+                    code.add_metric([name, kind, source.code], 1.0)
                 for event, count in source.counts.items():
-                    events.add_metric([name, source.kind, event], count)
+                    events.add_metric([name, kind, event], count)
             values = (
                 None if one.predicted_ns is None else (now_ns - one.predicted_ns) / NS_PER_S,
                 status.subscribers,
@@ -202,6 +204,14 @@ class Gauges(Collector):
                 self._age.labels(stream, name).observe(_seconds(age_ms))
         for reason in message.degraded:
             self._degraded.labels(stream, reason).inc()
+
+
+def _by_kind(sources: Sequence[Source]) -> Iterator[tuple[str, Source]]:
+    """Each source by its kind; a second one of a kind is `file_2`, since names may tell too much."""
+    counts: Counter[str] = Counter()
+    for source in sources:
+        counts[source.kind] += 1
+        yield source.kind if counts[source.kind] == 1 else f"{source.kind}_{counts[source.kind]}", source
 
 
 def _quality(message: Prediction) -> dict[tuple[str, str], float]:
