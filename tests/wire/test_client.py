@@ -109,6 +109,19 @@ def test_an_overdue_message_waits_for_a_newer_one(endpoint: str) -> None:
         assert sum(one.missed + 1 for one in got if one is not None) == 18, "what was not handed on is told"
 
 
+def test_of_overdue_messages_of_one_moment_the_last_one_counts(endpoint: str) -> None:
+    with Subscriber(endpoint) as subscriber, overdue(subscriber) as peer:
+        late_ns = time.monotonic_ns() - 4000 * MS
+        got = []
+        for seq in (6, 7):
+            peer.send(messages.frame(golden("prediction", seq, published_ns=late_ns)))
+            threading.Event().wait(0.1)
+            got.append(subscriber.receive(0))
+        while got[-1] is None or got[-1].message.seq < 7:
+            got.append(subscriber.receive(2000))
+            assert got[-1] is not None, got
+
+
 def test_an_overdue_message_without_a_successor_is_handed_on(endpoint: str) -> None:
     with Subscriber(endpoint) as subscriber, overdue(subscriber):
         got = None

@@ -287,7 +287,7 @@ class Subscriber:
 
     def _hold(self, kind: Kind, message: Message) -> None:
         held = self._held.setdefault(kind, _Held(message, self._heard_ns + _TRY_NS))
-        if message.published_ns > held.message.published_ns:
+        if message.published_ns >= held.message.published_ns:
             held.message = message
 
     def _release(self, now_ns: int) -> Received | None:
