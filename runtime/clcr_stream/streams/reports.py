@@ -204,7 +204,7 @@ def source_messages(sources: Sequence[Source], rings: Rings) -> tuple[messages.S
 def session_message(
     manifest: Manifest, identity: Identity, sources: Sequence[Source], rings: Rings
 ) -> messages.Session:
-    """The message that says what this session's predictions means."""
+    """The message that says what this session's predictions mean."""
     use, grid = manifest.intended_use, rings.grid
     return messages.Session(
         stream=identity.stream,
